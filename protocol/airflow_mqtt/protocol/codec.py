@@ -1,0 +1,60 @@
+"""JSON in, JSON out; zlib where it pays; limits before anything is decoded."""
+
+import zlib
+from typing import Any
+
+import orjson
+
+from airflow_mqtt.protocol.errors import PayloadError
+
+#: A payload that starts with this byte is zlib-compressed JSON (a JSON object starts with 0x7B).
+ZLIB_MAGIC = b"\x78"
+
+#: Below this size compression costs more bytes or battery than it saves.
+COMPRESS_FROM = 512
+
+#: What a payload may decompress to. A device must not be able to fill the bridge's memory with 1 KB.
+MAX_DECODED_BYTES = 8 * 1024 * 1024
+
+#: How deep a payload may nest. orjson itself stops at 1024 levels on output and never recurses on input.
+JsonObject = dict[str, Any]
+
+
+def encode(value: object) -> bytes:
+    """Return the payload of `value` (a dict or dataclass): UTF-8 JSON, zlib-compressed when that is shorter."""
+    plain = orjson.dumps(value)
+    if len(plain) < COMPRESS_FROM:
+        return plain
+    packed = zlib.compress(plain, 6)
+    return packed if len(packed) < len(plain) else plain
+
+
+def decode(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> JsonObject:
+    """Return the JSON object in `payload`.
+
+    Raises `PayloadError` when it is too large (before or after decompression), is not JSON, or is not an object.
+    """
+    if len(payload) > max_bytes:
+        raise PayloadError(f"payload of {len(payload)} bytes is over the limit of {max_bytes}")
+    if payload[:1] == ZLIB_MAGIC:
+        payload = _decompress(payload, max_bytes)
+    try:
+        value = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise PayloadError(f"payload is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise PayloadError(f"payload is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def _decompress(payload: bytes, max_bytes: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        plain = inflater.decompress(payload, max_bytes)
+    except zlib.error as error:
+        raise PayloadError(f"payload is not zlib data: {error}") from None
+    if inflater.unconsumed_tail:
+        raise PayloadError(f"payload decompresses to more than {max_bytes} bytes")
+    if not inflater.eof:
+        raise PayloadError("payload is truncated zlib data")
+    return plain

@@ -1,0 +1,474 @@
+"""The messages of protocol version 1, as frozen dataclasses.
+
+Each field says what it may hold; `decode` holds a payload against that and raises `PayloadError` with the name
+of the first field that does not fit. Fields that a reader does not know are ignored, so either side may be the
+newer one. Times are seconds since the epoch.
+"""
+
+import base64
+import binascii
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Self, TypeVar
+
+from airflow_mqtt.protocol import PROTOCOL_VERSION
+from airflow_mqtt.protocol import codec
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.topics import JOB_ID, WORKER_NAME
+
+#: Numbers stay where a double and a signed 64-bit column agree.
+MAX_INTEGER = 2**53
+
+#: Text fields that carry names or reasons. Bodies have their own limit, `codec.MAX_DECODED_BYTES`.
+MAX_TEXT = 4096
+
+Check = Callable[[Any], bool]
+M = TypeVar("M", bound="Message")
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_TEXT and "\x00" not in value
+
+
+def _body(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value <= MAX_INTEGER
+
+
+def _time(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11
+
+
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 256 and all(_text(item) for item in value)
+
+
+def _text_map(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= 256
+        and all(_text(key) and _text(item) for key, item in value.items())
+    )
+
+
+def _matching(pattern: re.Pattern[str]) -> Check:
+    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
+
+
+def _one_of(kind: type[StrEnum]) -> Check:
+    values = frozenset(kind)
+    return lambda value: isinstance(value, str) and value in values
+
+
+def _optional(check: Check) -> Check:
+    return lambda value: value is None or check(value)
+
+
+def _is(check: Check, **kwargs: Any) -> Any:
+    """Declare a dataclass field whose payload value must pass `check`; a default makes it optional."""
+    return field(metadata={"check": check}, **kwargs)
+
+
+_job_id = _matching(JOB_ID)
+_worker_name = _matching(WORKER_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """Base of all messages: encoding, and decoding by the checks of the fields."""
+
+    def encode(self) -> bytes:
+        return codec.encode(self)
+
+    @classmethod
+    def decode(cls, payload: bytes) -> Self:
+        return cls.from_object(codec.decode(payload))
+
+    @classmethod
+    def from_object(cls, value: codec.JsonObject) -> Self:
+        known: dict[str, Any] = {}
+        for spec in dataclasses.fields(cls):
+            if spec.name in value:
+                item = value[spec.name]
+                if not spec.metadata["check"](item):
+                    raise PayloadError(f"{cls.__name__}: field {spec.name!r} holds {str(item)[:80]!r}")
+                known[spec.name] = item
+            elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
+                raise PayloadError(f"{cls.__name__}: field {spec.name!r} is missing")
+        return cls(**known)
+
+
+# --- bridge -> worker -------------------------------------------------------------------------------------
+
+
+class JobKind(StrEnum):
+    """What a worker must have to run a job."""
+
+    AIRFLOW = "airflow"  # a workload of Airflow's, run with the Task SDK
+
+
+class OrderType(StrEnum):
+    """What a message on a jobs topic asks for."""
+
+    RUN = "run"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run(Message):
+    """Run this job. `workload` is Airflow's own JSON (`airflow.executors.workloads`) without its token."""
+
+    type: str = _is(lambda value: value == OrderType.RUN, default=OrderType.RUN.value)
+    job: str = _is(_job_id)
+    attempt: int = _is(_count)
+    kind: str = _is(_text)
+    slots: int = _is(_count)
+    workload: dict[str, Any] = _is(_object)
+    not_after: float | None = _is(_optional(_time), default=None)
+    log_interval: float = _is(_time, default=2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel(Message):
+    """End this attempt of this job, whatever it does, and confirm."""
+
+    type: str = _is(lambda value: value == OrderType.CANCEL, default=OrderType.CANCEL.value)
+    job: str = _is(_job_id)
+    attempt: int = _is(_count)
+    reason: str = _is(_text)
+
+
+def decode_order(payload: bytes) -> Run | Cancel:
+    """Decode a message of a jobs topic."""
+    value = codec.decode(payload)
+    match value.get("type"):
+        case OrderType.RUN:
+            return Run.from_object(value)
+        case OrderType.CANCEL:
+            return Cancel.from_object(value)
+    raise PayloadError(f"order of unknown type {str(value.get('type'))[:80]!r}")
+
+
+def _log_marks(value: Any) -> bool:
+    return isinstance(value, dict) and all(_job_id(job) and _count(end) for job, end in value.items())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ack(Message):
+    """What the bridge has committed: all events of `journal` up to `seq`; per job, log bytes up to an offset."""
+
+    journal: str = _is(_job_id)
+    seq: int = _is(_count)
+    epoch: int = _is(_count)
+    logs: dict[str, int] = _is(_log_marks, default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desired(Message):
+    """An operator's wishes for one worker, retained. None means: as the worker was started."""
+
+    revision: int = _is(_count)
+    maintenance: bool = _is(_flag, default=False)
+    shutdown: bool = _is(_flag, default=False)
+    slots: int | None = _is(_optional(_count), default=None)
+    queues: list[str] | None = _is(_optional(_texts), default=None)
+    comment: str = _is(_text, default="")
+
+
+# --- worker -> bridge -------------------------------------------------------------------------------------
+
+
+class EventType(StrEnum):
+    """What a worker reports about an attempt."""
+
+    ACCEPTED = "accepted"  # it is in the journal
+    REJECTED = "rejected"  # it is not taken; `reason` is a `RejectReason`
+    STARTED = "started"  # the gate let it through and its supervisor runs
+    FINISHED = "finished"  # its supervisor ended; all it wrote to the Execution API has been answered
+    CANCELLED = "cancelled"  # it is gone, as was asked
+
+
+class RejectReason(StrEnum):
+    """Why a worker does not take an attempt."""
+
+    FULL = "full"  # no free slots
+    DRAINING = "draining"  # stopping, or in maintenance
+    QUEUE = "queue"  # not one of its queues
+    KIND = "kind"  # it cannot run such jobs
+    EXPIRED = "expired"  # `not_after` has passed
+
+
+class FinishOutcome(StrEnum):
+    """How an attempt's supervisor ended. It says nothing about user code: the Execution API knows that."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event(Message):
+    """One numbered report. `seq` counts from 1 in `journal`, without gaps; `log_size` is in bytes."""
+
+    type: str = _is(_one_of(EventType))
+    journal: str = _is(_job_id)
+    seq: int = _is(_count)
+    job: str = _is(_job_id)
+    attempt: int = _is(_count)
+    ts: float = _is(_time)
+    reason: str = _is(_text, default="")
+    outcome: str | None = _is(_optional(_one_of(FinishOutcome)), default=None)
+    exit_code: int | None = _is(_optional(_whole), default=None)
+    log_size: int | None = _is(_optional(_count), default=None)
+
+
+class HeldState(StrEnum):
+    """What a worker holds of an attempt."""
+
+    ACCEPTED = "accepted"  # journaled, not through the gate
+    RUNNING = "running"  # through the gate
+    ENDED = "ended"  # ended; the report of it is not acknowledged yet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Message):
+    """One attempt that a worker holds, as `Born` lists it."""
+
+    job: str = _is(_job_id)
+    attempt: int = _is(_count)
+    state: str = _is(_one_of(HeldState))
+
+
+def _held_list(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 100_000 and all(isinstance(item, dict) for item in value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Born(Message):
+    """Sent first on every connection and to every new leader, so that both sides settle what one forgot.
+
+    Not numbered itself: it must come before the events that wait. `first` is the lowest number that the worker
+    still has, `last` the highest that it has given out (`first == last + 1` when none waits). `number` counts
+    the births of a `connection`, so that one delivered late is known as such.
+    """
+
+    type: str = _is(lambda value: value == "born", default="born")
+    journal: str = _is(_job_id)
+    first: int = _is(_count)
+    last: int = _is(_count)
+    instance: str = _is(_job_id)
+    connection: int = _is(_count)
+    number: int = _is(_count)
+    protocol: int = _is(_count, default=PROTOCOL_VERSION)
+    holds: list[dict[str, Any]] = _is(_held_list, default_factory=list)
+
+    def held(self) -> list[Held]:
+        return [Held.from_object(item) for item in self.holds]
+
+
+def decode_report(payload: bytes) -> Event | Born:
+    """Decode a message of an events topic."""
+    value = codec.decode(payload)
+    if value.get("type") == "born":
+        born = Born.from_object(value)
+        born.held()
+        return born
+    return Event.from_object(value)
+
+
+class ReportedState(StrEnum):
+    """The `state` of a worker's status."""
+
+    STARTING = "starting"
+    IDLE = "idle"
+    RUNNING = "running"
+    TERMINATING = "terminating"
+    OFFLINE = "offline"
+
+
+class OfflineReason(StrEnum):
+    """Why a status says offline."""
+
+    STOPPED = "stopped"  # a clean stop
+    LOST = "lost"  # the will
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStatus(Message):
+    """A worker's retained heartbeat, and its will. Flat, so that any dashboard can chart it."""
+
+    state: str = _is(_one_of(ReportedState))
+    reason: str = _is(_text, default="")
+    connection: int = _is(_count)
+    instance: str = _is(_job_id)
+    ts: float = _is(_time)
+    interval: float = _is(_time, default=30.0)
+    slots: int = _is(_count)
+    free: int = _is(_count)
+    running: int = _is(_count)
+    maintenance: bool = _is(_flag, default=False)
+    revision: int = _is(_count, default=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerInfo(Message):
+    """What a worker is, said once a connection."""
+
+    version: str = _is(_text)
+    protocol: int = _is(_count, default=PROTOCOL_VERSION)
+    instance: str = _is(_job_id)
+    queues: list[str] = _is(_texts)
+    kinds: list[str] = _is(_texts)
+    slots: int = _is(_count)
+    labels: dict[str, str] = _is(_text_map, default_factory=dict)
+    platform: dict[str, str] = _is(_text_map, default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Message):
+    """Is a worker of this name alive? A living one answers by publishing its status. See `Identity` in the docs."""
+
+    instance: str = _is(_job_id)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogChunk(Message):
+    """Bytes of a job's log from `offset` on: `text` where they are UTF-8, else `base64`."""
+
+    attempt: int = _is(_count)
+    offset: int = _is(_count)
+    text: str | None = _is(_optional(_body), default=None)
+    base64: str | None = _is(_optional(_body), default=None)
+
+    @classmethod
+    def of(cls, attempt: int, offset: int, data: bytes) -> Self:
+        try:
+            return cls(attempt=attempt, offset=offset, text=data.decode())
+        except UnicodeDecodeError:
+            return cls(attempt=attempt, offset=offset, base64=base64.b64encode(data).decode())
+
+    @property
+    def data(self) -> bytes:
+        """The bytes; `PayloadError` when neither field holds any or base64 is malformed."""
+        if self.text is not None:
+            try:
+                return self.text.encode()
+            except UnicodeEncodeError as error:
+                raise PayloadError(f"LogChunk: field 'text' is not UTF-8: {error.reason}") from None
+        try:
+            return base64.b64decode(self.base64 or "", validate=True)
+        except (binascii.Error, ValueError):
+            raise PayloadError("LogChunk: field 'base64' is not base64") from None
+
+
+# --- Execution API calls ----------------------------------------------------------------------------------
+
+
+class Method(StrEnum):
+    """The HTTP methods of the Execution API."""
+
+    GET = "GET"
+    HEAD = "HEAD"
+    POST = "POST"
+    PUT = "PUT"
+    PATCH = "PATCH"
+    DELETE = "DELETE"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request(Message):
+    """One call of the Execution API on behalf of an attempt.
+
+    `path` is relative to the API's root (`task-instances/…/run`), `query` as in a URL, `body` the JSON text.
+    `headers` are the few that matter: `content-type` and `airflow-api-version`.
+    """
+
+    id: str = _is(_job_id)
+    journal: str = _is(_job_id)
+    job: str = _is(_job_id)
+    attempt: int = _is(_count)
+    method: str = _is(_one_of(Method))
+    path: str = _is(_text)
+    query: str = _is(_body, default="")
+    headers: dict[str, str] = _is(_text_map, default_factory=dict)
+    body: str | None = _is(_optional(_body), default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response(Message):
+    """The answer to one request; `status` is an HTTP status."""
+
+    id: str = _is(_job_id)
+    journal: str = _is(_job_id)
+    status: int = _is(lambda value: _count(value) and 100 <= value <= 599)
+    headers: dict[str, str] = _is(_text_map, default_factory=dict)
+    body: str | None = _is(_optional(_body), default=None)
+
+
+# --- bridge -> anyone -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobStatus(Message):
+    """Where a job is; published at each transition, not retained."""
+
+    state: str = _is(_text)
+    attempt: int = _is(_count)
+    worker: str | None = _is(_optional(_worker_name), default=None)
+    queue: str = _is(_text)
+    reason: str = _is(_text, default="")
+    dag_id: str = _is(_text, default="")
+    run_id: str = _is(_text, default="")
+    task_id: str = _is(_text, default="")
+    map_index: int = _is(_whole, default=-1)
+    try_number: int = _is(_count, default=0)
+    ts: float = _is(_time)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueueStatus(Message):
+    """The figures of one queue, retained. `oldest_age` is in seconds; `note` says what an operator should know."""
+
+    queued: int = _is(_count)
+    running: int = _is(_count)
+    oldest_age: float = _is(_time)
+    workers_online: int = _is(_count)
+    free_slots: int = _is(_count)
+    note: str = _is(_text, default="")
+    ts: float = _is(_time)
+
+
+class BridgeState(StrEnum):
+    """The `state` of the bridge's status."""
+
+    LEADING = "leading"
+    OFFLINE = "offline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BridgeStatus(Message):
+    """Which bridge leads, retained, and its will. A worker that sees a higher `epoch` introduces itself again."""
+
+    state: str = _is(_one_of(BridgeState))
+    instance: str = _is(_job_id)
+    epoch: int = _is(_count)
+    ts: float = _is(_time)
+    protocol: int = _is(_count, default=PROTOCOL_VERSION)
+    version: str = _is(_text, default="")

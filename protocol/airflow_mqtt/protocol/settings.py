@@ -1,0 +1,190 @@
+"""Settings: one declaration each, read from flags, environment, a TOML file, and `airflow.cfg`.
+
+`resolve` is pure: it is given what the sources hold. The order is the one people know from other tools: a flag
+goes before the environment, that before the file, that before `airflow.cfg [mqtt]`, that before the default.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from airflow_mqtt.protocol.errors import SettingError
+
+ENV_PREFIX: Final = "AIRFLOW_MQTT_"
+
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. `parse` turns text into its value and raises `SettingError` or `ValueError` otherwise."""
+
+    name: str
+    parse: Callable[[str], Any]
+    allowed: str
+    help: str
+    default: str | None = None
+    required: bool = False
+    secret: bool = False
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def env(self) -> str:
+        return ENV_PREFIX + self.name.upper()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where values come from: `label` names it in errors, `values` maps setting names to texts."""
+
+    label: Callable[[Setting], str]
+    values: Mapping[str, str]
+
+
+def resolve(settings: Sequence[Setting], sources: Sequence[Source]) -> dict[str, Any]:
+    """Return a value for each of `settings`, from the first of `sources` that has it.
+
+    Raises `SettingError` for the first setting that is missing or malformed.
+    """
+    return {setting.name: _value(setting, sources) for setting in settings}
+
+
+def _value(setting: Setting, sources: Sequence[Source]) -> Any:
+    for source in sources:
+        text = source.values.get(setting.name)
+        if text is not None:
+            return _parsed(setting, text, source.label(setting))
+    if setting.default is not None:
+        return _parsed(setting, setting.default, "its default")
+    if setting.required:
+        raise SettingError(
+            f"{setting.name} is missing: give {setting.flag}, {setting.env} or {setting.name} in the file"
+            f" of --config; allowed: {setting.allowed}"
+        )
+    return None
+
+
+def _parsed(setting: Setting, text: str, where: str) -> Any:
+    try:
+        return setting.parse(text)
+    except (SettingError, ValueError) as error:
+        shown = "a value" if setting.secret else repr(text[:120])
+        detail = f" ({error})" if isinstance(error, SettingError) else ""
+        raise SettingError(
+            f"{setting.name} from {where}: {shown} does not fit{detail}; allowed: {setting.allowed}"
+        ) from None
+
+
+def from_environment(settings: Sequence[Setting], environment: Mapping[str, str], known: set[str]) -> Source:
+    """Return the values of `AIRFLOW_MQTT_…` variables.
+
+    `known` holds the names of all settings of all commands: a variable that is none of them is a mistake worth
+    stopping for, one that is another command's is not.
+    """
+    values = {}
+    names = {setting.env: setting.name for setting in settings}
+    for variable, text in environment.items():
+        if variable in names:
+            values[names[variable]] = text
+        elif variable.startswith(ENV_PREFIX) and variable.removeprefix(ENV_PREFIX).lower() not in known:
+            raise SettingError(
+                f"{variable} in the environment is no setting; allowed: "
+                + ", ".join(sorted(setting.env for setting in settings))
+            )
+    return Source(lambda setting: f"the environment variable {setting.env}", values)
+
+
+def from_table(settings: Sequence[Setting], table: Mapping[str, Any], path: str, known: set[str]) -> Source:
+    """Return the values of a TOML file's top level table; lists and numbers are taken as they would be typed."""
+    values = {}
+    names = {setting.name for setting in settings}
+    for key, item in table.items():
+        if key in names:
+            values[key] = _typed(item)
+        elif key not in known:
+            raise SettingError(f"{key!r} in {path} is no setting; allowed: {', '.join(sorted(names))}")
+    return Source(lambda setting: f"{setting.name} in {path}", values)
+
+
+def _typed(item: Any) -> str:
+    if isinstance(item, bool):
+        return "true" if item else "false"
+    if isinstance(item, list):
+        return ",".join(_typed(part) for part in item)
+    if isinstance(item, dict):
+        return ",".join(f"{key}={_typed(part)}" for key, part in item.items())
+    return str(item)
+
+
+# --- parsers ----------------------------------------------------------------------------------------------
+
+
+def text(value: str) -> str:
+    if not value.strip():
+        raise SettingError("it is empty")
+    return value.strip()
+
+
+def flag(value: str) -> bool:
+    if value.strip().lower() in _TRUE:
+        return True
+    if value.strip().lower() in _FALSE:
+        return False
+    raise SettingError("it is neither true nor false")
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        number = int(value)
+        if not low <= number <= high:
+            raise SettingError("it is out of range")
+        return number
+
+    return parse
+
+
+def seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(value: str) -> float:
+        number = float(value)
+        if not low <= number <= high:
+            raise SettingError("it is out of range")
+        return number
+
+    return parse
+
+
+def choice(*options: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in options:
+            raise SettingError("it is none of them")
+        return value
+
+    return parse
+
+
+def names(value: str) -> tuple[str, ...]:
+    """A comma-separated list, in order, without repeats."""
+    items = tuple(dict.fromkeys(item.strip() for item in value.split(",") if item.strip()))
+    if not items:
+        raise SettingError("it is empty")
+    return items
+
+
+def pairs(value: str) -> dict[str, str]:
+    """`key=value` pairs, comma-separated; an empty text gives none."""
+    found = {}
+    for item in filter(None, (part.strip() for part in value.split(","))):
+        key, equals, rest = item.partition("=")
+        if not equals or not key.strip():
+            raise SettingError(f"{item!r} is not key=value")
+        found[key.strip()] = rest.strip()
+    return found
+
+
+def durations(value: str) -> dict[str, float]:
+    """`name=seconds` pairs, comma-separated."""
+    return {key: float(item) for key, item in pairs(value).items()}

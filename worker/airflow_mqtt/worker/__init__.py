@@ -1,0 +1,1 @@
+"""What runs on the device: one small process that never imports Airflow. See `docs/explanation/architecture.md`."""

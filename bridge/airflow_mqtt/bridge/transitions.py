@@ -23,13 +23,15 @@ _STAMPS = {
     **dict.fromkeys(TERMINAL, "finished_at"),
 }
 
+#: A cancellation is due for publication at once.
+_UNPUBLISHED = {"published_at": None, "publishes": 0}
+
 #: What a job forgets when it goes back to the queue.
 _RELEASED = {
     "worker": None,
     "dispatched_at": None,
     "accepted_at": None,
-    "published_at": None,
-    "publishes": 0,
+    **_UNPUBLISHED,
     "gate_request": None,
 }
 
@@ -69,6 +71,8 @@ def move(
         changes[_STAMPS[after]] = now
     if after in REPORTED:
         changes["report_pending"] = True
+    if after is JobState.CANCELLING:
+        changes |= _UNPUBLISHED
     if after is JobState.QUEUED:
         changes |= _RELEASED | {"attempt": attempt + 1}
     statement = (
@@ -97,6 +101,13 @@ def creation(values: dict[str, Any], *, now: float, by: str) -> tuple[Insert, In
     """Return the statements that make a job (`values`: columns of `mqtt_job` but its state) and its first event."""
     row = {**values, "state": JobState.QUEUED.value, "attempt": 1, "queued_at": now}
     record = insert(tables.job_event).values(
-        job_id=values["id"], attempt=1, at=now, by=by, event="queue", before=None, after=JobState.QUEUED.value, reason=""
+        job_id=values["id"],
+        attempt=1,
+        at=now,
+        by=by,
+        event="queue",
+        before=None,
+        after=JobState.QUEUED.value,
+        reason="",
     )
     return insert(tables.job).values(**row), record

@@ -22,23 +22,32 @@ class BrokerUrl:
     def __str__(self) -> str:
         """Without the password: this is what logs and error messages show."""
         user = f"{self.username}@" if self.username else ""
-        return f"{'mqtts' if self.tls else 'mqtt'}://{user}{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'mqtts' if self.tls else 'mqtt'}://{user}{host}:{self.port}"
 
     def __repr__(self) -> str:
         return f"BrokerUrl({self})"
 
 
 def parse_broker_url(text: str) -> BrokerUrl:
-    """Return the parts of `text`; `SettingError` says what is wrong with it, without repeating its password."""
+    """Return the parts of `text`; `SettingError` says what is wrong with it, without repeating any part of it.
+
+    Which part is the password is known only of a URL that is right: in `mqtt://user:secret` it is the port.
+    """
     try:
         parts = urlsplit(text)
         port = parts.port
-    except ValueError as error:
-        raise SettingError(f"not a URL ({error}); expected {EXPECTED}") from None
+    except ValueError:
+        raise SettingError(
+            f"host or port is malformed (a '/', '#', '?' or '@' in a password is written %2F, %23, %3F or %40);"
+            f" expected {EXPECTED}"
+        ) from None
     if parts.scheme not in DEFAULT_PORTS:
-        raise SettingError(f"scheme {parts.scheme!r} is not mqtt or mqtts; expected {EXPECTED}")
-    if not parts.hostname:
+        raise SettingError(f"the scheme is not mqtt or mqtts; expected {EXPECTED}")
+    if not parts.hostname or any(character.isspace() for character in parts.hostname):
         raise SettingError(f"no host; expected {EXPECTED}")
+    if port == 0:
+        raise SettingError(f"the port is not 1 to 65535; expected {EXPECTED}")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
         raise SettingError(f"nothing may follow the port; expected {EXPECTED}")
     return BrokerUrl(

@@ -16,12 +16,18 @@ COMPRESS_FROM = 512
 #: What a payload may decompress to. A device must not be able to fill the bridge's memory with 1 KB.
 MAX_DECODED_BYTES = 8 * 1024 * 1024
 
-#: How deep a payload may nest. orjson itself stops at 1024 levels on output and never recurses on input.
+#: How deep a payload may nest. orjson reads 1024 levels and writes 254; Python's `repr` ends earlier still. What is
+#: decoded here can be shown in an error message, and be encoded again into a journal.
+MAX_DEPTH = 100
+
 JsonObject = dict[str, Any]
 
 
 def encode(value: object) -> bytes:
-    """Return the payload of `value` (a dict or dataclass): UTF-8 JSON, zlib-compressed when that is shorter."""
+    """Return the payload of `value` (a dict or dataclass): UTF-8 JSON, zlib-compressed when that is shorter.
+
+    Raises `TypeError` when `value` holds what JSON has no place for: an integer over 64 bits, a lone surrogate.
+    """
     plain = orjson.dumps(value)
     if len(plain) < COMPRESS_FROM:
         return plain
@@ -32,7 +38,8 @@ def encode(value: object) -> bytes:
 def decode(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> JsonObject:
     """Return the JSON object in `payload`.
 
-    Raises `PayloadError` when it is too large (before or after decompression), is not JSON, or is not an object.
+    Raises `PayloadError` when it is too large (before or after decompression) or too deep, is not JSON, or is not
+    an object.
     """
     if len(payload) > max_bytes:
         raise PayloadError(f"payload of {len(payload)} bytes is over the limit of {max_bytes}")
@@ -44,7 +51,24 @@ def decode(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> JsonObject:
         raise PayloadError(f"payload is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise PayloadError(f"payload is a JSON {type(value).__name__}, not an object")
+    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
+        raise PayloadError(f"payload nests deeper than {MAX_DEPTH} levels")
     return value
+
+
+def _depth_exceeds(value: Any, limit: int) -> bool:
+    """Level by level, since recursion is what this protects from."""
+    level = [value]
+    for _ in range(limit):
+        level = [
+            child
+            for item in level
+            for child in (item.values() if isinstance(item, dict) else item)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
 
 
 def _decompress(payload: bytes, max_bytes: int) -> bytes:
@@ -57,4 +81,6 @@ def _decompress(payload: bytes, max_bytes: int) -> bytes:
         raise PayloadError(f"payload decompresses to more than {max_bytes} bytes")
     if not inflater.eof:
         raise PayloadError("payload is truncated zlib data")
+    if inflater.unused_data:
+        raise PayloadError("payload goes on after its zlib data")
     return plain

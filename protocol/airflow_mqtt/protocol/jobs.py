@@ -77,9 +77,7 @@ HELD: Final = frozenset({S.DISPATCHED, S.ACCEPTED, S.RUNNING, S.CANCELLING})
 TERMINAL: Final = frozenset({S.SUCCEEDED, S.FAILED, S.LOST, S.CANCELLED})
 
 #: States from which a job may go back to the queue, with the next attempt.
-RETURNABLE: Final = frozenset(
-    before for (before, _), after in TABLE.items() if after is S.QUEUED
-)
+RETURNABLE: Final = frozenset(before for (before, _), after in TABLE.items() if after is S.QUEUED)
 
 #: Where a report leads, whichever way it came. Used to tell a duplicate from a contradiction.
 _GOAL: Final[dict[JobEvent, frozenset[JobState]]] = {
@@ -94,6 +92,10 @@ _GOAL: Final[dict[JobEvent, frozenset[JobState]]] = {
     E.REJECT: frozenset(),
     E.RELEASE: frozenset(),
 }
+
+
+#: States in which a report that moves nothing is late, not wrong.
+_LATE: Final = frozenset({S.QUEUED, S.CANCELLING, *TERMINAL})
 
 
 class Verdict(StrEnum):
@@ -123,8 +125,9 @@ def settle(state: JobState, attempt: int, event: JobEvent, reported_attempt: int
         return Verdict.APPLY
     if state in _GOAL[event]:
         return Verdict.DUPLICATE
-    # The attempt went back to the queue or ended otherwise; what is said about it now is late.
-    return Verdict.STALE if state in TERMINAL or state is S.QUEUED else Verdict.REFUSED
+    # The attempt went back to the queue, ended otherwise, or is being cancelled: what is said of its beginning now
+    # is late. A cancel that overtakes a `started` is an ordinary race.
+    return Verdict.STALE if state in _LATE else Verdict.REFUSED
 
 
 def diagram() -> str:

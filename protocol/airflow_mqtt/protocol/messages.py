@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from airflow_mqtt.protocol import PROTOCOL_VERSION
-from airflow_mqtt.protocol import codec
+from airflow_mqtt.protocol import PROTOCOL_VERSION, codec
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.topics import JOB_ID, WORKER_NAME
 
@@ -63,9 +62,7 @@ def _texts(value: Any) -> bool:
 
 def _text_map(value: Any) -> bool:
     return (
-        isinstance(value, dict)
-        and len(value) <= 256
-        and all(_text(key) and _text(item) for key, item in value.items())
+        isinstance(value, dict) and len(value) <= 256 and all(_text(key) and _text(item) for key, item in value.items())
     )
 
 

@@ -186,5 +186,6 @@ def pairs(value: str) -> dict[str, str]:
 
 
 def durations(value: str) -> dict[str, float]:
-    """`name=seconds` pairs, comma-separated."""
-    return {key: float(item) for key, item in pairs(value).items()}
+    """`name=seconds` pairs, comma-separated; any number of seconds from 0 on."""
+    parse = seconds(0, 1e10)
+    return {key: parse(item) for key, item in pairs(value).items()}

@@ -112,7 +112,7 @@ class Topics:
         kinds = (TopicKind.ACK, TopicKind.DESIRED, TopicKind.RESPONSE, TopicKind.STATUS, TopicKind.PROBE)
         return [self.jobs_of(worker), *(self.worker(worker, kind) for kind in kinds), self.bridge_status]
 
-    def parse(self, topic: str) -> Topic:  # noqa: PLR0911
+    def parse(self, topic: str) -> Topic:
         """Return what `topic` names; `PayloadError` when it is none of this protocol's version and root."""
         prefix = self.base + "/"
         if not topic.startswith(prefix):

@@ -120,7 +120,5 @@ def derive(wish: Wish, observation: Observation) -> WorkerState:
 def table() -> str:
     """Return `TABLE` as Markdown; `docs/explanation/states.md` embeds it."""
     lines = ["| seen \\ wished | " + " | ".join(Wish) + " |", "|---" * (len(Wish) + 1) + "|"]
-    lines += [
-        f"| {seen} | " + " | ".join(TABLE[wish, seen] for wish in Wish) + " |" for seen in Observation
-    ]
+    lines += [f"| {seen} | " + " | ".join(TABLE[wish, seen] for wish in Wish) + " |" for seen in Observation]
     return "\n".join(lines) + "\n"

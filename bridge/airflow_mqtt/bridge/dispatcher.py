@@ -1,0 +1,378 @@
+"""The bridge's decisions about jobs and workers, each as a script over one transaction.
+
+A script reads, asks the pure functions (`fleet`, `placement`, `sweep`, `protocol.jobs`), writes by compare-and-set,
+and returns what to publish *after* the commit. It takes `now` and touches neither sockets nor clocks, so that the
+simulation runs the very same code over a database and a broker of its own.
+
+What is kept in memory between transactions (`_paused`, `_births`, `_wishes`) is a convenience: a new leader starts
+without it and comes to the same end.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from airflow_mqtt.bridge import fleet, placement, sweep
+from airflow_mqtt.bridge.outgoing import Outgoing, Post
+from airflow_mqtt.bridge.settings import BridgeSettings
+from airflow_mqtt.bridge.store import Tx
+from airflow_mqtt.bridge.values import Job, Worker
+from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState, Verdict, settle
+from airflow_mqtt.protocol.messages import (
+    Born,
+    Event,
+    EventType,
+    FinishOutcome,
+    HeldState,
+    LogChunk,
+    WorkerInfo,
+    WorkerStatus,
+)
+from airflow_mqtt.protocol.topics import Topics
+from airflow_mqtt.protocol.workers import GONE
+
+log = logging.getLogger(__name__)
+
+#: Jobs looked at in one round of placement; the next round follows at once while jobs were placed.
+PLACEMENT_BATCH = 500
+
+#: Seconds for which a worker that rejected a job is given no other: it and we count differently just now.
+REJECT_PAUSE = 5.0
+
+#: What a report asks of the job. `started` is information: only the start gate starts a job.
+_EVENTS = {
+    EventType.ACCEPTED: JobEvent.ACCEPT,
+    EventType.REJECTED: JobEvent.REJECT,
+    EventType.CANCELLED: JobEvent.CONFIRM,
+}
+
+#: How often a report is settled again when somebody else moved the job in between.
+_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One message of a worker. `live` is false for what the broker had retained; `job` is that of a log topic."""
+
+    worker: str
+    message: WorkerStatus | WorkerInfo | Born | Event | LogChunk
+    live: bool = True
+    job: str = ""
+
+
+@dataclass(slots=True)
+class _Round:
+    """What one batch of messages has done so far."""
+
+    workers: dict[str, Worker]
+    jobs: dict[str, Job]
+    moved: list[Job] = field(default_factory=list)
+    answered: set[str] = field(default_factory=set)
+    logs: dict[str, dict[str, int]] = field(default_factory=dict)
+    out: list[Outgoing] = field(default_factory=list)
+
+
+class Dispatcher:
+    """Scripts of the leader with one `epoch`."""
+
+    def __init__(self, settings: BridgeSettings, epoch: int) -> None:
+        self._settings = settings
+        self._epoch = epoch
+        self._by = f"bridge:{settings.instance}"
+        self._post = Post(Topics(settings.root), int(settings.accept_timeout * settings.accept_tries) + 1)
+        self._paused: dict[str, float] = {}
+        self._births: dict[str, Born] = {}
+        self._wishes: dict[str, int] = {}
+
+    # --- messages of workers ------------------------------------------------------------------------------
+
+    async def hear(self, tx: Tx, batch: Sequence[Heard], *, now: float, hearing_since: float) -> list[Outgoing]:
+        """Apply what arrived together, in one transaction; the acknowledgements come out with the rest."""
+        names = {heard.worker for heard in batch}
+        known = await tx.workers(names)
+        state = _Round(
+            workers={name: known.get(name, Worker.unheard(name)) for name in names},
+            jobs=await tx.jobs({id_ for heard in batch for id_ in _job_ids(heard)}),
+        )
+        for heard in batch:
+            await self._hear_one(tx, heard, state, now)
+        for name in names:
+            await self._settle_birth(tx, name, state, now)
+            await self._save(tx, known.get(name), state.workers[name], now, hearing_since)
+        acks = [
+            self._post.ack(state.workers[name], self._epoch, state.logs.get(name, {}))
+            for name in state.answered
+            if state.workers[name].journal
+        ]
+        return [*acks, *state.out, *self._post.statuses(state.moved, now)]
+
+    async def _hear_one(self, tx: Tx, heard: Heard, state: _Round, now: float) -> None:
+        worker = state.workers[heard.worker]
+        match heard.message:
+            case WorkerStatus() as status:
+                state.workers[worker.name] = fleet.hear_status(worker, status, live=heard.live, now=now)
+            case WorkerInfo() as info:
+                state.workers[worker.name] = fleet.hear_info(worker, info)
+                self._paused.pop(worker.name, None)
+            case Born() as born:
+                state.answered.add(worker.name)
+                if not fleet.is_late(worker, born):
+                    state.workers[worker.name] = fleet.hear_birth(worker, born, now)
+                    self._births[worker.name] = born
+            case Event() as event:
+                await self._hear_event(tx, worker, event, state, now)
+            case LogChunk() as chunk:
+                await self._hear_log(tx, worker, heard.job, chunk, state)
+
+    async def _hear_event(self, tx: Tx, worker: Worker, event: Event, state: _Round, now: float) -> None:
+        """Apply a numbered event, if its number is the next one."""
+        if event.journal != worker.journal:
+            return  # its Born has not come yet; the worker sends the event again after it
+        state.answered.add(worker.name)
+        if event.seq != worker.seq + 1:
+            return  # known already, or beyond a gap: the acknowledgement says where we are
+        await self._apply_event(tx, worker, event, state, now)
+        state.workers[worker.name] = _at(worker, event.seq, now)
+
+    async def _apply_event(self, tx: Tx, worker: Worker, event: Event, state: _Round, now: float) -> None:
+        for _ in range(_TRIES):
+            job = state.jobs.get(event.job)
+            if job is None or job.worker != worker.name:
+                self._drop_stale(worker, event, job, state)
+                return
+            intent = _intent(job, event)
+            if intent is None:
+                return
+            job_event, reason, values = intent
+            verdict = settle(job.state, job.attempt, job_event, event.attempt)
+            if verdict is not Verdict.APPLY:
+                self._note_verdict(verdict, worker, event, job, state)
+                return
+            after = await tx.move(job, job_event, now=now, by=f"worker:{worker.name}", reason=reason, **values)
+            if after is not None:
+                self._note_move(worker, event, after, state, now)
+                return
+            state.jobs |= await tx.jobs([event.job])
+        log.warning("job %s: %s of worker %s could not be settled", event.job, event.type, worker.name)
+
+    def _note_move(self, worker: Worker, event: Event, after: Job, state: _Round, now: float) -> None:
+        state.jobs[after.id] = after
+        state.moved.append(after)
+        if event.type == EventType.REJECTED:
+            self._paused[worker.name] = now + REJECT_PAUSE
+        log.info("job %s: %s by worker %s%s", after.id, after.state, worker.name, _because(after.reason))
+
+    def _note_verdict(self, verdict: Verdict, worker: Worker, event: Event, job: Job, state: _Round) -> None:
+        if verdict is Verdict.DUPLICATE:
+            return
+        if verdict is Verdict.REFUSED:
+            log.warning(
+                "job %s: worker %s says %s of attempt %d, but the job is %s in attempt %d",
+                job.id, worker.name, event.type, event.attempt, job.state, job.attempt,
+            )  # fmt: skip
+        self._drop_stale(worker, event, job, state)
+
+    def _drop_stale(self, worker: Worker, event: Event, job: Job | None, state: _Round) -> None:
+        """Tell a worker that goes on with what is not its own to stop."""
+        if event.type in (EventType.ACCEPTED, EventType.STARTED):
+            queue = job.queue if job else "unknown"
+            state.out.append(self._post.drop(worker.name, queue, event.job, event.attempt, "not held any more"))
+
+    async def _hear_log(self, tx: Tx, worker: Worker, job_id: str, chunk: LogChunk, state: _Round) -> None:
+        """Append a chunk of log, if it is that of the current attempt and continues what is there."""
+        job = state.jobs.get(job_id)
+        state.answered.add(worker.name)
+        marks = state.logs.setdefault(worker.name, {})
+        data = chunk.data
+        end = chunk.offset + len(data)
+        if job is None or job.worker != worker.name or job.attempt != chunk.attempt:
+            marks[job_id] = end  # nobody will ever read it: let the worker forget it
+            return
+        marks[job_id] = job.log_bytes
+        if not chunk.offset <= job.log_bytes < end:
+            return
+        fresh = data[job.log_bytes - chunk.offset :]
+        kept = _within(fresh, job.log_bytes, self._settings.log_limit)
+        if await tx.append_log(job, job.log_bytes, kept, end):
+            state.jobs |= await tx.jobs([job_id])
+            marks[job_id] = end
+
+    async def _settle_birth(self, tx: Tx, name: str, state: _Round, now: float) -> None:
+        """Settle what a worker says that it holds with what we say, once all events before that are applied."""
+        worker, born = state.workers[name], self._births.get(name)
+        if born is None or born.journal != worker.journal:
+            return
+        if worker.seq > born.last:
+            del self._births[name]  # it has reported since: its reports tell more than its birth
+            return
+        if worker.seq < born.last:
+            return
+        del self._births[name]
+        held = {(item.job, item.attempt) for item in born.held()}
+        for job in await tx.jobs_of(name):
+            if (job.id, job.attempt) not in held:
+                await self._forgotten(tx, job, worker, state, now)
+        foreign = [item for item in born.held() if not _holds(state.jobs.get(item.job), name, item.attempt)]
+        known = await tx.jobs({item.job for item in foreign})
+        for item in foreign:
+            ours = known.get(item.job)
+            if not _holds(ours, name, item.attempt) and not (ours and item.state == HeldState.ENDED):
+                queue = ours.queue if ours else "unknown"
+                state.out.append(self._post.drop(name, queue, item.job, item.attempt, "not held any more"))
+
+    async def _forgotten(self, tx: Tx, job: Job, worker: Worker, state: _Round, now: float) -> None:
+        """A job that we gave to `worker` and that it does not hold."""
+        if job.state is JobState.DISPATCHED:
+            await tx.published([job.id], now)
+            state.out.append(self._post.run(job, (await tx.workloads([job.id]))[job.id]))
+            return
+        event = {
+            JobState.ACCEPTED: JobEvent.RELEASE,
+            JobState.RUNNING: JobEvent.LOSE,
+            JobState.CANCELLING: JobEvent.CONFIRM,
+        }[job.state]
+        reason = f"worker {worker.name} came back without it"
+        after = await tx.move(job, event, now=now, by=self._by, reason=reason)
+        if after is not None:
+            state.jobs[after.id] = after
+            state.moved.append(after)
+
+    async def _save(self, tx: Tx, before: Worker | None, worker: Worker, now: float, hearing_since: float) -> None:
+        after = _judged(worker, now, hearing_since)
+        if after == before:
+            return
+        await tx.save_worker(after)
+        if before is None or before.state != after.state:
+            log.info("worker %s: %s", after.name, after.state)
+
+    # --- time and new rows --------------------------------------------------------------------------------
+
+    async def tick(self, tx: Tx, *, now: float, hearing_since: float) -> tuple[list[Outgoing], bool]:
+        """Do what is due and place what is queued. Returns what to publish, and whether more may be placed."""
+        workers = await self._judge_all(tx, now, hearing_since)
+        out = self._changed_wishes(workers)
+        out += await self._sweep(tx, workers, now, hearing_since)
+        placed = await self._place(tx, workers, now)
+        return out + placed, len(placed) >= PLACEMENT_BATCH
+
+    async def _judge_all(self, tx: Tx, now: float, hearing_since: float) -> dict[str, Worker]:
+        workers = await tx.workers()
+        for name, worker in workers.items():
+            workers[name] = _judged(worker, now, hearing_since)
+            await self._save(tx, worker, worker, now, hearing_since)
+        return workers
+
+    def _changed_wishes(self, workers: dict[str, Worker]) -> list[Outgoing]:
+        """Publish the wishes that an operator changed; a new leader publishes all that were ever changed."""
+        changed = [w for w in workers.values() if w.desired.revision > self._wishes.get(w.name, 0)]
+        self._wishes |= {worker.name: worker.desired.revision for worker in changed}
+        return [self._post.desired(worker.name, worker.desired) for worker in changed]
+
+    async def _sweep(self, tx: Tx, workers: dict[str, Worker], now: float, hearing_since: float) -> list[Outgoing]:
+        gone = [name for name, worker in workers.items() if worker.state in GONE]
+        moved, again = [], []
+        for job in await tx.due(gone):
+            worker = workers.get(job.worker or "") or Worker.unheard(job.worker or "")
+            due = sweep.due(job, worker, self._rules(job), now=now, hearing_since=hearing_since)
+            if due.event is not None:
+                after = await tx.move(job, due.event, now=now, by=self._by, reason=due.reason)
+                if after is not None:
+                    log.warning("job %s: %s%s", job.id, after.state, _because(due.reason))
+                    moved.append(after)
+            elif due.resend is not None:
+                again.append((job, due.resend))
+        return await self._send_again(tx, again, now) + self._post.statuses(moved, now)
+
+    async def _send_again(self, tx: Tx, again: Sequence[tuple[Job, sweep.Resend]], now: float) -> list[Outgoing]:
+        await tx.published([job.id for job, _ in again], now)
+        workloads = await tx.workloads([job.id for job, what in again if what is sweep.Resend.RUN])
+        return [
+            self._post.run(job, workloads[job.id]) if what is sweep.Resend.RUN else self._post.cancel(job)
+            for job, what in again
+        ]
+
+    def _rules(self, job: Job) -> sweep.Rules:
+        settings = self._settings
+        return sweep.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
+
+    async def _place(self, tx: Tx, workers: dict[str, Worker], now: float) -> list[Outgoing]:
+        used = await tx.used_slots()
+        offered = [offer for offer in placement.offers(workers.values(), used, self._paused, now) if offer.free > 0]
+        if not offered:
+            return []
+        queues = frozenset().union(*(offer.queues for offer in offered))
+        queued = await tx.queued(queues, PLACEMENT_BATCH)
+        claimed = []
+        for job, name in placement.place(queued, offered):
+            after = await tx.move(
+                job, JobEvent.DISPATCH, now=now, by=self._by, worker=name, published_at=now, publishes=1
+            )
+            if after is not None:
+                claimed.append(after)
+                log.info("job %s: dispatched to worker %s, attempt %d", after.id, name, after.attempt)
+        workloads = await tx.workloads([job.id for job in claimed])
+        orders = [self._post.run(job, workloads[job.id]) for job in claimed]
+        return orders + self._post.statuses(claimed, now)
+
+    # --- Airflow's wishes ---------------------------------------------------------------------------------
+
+    async def cancel(self, tx: Tx, job: Job, reason: str, now: float) -> list[Outgoing]:
+        """Ask the worker to end `job`, since Airflow does not want it any more."""
+        after = await tx.move(job, JobEvent.CANCEL, now=now, by=self._by, reason=reason)
+        if after is None:
+            return []
+        await tx.published([after.id], now)
+        log.info("job %s: %s%s", after.id, after.state, _because(reason))
+        return [self._post.cancel(after), *self._post.statuses([after], now)]
+
+
+def _job_ids(heard: Heard) -> list[str]:
+    match heard.message:
+        case Event() as event:
+            return [event.job]
+        case LogChunk():
+            return [heard.job]
+        case Born() as born:
+            return [item.job for item in born.held()]
+    return []
+
+
+def _at(worker: Worker, seq: int, now: float) -> Worker:
+    return replace(worker, seq=seq, seen_at=now)
+
+
+def _judged(worker: Worker, now: float, hearing_since: float) -> Worker:
+    return replace(worker, state=fleet.judge(worker, now=now, hearing_since=hearing_since))
+
+
+def _holds(job: Job | None, worker: str, attempt: int) -> bool:
+    return job is not None and job.worker == worker and job.attempt == attempt and job.state in HELD
+
+
+def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] | None:
+    """Return what `event` asks of `job`: the transition, its reason, further columns. None: it asks nothing."""
+    if event.type == EventType.STARTED:
+        return None
+    if event.type != EventType.FINISHED:
+        return _EVENTS[EventType(event.type)], event.reason, {}
+    values: dict[str, object] = {"exit_code": event.exit_code}
+    if event.outcome != FinishOutcome.SUCCEEDED:
+        return JobEvent.FAIL, event.reason or "the worker's supervisor failed", values
+    if job.is_task and job.final_state is None:
+        return JobEvent.FAIL, "ended without a final state that the Execution API accepted", values
+    return JobEvent.SUCCEED, event.reason, values
+
+
+def _within(data: bytes, offset: int, limit: int) -> bytes:
+    """Return what of `data`, at `offset` of a log, is kept under `limit`; a line says where the rest is missing."""
+    if offset >= limit:
+        return b""
+    if offset + len(data) <= limit:
+        return data
+    kept = data[: limit - offset]
+    note = b'\n{"level":"warning","logger":"airflow_mqtt.bridge","event":"Log cut here: log_limit of the bridge."}\n'
+    return kept + note
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""

@@ -1,0 +1,80 @@
+"""What a message of a worker, or its silence, makes of the worker. Pure."""
+
+from dataclasses import replace
+
+from airflow_mqtt.bridge.values import Worker
+from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.workers import (
+    SILENT_AFTER_INTERVALS,
+    WorkerState,
+    derive,
+    observe,
+    wish_of,
+)
+
+
+def hear_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float) -> Worker:
+    """Return `worker` after `status`.
+
+    A status of an older connection is ignored, since a will may fire late. One that the broker had retained
+    (`live` is false) tells what was, not that the worker is alive now.
+    """
+    if status.connection < worker.connection:
+        return worker
+    counts = live and status.state != ReportedState.OFFLINE
+    return replace(
+        worker,
+        status=status,
+        connection=status.connection,
+        instance=status.instance,
+        seen_at=now if counts else worker.seen_at,
+    )
+
+
+def hear_info(worker: Worker, info: WorkerInfo) -> Worker:
+    return replace(worker, info=info)
+
+
+def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
+    """Return `worker` after `born`, with its position in the stream of events settled.
+
+    A new journal starts a new stream. A position before `born.first` means that we forgot numbers that were
+    acknowledged once (a database restored from a copy): what the worker no longer has cannot be waited for.
+    """
+    seq = worker.seq if worker.journal == born.journal else born.first - 1
+    return replace(
+        worker,
+        journal=born.journal,
+        seq=max(seq, born.first - 1, 0),
+        instance=born.instance,
+        connection=born.connection,
+        birth=born.number,
+        seen_at=now,
+    )
+
+
+def is_late(worker: Worker, born: Born) -> bool:
+    """Whether `born` is not newer than the last one: delivered twice, or overtaken."""
+    return (born.connection, born.number) <= (worker.connection, worker.birth) and bool(worker.journal)
+
+
+def silent_for(worker: Worker, *, now: float, hearing_since: float) -> float:
+    """Return for how many seconds nothing was heard of `worker`, in the time that we could have heard it."""
+    return now - max(worker.seen_at, hearing_since)
+
+
+def judge(worker: Worker, *, now: float, hearing_since: float) -> WorkerState:
+    """Return the state of `worker`.
+
+    `hearing_since` is when this bridge began to hear the broker: a bridge that was down, or cut off, must not
+    take its own deafness for the silence of the fleet.
+    """
+    wish = wish_of(maintenance=worker.desired.maintenance, shutdown=worker.desired.shutdown)
+    status = worker.status
+    if status is None:
+        return WorkerState.UNKNOWN
+    silence = silent_for(worker, now=now, hearing_since=hearing_since)
+    never_heard = worker.seen_at == 0.0
+    silent = never_heard or silence > SILENT_AFTER_INTERVALS * max(status.interval, 1.0)
+    seen = observe(status.state, maintenance=status.maintenance, running=status.running, silent=silent)
+    return derive(wish, seen)

@@ -1,0 +1,92 @@
+"""Who leads: one row, without clocks.
+
+The leader raises `beat` several times per `lease_ttl`. A standby that has seen (epoch, beat) stand still for
+`lease_ttl` on its own monotonic clock takes over by a compare-and-set on both, which raises `epoch`. No clock of
+another machine is ever compared; `database.Database.write` fences a leader that only slept.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The row as seen."""
+
+    holder: str
+    epoch: int
+    beat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A lease, and since when it has looked like that (on the watcher's monotonic clock)."""
+
+    lease: Lease
+    since: float
+
+
+def look(before: Watch | None, lease: Lease, now: float) -> Watch:
+    """Return what a standby knows after seeing `lease`."""
+    return before if before is not None and before.lease == lease else Watch(lease, now)
+
+
+def may_take(watch: Watch, lease_ttl: float, now: float) -> bool:
+    """Whether the lease is free: given back, or not renewed for `lease_ttl`."""
+    return watch.lease.holder == "" or now - watch.since >= lease_ttl
+
+
+async def read(database: Database) -> Lease:
+    """Return the lease; the team's first bridge makes it."""
+    query = select(tables.bridge.c.holder, tables.bridge.c.epoch, tables.bridge.c.beat).where(
+        tables.bridge.c.team_name == database.team_name
+    )
+    async with database.read() as connection:
+        row = (await connection.execute(query)).one_or_none()
+    if row is not None:
+        return Lease(row.holder, row.epoch, row.beat)
+    try:
+        async with database.engine.begin() as connection:
+            values = {"team_name": database.team_name, "holder": "", "epoch": 0, "beat": 0}
+            await connection.execute(insert(tables.bridge).values(**values))
+    except IntegrityError:
+        pass  # another bridge was first
+    return Lease("", 0, 0)
+
+
+async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease | None:
+    """Take over the lease as `seen`; None when somebody was faster."""
+    after = Lease(holder, seen.epoch + 1, 0)
+    changed = await _set(database, seen, holder=holder, epoch=after.epoch, beat=0, host=host)
+    return after if changed else None
+
+
+async def renew(database: Database, held: Lease) -> Lease | None:
+    """Renew `held`; None when it is no longer ours."""
+    after = Lease(held.holder, held.epoch, held.beat + 1)
+    return after if await _set(database, held, beat=after.beat) else None
+
+
+async def give_back(database: Database, held: Lease) -> None:
+    """Let the next bridge begin at once."""
+    await _set(database, held, holder="")
+
+
+async def _set(database: Database, seen: Lease, **values: object) -> bool:
+    statement = (
+        update(tables.bridge)
+        .where(
+            tables.bridge.c.team_name == database.team_name,
+            tables.bridge.c.epoch == seen.epoch,
+            tables.bridge.c.beat == seen.beat,
+            tables.bridge.c.holder == seen.holder,
+        )
+        .values(**values)
+    )
+    async with database.engine.begin() as connection:
+        return (await connection.execute(statement)).rowcount == 1

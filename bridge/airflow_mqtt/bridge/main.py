@@ -1,0 +1,38 @@
+"""`airflow-mqtt bridge run`."""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_mqtt.bridge.service import Bridge
+from airflow_mqtt.bridge.settings import BridgeSettings
+from airflow_mqtt.protocol.errors import AirflowMqttError
+
+
+def run(values: Mapping[str, Any]) -> int:
+    """Run a bridge until SIGTERM or SIGINT; return the exit code: 0, or 1 when it must not go on."""
+    settings = BridgeSettings.of(values)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("httpx", "httpcore", "mqtt", "aiosqlite"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        asyncio.run(_run(settings))
+    except AirflowMqttError as error:
+        print(f"airflow-mqtt bridge: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+async def _run(settings: BridgeSettings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await Bridge(settings).run(stop)

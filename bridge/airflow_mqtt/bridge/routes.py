@@ -1,0 +1,97 @@
+"""Which calls of the Execution API a job may make. Pure.
+
+The paths are those of `airflow.api_fastapi.execution_api.routes` (Airflow 3.1 to 3.3). Airflow checks the token's
+subject on the task instance's own routes only; here every route that names a task instance, or writes an XCom, is
+bound to the job's own. What is not listed is refused.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import unquote
+
+from airflow_mqtt.bridge.values import Job
+
+#: Own requests of the worker, answered by the bridge and never forwarded.
+CALLBACK_GATE: Final = re.compile(r"callbacks/(?P<subject>[^/]+)/run")
+
+_ENCODED = re.compile(r"%(2e|2f|5c)", re.IGNORECASE)
+_LEVEL = r"[^/]+"
+_KEY = r".+"  # keys of variables, XComs and stores may hold slashes
+_SUBJECT = r"(?P<subject>[^/]+)"
+_OWN_XCOM = rf"xcoms/(?P<dag_id>[^/]+)/(?P<run_id>[^/]+)/(?P<task_id>[^/]+)/{_KEY}"
+
+#: (methods, path). A named group must equal the job's field of that name.
+_ROUTES: Final = tuple(
+    (frozenset(methods.split()), re.compile(pattern))
+    for methods, pattern in (
+        ("PATCH", rf"task-instances/{_SUBJECT}/(run|state|skip-downstream|rendered-map-index)"),
+        ("PUT", rf"task-instances/{_SUBJECT}/(heartbeat|rtif)"),
+        ("GET", rf"task-instances/{_SUBJECT}/(previous-successful-dagrun|validate-inlets-and-outlets)"),
+        ("GET", r"task-instances/(count|states|breadcrumbs)"),
+        ("GET", rf"task-instances/previous/{_LEVEL}/{_LEVEL}"),
+        ("GET", rf"task-reschedules/{_SUBJECT}/start_date"),
+        ("GET", rf"connections/{_KEY}"),
+        ("GET PUT DELETE", rf"variables/{_KEY}"),
+        ("POST DELETE", _OWN_XCOM),
+        ("GET HEAD", rf"xcoms/{_LEVEL}/{_LEVEL}/{_LEVEL}/{_KEY}"),
+        ("GET", r"assets/(by-name|by-uri|by-alias)"),
+        ("GET", r"asset-events/(by-asset|by-asset-alias)"),
+        ("GET", rf"dag-runs/(count|previous|{_LEVEL}/previous)"),
+        ("GET POST", rf"dag-runs/{_LEVEL}/{_LEVEL}"),
+        ("GET", rf"dag-runs/{_LEVEL}/{_LEVEL}/state"),
+        ("POST", rf"dag-runs/{_LEVEL}/{_LEVEL}/clear"),
+        ("GET", rf"dags/{_LEVEL}"),
+        ("GET POST PATCH", rf"hitlDetails/{_SUBJECT}"),
+        ("DELETE", rf"store/ti/{_SUBJECT}"),
+        ("GET PUT DELETE", rf"store/ti/{_SUBJECT}/{_KEY}"),
+        ("GET PUT", r"store/asset/(by-name|by-uri)/value"),
+        ("DELETE", r"store/asset/(by-name|by-uri)/(value|clear)"),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not forwarded: an HTTP status, a reason in Airflow's style, and a message for a person."""
+
+    status: int
+    reason: str
+    message: str
+
+
+def normalise(path: str) -> str | None:
+    """Return `path` relative to the API's root and percent-decoded, as a server reads it; None when it is suspect.
+
+    Anything that some client, proxy or server on the way may resolve differently from us (dots, empty levels,
+    queries, backslashes, control characters, what is encoded twice) has no place in a call of the Task SDK.
+    """
+    decoded = unquote(path.removeprefix("/"))
+    if any(character < " " or character in "\\\x7f" for character in decoded) or _ENCODED.search(decoded):
+        return None
+    if "?" in path or "#" in path or any(level in ("", ".", "..") for level in decoded.split("/")):
+        return None
+    return decoded
+
+
+def check(job: Job, method: str, path: str) -> Refusal | None:
+    """Return why `job` may not call `method` `path` (normalised), or None when it may."""
+    for methods, pattern in _ROUTES:
+        match = pattern.fullmatch(path)
+        if match is None or method not in methods:
+            continue
+        if all(value == getattr(job, name) for name, value in match.groupdict().items()):
+            return None
+        return Refusal(403, "forbidden", f"{method} {path} is not this job's own")
+    return Refusal(403, "forbidden", f"{method} {path} is no call that a job may make")
+
+
+def is_gate(method: str, path: str) -> bool:
+    """Whether this is the call after which user code may run."""
+    return method == "PATCH" and (
+        CALLBACK_GATE.fullmatch(path) is not None or (path.startswith("task-instances/") and path.endswith("/run"))
+    )
+
+
+def is_final_state(method: str, path: str) -> bool:
+    return method == "PATCH" and path.startswith("task-instances/") and path.endswith("/state")

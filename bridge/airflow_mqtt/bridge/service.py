@@ -1,0 +1,347 @@
+"""The bridge as a whole: stand by, lead, hand over."""
+
+import asyncio
+import logging
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Final
+
+from airflow_mqtt.bridge import figures, heartbeats, lease, wakeup
+from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine
+from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
+from airflow_mqtt.bridge.gateway import ExecutionApi, Gateway
+from airflow_mqtt.bridge.intake import Call, Echo, Intake, Other
+from airflow_mqtt.bridge.lease import Lease
+from airflow_mqtt.bridge.link import Link
+from airflow_mqtt.bridge.outgoing import Outgoing
+from airflow_mqtt.bridge.settings import BridgeSettings
+from airflow_mqtt.bridge.store import SqlTx
+from airflow_mqtt.bridge.values import Job
+from airflow_mqtt.bridge.version import VERSION
+from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus, QueueStatus
+from airflow_mqtt.protocol.topics import Topics
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at what time has done, when nothing else wakes us.
+_TICK: Final = 1.0
+
+#: Messages that are applied in one transaction, and how many may wait for it.
+_BATCH: Final = 500
+_BACKLOG: Final = 50_000
+
+#: Seconds before a failed piece of work is tried again.
+_RETRY: Final = 1.0
+
+
+class Bridge:
+    """One bridge process. Any number may run; one leads."""
+
+    def __init__(self, settings: BridgeSettings) -> None:
+        self._settings = settings
+        self._engine = make_engine(settings.database_url)
+        self._database = Database(self._engine, settings.team_name)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Stand by and lead until `stop` is set. Raises `RefusedError` when the tables are not there."""
+        try:
+            await self._until_answered(self._database.check)
+            while not stop.is_set():
+                held = await self._stand_by(stop)
+                if held is not None:
+                    await self._lead(held, stop)
+        finally:
+            await self._engine.dispose()
+
+    async def _until_answered(self, check: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await check()
+                return
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                log.warning("the database does not answer, trying again: %s", _brief(error))
+                await asyncio.sleep(_RETRY)
+
+    async def _stand_by(self, stop: asyncio.Event) -> Lease | None:
+        """Wait for the lease and take it; None when `stop` is set first."""
+        settings = self._settings
+        watch: lease.Watch | None = None
+        announced = False
+        while not stop.is_set():
+            try:
+                seen = await lease.read(self._database)
+                now = time.monotonic()
+                watch = lease.look(watch, seen, now)
+                if lease.may_take(watch, settings.lease_ttl, now):
+                    held = await lease.take(self._database, seen, settings.instance, socket.gethostname())
+                    if held is not None:
+                        return held
+                elif not announced:
+                    log.info("standing by: bridge %s leads with epoch %d", seen.holder, seen.epoch)
+                    announced = True
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                watch = None
+                log.warning("the database does not answer: %s", _brief(error))
+            await _pause(stop, settings.lease_ttl / 6)
+        return None
+
+    async def _lead(self, held: Lease, stop: asyncio.Event) -> None:
+        log.info("leading with epoch %d as %s", held.epoch, self._settings.instance)
+        self._database.epoch = held.epoch
+        leader = Leader(self._settings, self._database, held.epoch)
+        keeper = LeaseKeeper(self._settings, self._database, held)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(keeper.run(), name="keep the lease")
+                leading = group.create_task(leader.run(), name="lead")
+                await stop.wait()
+                await leader.say_goodbye()
+                leading.cancel()
+                keeper.stop()
+        except* DeposedError as deposed:
+            log.warning("no longer leading: %s", deposed.exceptions[0])
+        else:
+            await lease.give_back(self._database, keeper.held)
+            log.info("stopped leading")
+
+
+class LeaseKeeper:
+    """Renews the lease; gives up when it is another's, or when it could not be renewed for its whole life."""
+
+    def __init__(self, settings: BridgeSettings, database: Database, held: Lease) -> None:
+        self._ttl = settings.lease_ttl
+        self._database = database
+        self._stopping = asyncio.Event()
+        self.held = held
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def run(self) -> None:
+        renewed = time.monotonic()
+        while not self._stopping.is_set():
+            await _pause(self._stopping, self._ttl / 4)
+            try:
+                after = await asyncio.wait_for(lease.renew(self._database, self.held), self._ttl)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                if time.monotonic() - renewed > self._ttl:
+                    raise DeposedError(f"the lease could not be renewed: {_brief(error)}") from None
+                continue
+            if after is None:
+                raise DeposedError("another bridge has taken the lease")
+            self.held = after
+            renewed = time.monotonic()
+
+
+class Leader:
+    """What the leading bridge does, as tasks of one group."""
+
+    def __init__(self, settings: BridgeSettings, database: Database, epoch: int) -> None:
+        self._settings = settings
+        self._database = database
+        self._epoch = epoch
+        self._topics = Topics(settings.root)
+        self._intake = Intake(self._topics, settings.max_message_bytes)
+        self._dispatcher = Dispatcher(settings, epoch)
+        self._link = Link(settings, self._topics, will=self._status(BridgeState.OFFLINE))
+        self._api = ExecutionApi(settings.execution_api_url, database, time.time)
+        self._gateway = Gateway(
+            database,
+            self._api,
+            topics=self._topics,
+            publish=self._publish_one,
+            clock=time.time,
+            max_message_bytes=settings.max_message_bytes,
+        )
+        self._hearing_since: float | None = None
+        self._heard: list[Heard] = []
+        self._work = asyncio.Event()  # messages wait
+        self._wake = asyncio.Event()  # rows or slots may have changed
+        self._published: dict[str, QueueStatus] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        settings = self._settings
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                group.create_task(
+                    wakeup.watch(settings.database_url, settings.team_name, self._wake.set), name="wake up"
+                )
+                group.create_task(self._link.run(self._receive, self._connected, self._disconnected), name="broker")
+                group.create_task(self._hear(), name="apply messages")
+                group.create_task(self._tick(), name="place and sweep")
+                group.create_task(self._every(settings.task_heartbeat_interval, self._beat), name="heartbeats")
+                group.create_task(self._every(settings.status_interval, self._figures), name="figures")
+        finally:
+            await self._api.close()
+
+    async def say_goodbye(self) -> None:
+        await self._link.publish([self._status(BridgeState.OFFLINE)])
+
+    # --- broker -------------------------------------------------------------------------------------------
+
+    async def _connected(self) -> None:
+        self._hearing_since = time.time()
+        self._published.clear()
+        await self._link.publish([self._status(BridgeState.LEADING)])
+        self._wake.set()
+
+    def _disconnected(self) -> None:
+        self._hearing_since = None
+
+    def _status(self, state: BridgeState) -> Outgoing:
+        status = BridgeStatus(
+            state=state.value,
+            instance=self._settings.instance,
+            epoch=self._epoch,
+            ts=time.time(),
+            version=VERSION,
+        )
+        return Outgoing(self._topics.bridge_status, status.encode(), retain=True)
+
+    def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
+        match self._intake.take(topic, payload, retained=retained):
+            case Heard() as heard if len(self._heard) < _BACKLOG:
+                self._heard.append(heard)
+                self._work.set()
+            case Call() as call:
+                self._spawn(self._gateway.handle(call), "request")
+            case Echo():
+                self._link.echoed()
+            case Other(status) if status.instance != self._settings.instance and status.epoch <= self._epoch:
+                # The will of the bridge before us came late, and everybody reads it.
+                self._spawn(self._link.publish([self._status(BridgeState.LEADING)]), "status")
+
+    def _spawn(self, work: Awaitable[None], name: str) -> None:
+        assert self._group is not None
+        self._group.create_task(self._guarded(work), name=name)
+
+    async def _guarded(self, work: Awaitable[None]) -> bool:
+        """Await `work` and return whether it succeeded. Only a lost lease gets past this."""
+        try:
+            await work
+            return True
+        except DeposedError:
+            raise
+        except Exception as error:
+            if is_transient(error):
+                log.warning("the database does not answer, trying again: %s", _brief(error))
+            else:
+                log.exception("unexpected error; going on")
+            return False
+
+    async def _publish_one(self, message: Outgoing) -> None:
+        await self._link.publish([message])
+
+    # --- work ---------------------------------------------------------------------------------------------
+
+    async def _hear(self) -> None:
+        """Apply what has arrived, all that waits in one transaction."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._heard:
+                batch, self._heard = self._heard[:_BATCH], self._heard[_BATCH:]
+                if not await self._guarded(self._apply(batch)):
+                    await asyncio.sleep(_RETRY)  # not acknowledged: the workers send it again
+
+    async def _apply(self, batch: list[Heard]) -> None:
+        now = time.time()
+        async with self._database.write() as connection:
+            tx = SqlTx(connection, self._settings.team_name)
+            out = await self._dispatcher.hear(tx, batch, now=now, hearing_since=self._hearing_since or now)
+        self._wake.set()
+        await self._link.publish(out)
+
+    async def _tick(self) -> None:
+        while True:
+            self._wake.clear()
+            more = False
+            if self._hearing_since is not None:
+                more = await self._tick_once()
+            if not more:
+                await _pause(self._wake, _TICK)
+
+    async def _tick_once(self) -> bool:
+        more = False
+
+        async def tick() -> None:
+            nonlocal more
+            now = time.time()
+            async with self._database.write() as connection:
+                tx = SqlTx(connection, self._settings.team_name)
+                out, more = await self._dispatcher.tick(tx, now=now, hearing_since=self._hearing_since or now)
+            await self._link.publish(out)
+
+        if not await self._guarded(tick()):
+            await asyncio.sleep(_RETRY)
+        return more
+
+    async def _every(self, interval: float, work: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            started = time.monotonic()
+            await self._guarded(work())
+            await asyncio.sleep(max(0.1, interval - (time.monotonic() - started)))
+
+    async def _beat(self) -> None:
+        await heartbeats.beat(self._database, self._api, self._stop_job)
+
+    async def _stop_job(self, job: Job, reason: str) -> None:
+        """Airflow wants `job` ended, unless it is ending by itself just now."""
+        if self._gateway.is_ending(job.id):
+            return
+        async with self._database.write() as connection:
+            tx = SqlTx(connection, self._settings.team_name)
+            current = (await tx.jobs([job.id])).get(job.id)
+            if current is None or current.state is not JobState.RUNNING or current.final_state is not None:
+                return
+            out = await self._dispatcher.cancel(tx, current, reason, time.time())
+        await self._link.publish(out)
+
+    async def _figures(self) -> None:
+        now = time.time()
+        async with self._database.read() as connection:
+            tx = SqlTx(connection, self._settings.team_name)
+            statuses = figures.queue_statuses(await tx.queue_figures(), await tx.workers(), await tx.used_slots(), now)
+        gone = {
+            queue: QueueStatus(queued=0, running=0, oldest_age=0.0, workers_online=0, free_slots=0, ts=now)
+            for queue in self._published.keys() - statuses.keys()
+        }
+        changed = {
+            queue: status
+            for queue, status in (statuses | gone).items()
+            if queue not in self._published or _without_time(status) != _without_time(self._published[queue])
+        }
+        self._published |= changed
+        await self._link.publish(
+            [
+                Outgoing(self._topics.queue_status(queue), status.encode(), retain=True)
+                for queue, status in changed.items()
+            ]
+        )
+
+
+def _without_time(status: QueueStatus) -> QueueStatus:
+    return replace(status, ts=0.0)
+
+
+async def _pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait for `event`, but not longer than `seconds`."""
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return
+
+
+def _brief(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

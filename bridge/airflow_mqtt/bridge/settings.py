@@ -1,0 +1,241 @@
+"""Every setting of `airflow-mqtt bridge run`."""
+
+import configparser
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Self
+
+from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
+from airflow_mqtt.protocol.errors import SettingError
+from airflow_mqtt.protocol.settings import (
+    Setting,
+    Source,
+    choice,
+    durations,
+    integer,
+    seconds,
+    text,
+)
+from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
+
+_DAY: Final = 86400.0
+_DATABASES: Final = ("postgresql", "postgres", "sqlite")
+
+
+def _database_url(value: str) -> str:
+    scheme = value.partition("://")[0].partition("+")[0]
+    if scheme not in _DATABASES:
+        raise SettingError(f"scheme {scheme[:40]!r} is none of them")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise SettingError("it does not start with http:// or https://")
+    return value.rstrip("/") + "/"
+
+
+def _root(value: str) -> str:
+    if not ROOT.fullmatch(value):
+        raise SettingError("it is no topic of letters, digits, '_', '-' and '/'")
+    return value
+
+
+def _instance(value: str) -> str:
+    if not WORKER_NAME.fullmatch(value):
+        raise SettingError("it has other characters")
+    return value
+
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting(
+        "broker_url",
+        parse_broker_url,
+        EXPECTED,
+        "The MQTT broker, and the account of the bridge there.",
+        required=True,
+        secret=True,
+    ),
+    Setting(
+        "database_url",
+        _database_url,
+        "postgresql://user:password@host/database or sqlite:////path/to/airflow.db",
+        "Airflow's metadata database ([database] sql_alchemy_conn); `airflow db migrate` makes our tables there.",
+        required=True,
+        secret=True,
+    ),
+    Setting(
+        "execution_api_url",
+        _http_url,
+        "http://host:8080/execution/ or https://…",
+        "Airflow's Execution API, as [core] execution_api_server_url.",
+        required=True,
+    ),
+    Setting("root", _root, "a topic such as airflow or site1/airflow", "First levels of all topics.", "airflow"),
+    Setting(
+        "team_name",
+        str,
+        "the name of a team, or nothing",
+        "Serve the jobs of this team of a multi-team Airflow; give each team's bridge a root of its own.",
+        "",
+    ),
+    Setting(
+        "instance",
+        _instance,
+        "1 to 64 letters, digits, '_' or '-'",
+        "Name of this bridge among its standbys. [host name and process id]",
+    ),
+    Setting(
+        "lease_ttl",
+        seconds(0.5, 300),
+        "0.5 to 300 seconds",
+        "A standby takes over when the leader's lease has stood still for this long.",
+        "3",
+    ),
+    Setting(
+        "accept_timeout",
+        seconds(0.5, 3600),
+        "0.5 to 3600 seconds",
+        "A job that its worker has not accepted after this long is published again.",
+        "10",
+    ),
+    Setting(
+        "accept_tries",
+        integer(1, 100),
+        "1 to 100",
+        "After so many publications without an answer a job goes back to the queue.",
+        "3",
+    ),
+    Setting(
+        "lost_after",
+        seconds(1, 30 * _DAY),
+        "1 to 2592000 seconds",
+        "A running job whose worker has been silent for longer is failed as lost. Until then Airflow sees it run.",
+        "900",
+    ),
+    Setting(
+        "queue_lost_after",
+        durations,
+        "queue=seconds, comma-separated, such as solar=86400,lte=3600",
+        "lost_after for single queues.",
+        "",
+    ),
+    Setting(
+        "task_heartbeat_interval",
+        seconds(0.5, 300),
+        "0.5 to 300 seconds",
+        "How often running tasks are heartbeaten to Airflow, and so how soon a cleared or failed task is noticed."
+        " Below [scheduler] task_instance_heartbeat_timeout.",
+        "10",
+    ),
+    Setting(
+        "status_interval",
+        seconds(0.5, 3600),
+        "0.5 to 3600 seconds",
+        "How often the figures of queues are published when they change.",
+        "5",
+    ),
+    Setting(
+        "max_message_bytes",
+        integer(4096, 8 * 1024 * 1024),
+        "4096 to 8388608 bytes",
+        "Largest MQTT payload taken or sent; not above the broker's own limit.",
+        "1000000",
+    ),
+    Setting(
+        "log_limit",
+        integer(0, 2**40),
+        "0 to 1099511627776 bytes",
+        "Log bytes kept of one job; what comes after is acknowledged and not stored.",
+        "67108864",
+    ),
+    Setting(
+        "mqtt_version",
+        choice("auto", "5", "3.1.1"),
+        "auto, 5 or 3.1.1",
+        "Version of MQTT; auto tries 5 first.",
+        "auto",
+    ),
+    Setting("tls_ca_file", text, "path of a PEM file", "Certificate authorities to trust. [the system's]"),
+    Setting("tls_cert_file", text, "path of a PEM file", "Client certificate."),
+    Setting("tls_key_file", text, "path of a PEM file", "Key of the client certificate."),
+    Setting(
+        "log_level",
+        choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error",
+        "What is logged to standard error.",
+        "info",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """The values of `SETTINGS`. Durations are in seconds, sizes in bytes."""
+
+    broker_url: BrokerUrl
+    database_url: str
+    execution_api_url: str
+    root: str
+    team_name: str
+    instance: str
+    lease_ttl: float
+    accept_timeout: float
+    accept_tries: int
+    lost_after: float
+    queue_lost_after: dict[str, float]
+    task_heartbeat_interval: float
+    status_interval: float
+    max_message_bytes: int
+    log_limit: int
+    mqtt_version: str
+    tls_ca_file: str | None
+    tls_cert_file: str | None
+    tls_key_file: str | None
+    log_level: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Make them of what `protocol.settings.resolve` returned."""
+        known = {field.name: values[field.name] for field in fields(cls)}
+        known["instance"] = known["instance"] or _default_instance()
+        return cls(**known)
+
+    def lost_after_of(self, queue: str) -> float:
+        return self.queue_lost_after.get(queue, self.lost_after)
+
+
+def _default_instance() -> str:
+    host = "".join(c if WORKER_NAME.fullmatch(c) else "-" for c in socket.gethostname())
+    return f"{host[:48]}-{os.getpid()}"
+
+
+def airflow_sources(environment: Mapping[str, str]) -> list[Source]:
+    """Return what Airflow's own configuration says in `[mqtt]`: `AIRFLOW__MQTT__…`, then `airflow.cfg`.
+
+    Airflow itself is not imported: the bridge's image does not hold it. Keys that are not the bridge's are the
+    executor's and are left alone.
+    """
+    names = [setting.name for setting in SETTINGS]
+    variables = {name: f"AIRFLOW__MQTT__{name.upper()}" for name in names}
+    in_environment = {name: environment[var] for name, var in variables.items() if environment.get(var)}
+    home = environment.get("AIRFLOW_HOME", str(Path.home() / "airflow"))
+    path = Path(environment.get("AIRFLOW_CONFIG", str(Path(home) / "airflow.cfg")))
+    return [
+        Source(lambda setting: f"the environment variable {variables[setting.name]}", in_environment),
+        Source(lambda setting: f"[mqtt] {setting.name} in {path}", _mqtt_section(path, names)),
+    ]
+
+
+def _mqtt_section(path: Path, names: list[str]) -> dict[str, str]:
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not parser.has_section("mqtt"):
+        return {}
+    return {name: value for name in names if (value := parser.get("mqtt", name, fallback="").strip())}

@@ -1,0 +1,223 @@
+"""The queries, as methods of one transaction. No decisions here: `dispatcher` and `gateway` make those."""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from airflow_mqtt.bridge import tables, transitions
+from airflow_mqtt.bridge.values import JOB_SELECTION, Job, Worker
+from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobEvent, JobState
+
+_JOB = tables.job.c
+
+#: PostgreSQL takes at most 32,767 parameters in a statement.
+_CHUNK = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What the gateway needs of a job beside its `Job`."""
+
+    token: str
+    token_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueFigures:
+    """Counts of one queue's jobs. `oldest` is when the oldest queued one was committed, `widest` its most slots."""
+
+    queued: int
+    running: int
+    oldest: float | None
+    widest: int
+
+
+class Tx(Protocol):
+    """What the decisions need of a transaction; the simulation has one in memory."""
+
+    async def jobs(self, ids: Collection[str]) -> dict[str, Job]: ...
+    async def jobs_of(self, worker: str) -> list[Job]: ...
+    async def due(self, gone: Collection[str]) -> list[Job]: ...
+    async def queued(self, queues: Collection[str], limit: int) -> list[Job]: ...
+    async def used_slots(self) -> dict[str, int]: ...
+    async def workloads(self, ids: Collection[str]) -> dict[str, str]: ...
+    async def move(
+        self, job: Job, event: JobEvent, *, now: float, by: str, reason: str = "", **values: Any
+    ) -> Job | None: ...
+    async def published(self, ids: Collection[str], now: float) -> None: ...
+    async def workers(self, names: Collection[str] | None = None) -> dict[str, Worker]: ...
+    async def save_worker(self, worker: Worker) -> None: ...
+    async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool: ...
+
+
+class SqlTx:
+    """`Tx` over SQLAlchemy."""
+
+    def __init__(self, connection: AsyncConnection, team_name: str) -> None:
+        self._connection = connection
+        self._team = team_name
+
+    async def _select_jobs(self, *where: Any, limit: int | None = None, order: Iterable[Any] = ()) -> list[Job]:
+        query = select(*JOB_SELECTION).where(_JOB.team_name == self._team, *where).order_by(*order).limit(limit)
+        return [Job.of(row) for row in await self._connection.execute(query)]
+
+    async def jobs(self, ids: Collection[str]) -> dict[str, Job]:
+        found: dict[str, Job] = {}
+        for chunk in _chunks(ids):
+            found |= {job.id: job for job in await self._select_jobs(_JOB.id.in_(chunk))}
+        return found
+
+    async def jobs_of(self, worker: str) -> list[Job]:
+        """The jobs that `worker` holds."""
+        return await self._select_jobs(_JOB.worker == worker, _JOB.state.in_(_values(HELD)))
+
+    async def due(self, gone: Collection[str]) -> list[Job]:
+        """The jobs to which time may have done something: `gone` names the workers that are not heard of."""
+        waiting = _JOB.state.in_(_values((JobState.DISPATCHED, JobState.CANCELLING)))
+        started = _JOB.state.in_(_values((JobState.ACCEPTED, JobState.RUNNING)))
+        found = await self._select_jobs(waiting)
+        for chunk in _chunks(gone):
+            found += await self._select_jobs(and_(started, _JOB.worker.in_(chunk)))
+        return found
+
+    async def queued(self, queues: Collection[str], limit: int) -> list[Job]:
+        """The first `limit` queued jobs of `queues`, in the order of placement."""
+        return await self._select_jobs(
+            _JOB.state == JobState.QUEUED.value,
+            _JOB.queue.in_(list(queues)),
+            limit=limit,
+            order=(_JOB.priority.desc(), _JOB.queued_at, _JOB.id),
+        )
+
+    async def used_slots(self) -> dict[str, int]:
+        query = (
+            select(_JOB.worker, func.sum(_JOB.slots))
+            .where(_JOB.team_name == self._team, _JOB.state.in_(_values(HELD)))
+            .group_by(_JOB.worker)
+        )
+        return {row[0]: int(row[1]) for row in await self._connection.execute(query)}
+
+    async def workloads(self, ids: Collection[str]) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for chunk in _chunks(ids):
+            query = select(_JOB.id, _JOB.workload).where(_JOB.id.in_(chunk))
+            found |= {row.id: row.workload for row in await self._connection.execute(query)}
+        return found
+
+    async def move(
+        self, job: Job, event: JobEvent, *, now: float, by: str, reason: str = "", **values: Any
+    ) -> Job | None:
+        """Apply `event` to `job` by compare-and-set and return the job after it; None when somebody was faster."""
+        step = transitions.move(job.id, job.state, job.attempt, event, now=now, by=by, reason=reason, **values)
+        if (await self._connection.execute(step.statement)).rowcount != 1:
+            return None
+        await self._connection.execute(step.record)
+        return (await self.jobs([job.id]))[job.id]
+
+    async def published(self, ids: Collection[str], now: float) -> None:
+        """Note that orders of these jobs are being published (once more)."""
+        for chunk in _chunks(ids):
+            statement = (
+                update(tables.job)
+                .where(_JOB.id.in_(chunk), _JOB.state.in_(_values(HELD)))
+                .values(published_at=now, publishes=_JOB.publishes + 1)
+            )
+            await self._connection.execute(statement)
+
+    async def workers(self, names: Collection[str] | None = None) -> dict[str, Worker]:
+        """The workers called `names`, or all."""
+        column = tables.worker.c
+        query = select(tables.worker).where(column.team_name == self._team)
+        if names is not None:
+            query = query.where(column.name.in_(list(names)))
+        return {row.name: Worker.of(row) for row in await self._connection.execute(query)}
+
+    async def save_worker(self, worker: Worker) -> None:
+        column = tables.worker.c
+        values = worker.observed_columns()
+        statement = (
+            update(tables.worker).where(column.team_name == self._team, column.name == worker.name).values(**values)
+        )
+        if (await self._connection.execute(statement)).rowcount == 0:
+            row = {"team_name": self._team, "name": worker.name, **values}
+            await self._connection.execute(insert(tables.worker).values(**row))
+
+    async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool:
+        """Store `data` at `offset`, and that the log now reaches to `end`; False when it no longer fits there."""
+        statement = (
+            update(tables.job)
+            .where(_JOB.id == job.id, _JOB.attempt == job.attempt, _JOB.log_bytes == job.log_bytes)
+            .values(log_bytes=end)
+        )
+        if (await self._connection.execute(statement)).rowcount != 1:
+            return False
+        if data:
+            row = {"job_id": job.id, "attempt": job.attempt, "offset": offset, "data": data}
+            await self._connection.execute(insert(tables.job_log).values(**row))
+        return True
+
+    # --- the gateway's ------------------------------------------------------------------------------------
+
+    async def credentials(self, job_id: str) -> Credentials | None:
+        query = select(_JOB.token, _JOB.token_at).where(_JOB.id == job_id)
+        row = (await self._connection.execute(query)).one_or_none()
+        return None if row is None else Credentials(row.token, row.token_at)
+
+    async def set_token(self, job: Job, token: str, now: float) -> None:
+        statement = (
+            update(tables.job).where(_JOB.id == job.id, _JOB.attempt == job.attempt).values(token=token, token_at=now)
+        )
+        await self._connection.execute(statement)
+
+    async def set_final_state(self, job: Job, final_state: str) -> None:
+        """Note what the Execution API accepted as the end of the task. Not a transition: `finished` makes that."""
+        statement = (
+            update(tables.job)
+            .where(_JOB.id == job.id, _JOB.attempt == job.attempt)
+            .where(_JOB.state.in_(_values((JobState.RUNNING, JobState.CANCELLING))))
+            .values(final_state=final_state)
+        )
+        await self._connection.execute(statement)
+
+    async def running_tasks(self) -> list[tuple[Job, Credentials]]:
+        """The tasks that Airflow must hear of: running, their end not yet accepted."""
+        query = select(*JOB_SELECTION, _JOB.token, _JOB.token_at).where(
+            _JOB.team_name == self._team,
+            _JOB.state == JobState.RUNNING.value,
+            _JOB.workload_type == "ExecuteTask",
+            _JOB.final_state.is_(None),
+        )
+        rows = await self._connection.execute(query)
+        return [(Job.of(row), Credentials(row.token, row.token_at)) for row in rows]
+
+    # --- figures ------------------------------------------------------------------------------------------
+
+    async def queue_figures(self) -> dict[str, QueueFigures]:
+        is_queued = _JOB.state == JobState.QUEUED.value
+        query = (
+            select(
+                _JOB.queue,
+                func.count().filter(is_queued).label("queued"),
+                func.count().filter(~is_queued).label("held"),
+                func.min(_JOB.queued_at).filter(is_queued).label("oldest"),
+                func.max(_JOB.slots).filter(is_queued).label("widest"),
+            )
+            .where(_JOB.team_name == self._team, _JOB.state.not_in(_values(TERMINAL)))
+            .group_by(_JOB.queue)
+        )
+        return {
+            row.queue: QueueFigures(row.queued, row.held, row.oldest, row.widest or 0)
+            for row in await self._connection.execute(query)
+        }
+
+
+def _values(states: Iterable[JobState]) -> list[str]:
+    return [state.value for state in states]
+
+
+def _chunks(items: Collection[str]) -> list[list[str]]:
+    ordered = list(items)
+    return [ordered[start : start + _CHUNK] for start in range(0, len(ordered), _CHUNK)]

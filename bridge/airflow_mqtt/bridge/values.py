@@ -1,0 +1,145 @@
+"""Rows as values: what the bridge's decisions are made of."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+import orjson
+
+from airflow_mqtt.bridge import tables
+from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.messages import Desired, JobStatus, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.workers import WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A row of `mqtt_job` without its workload and token, which only two places need."""
+
+    id: str
+    kind: str
+    workload_type: str
+    queue: str
+    priority: int
+    slots: int
+    state: JobState
+    attempt: int
+    reason: str
+    worker: str | None
+    subject: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    gate_request: str | None
+    pid: int | None
+    final_state: str | None
+    log_bytes: int
+    publishes: int
+    published_at: float | None
+    queued_at: float
+    started_at: float | None
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        values = {name: getattr(row, name) for name in JOB_COLUMNS}
+        return cls(**(values | {"state": JobState(values["state"])}))
+
+    @property
+    def is_task(self) -> bool:
+        """Whether the Execution API keeps a state of it. Callbacks (`ExecuteCallback`) have none there."""
+        return self.workload_type == "ExecuteTask"
+
+    def status(self, now: float) -> JobStatus:
+        return JobStatus(
+            state=self.state.value,
+            attempt=self.attempt,
+            worker=self.worker,
+            queue=self.queue,
+            reason=self.reason[:1000],
+            dag_id=self.dag_id,
+            run_id=self.run_id,
+            task_id=self.task_id,
+            map_index=self.map_index,
+            try_number=self.try_number,
+            ts=now,
+        )
+
+
+JOB_COLUMNS = tuple(field.name for field in fields(Job))
+JOB_SELECTION = tuple(tables.job.c[name] for name in JOB_COLUMNS)
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A row of `mqtt_worker`. `status` and `info` are None until the worker has sent one."""
+
+    name: str
+    desired: Desired
+    state: WorkerState
+    status: WorkerStatus | None
+    info: WorkerInfo | None
+    instance: str
+    connection: int
+    seen_at: float
+    journal: str
+    seq: int
+    birth: int
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        status, info = orjson.loads(row.status), orjson.loads(row.info)
+        return cls(
+            name=row.name,
+            desired=Desired.from_object({**orjson.loads(row.desired), "revision": row.revision}),
+            state=WorkerState(row.state),
+            status=WorkerStatus.from_object(status) if status else None,
+            info=WorkerInfo.from_object(info) if info else None,
+            instance=row.instance,
+            connection=row.connection,
+            seen_at=row.seen_at,
+            journal=row.journal,
+            seq=row.seq,
+            birth=row.birth,
+        )
+
+    @classmethod
+    def unheard(cls, name: str) -> Self:
+        """A worker of which nothing counts yet."""
+        return cls(
+            name=name,
+            desired=Desired(revision=0),
+            state=WorkerState.UNKNOWN,
+            status=None,
+            info=None,
+            instance="",
+            connection=0,
+            seen_at=0.0,
+            journal="",
+            seq=0,
+            birth=0,
+        )
+
+    def observed_columns(self) -> dict[str, Any]:
+        """The columns that the bridge writes. The wishes are the operator's: the bridge only reads them."""
+        return {
+            "state": self.state.value,
+            "status": "{}" if self.status is None else orjson.dumps(self.status).decode(),
+            "info": "{}" if self.info is None else orjson.dumps(self.info).decode(),
+            "instance": self.instance,
+            "connection": self.connection,
+            "seen_at": self.seen_at,
+            "journal": self.journal,
+            "seq": self.seq,
+            "birth": self.birth,
+        }
+
+    @property
+    def queues(self) -> frozenset[str]:
+        if self.desired.queues is not None:
+            return frozenset(self.desired.queues)
+        return frozenset(self.info.queues if self.info else ())
+
+    @property
+    def slots(self) -> int:
+        return self.status.slots if self.status else 0

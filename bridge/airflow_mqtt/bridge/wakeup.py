@@ -1,0 +1,74 @@
+"""How the bridge hears of new rows: the database says so.
+
+PostgreSQL: `LISTEN`; the executor notifies in its inserting transaction, so the message comes on commit and not
+before. SQLite: `PRAGMA data_version` changes when another connection has committed. Anything else is polled.
+"""
+
+import asyncio
+import logging
+import sqlite3
+from collections.abc import Callable
+from typing import Final
+
+import asyncpg
+from sqlalchemy.engine import make_url
+from tenacity import AsyncRetrying, wait_random_exponential
+
+from airflow_mqtt.bridge import tables
+
+log = logging.getLogger(__name__)
+
+#: Seconds between two looks at SQLite's counter; one costs some microseconds.
+_SQLITE_INTERVAL: Final = 0.05
+
+#: Seconds between two checks that the listening connection still answers.
+_LISTEN_CHECK: Final = 30.0
+
+
+async def watch(database_url: str, team_name: str, wake: Callable[[], None]) -> None:
+    """Call `wake` whenever new rows may be there. Runs until cancelled; survives what the database does."""
+    url = make_url(database_url)
+    if url.drivername.startswith("sqlite"):
+        await _watch_sqlite(str(url.database), wake)
+        return
+    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
+    async for attempt in AsyncRetrying(wait=wait_random_exponential(multiplier=0.5, max=10)):
+        with attempt:
+            await _listen(plain, team_name, wake)
+
+
+async def _listen(url: str, team_name: str, wake: Callable[[], None]) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+
+        def heard(_connection: object, _pid: int, _channel: str, payload: str) -> None:
+            if payload == team_name:
+                wake()
+
+        await connection.add_listener(tables.NOTIFY_CHANNEL, heard)
+        wake()  # what came before we listened
+        while True:
+            await asyncio.sleep(_LISTEN_CHECK)
+            await connection.execute("SELECT 1")
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        log.warning("the database's notifications are interrupted, polling meanwhile: %s", error)
+        raise
+    finally:
+        connection.terminate()
+
+
+async def _watch_sqlite(path: str, wake: Callable[[], None]) -> None:
+    connection = sqlite3.connect(path, timeout=0.01)
+    try:
+        seen = None
+        while True:
+            try:
+                (version,) = connection.execute("PRAGMA data_version").fetchone()
+            except sqlite3.OperationalError:
+                version = None  # locked: somebody writes
+            if version != seen or version is None:
+                seen = version
+                wake()
+            await asyncio.sleep(_SQLITE_INTERVAL)
+    finally:
+        connection.close()

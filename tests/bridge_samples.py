@@ -1,0 +1,44 @@
+"""Values for the bridge's unit tests."""
+
+from typing import Any
+
+from airflow_mqtt.bridge.values import Job, Worker
+from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.messages import Desired, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.workers import WorkerState
+
+NOW = 1_000_000.0
+
+
+def job(**values: Any) -> Job:
+    base: dict[str, Any] = {
+        "id": "job-1", "kind": "airflow", "workload_type": "ExecuteTask", "queue": "default", "priority": 1,
+        "slots": 1, "state": JobState.QUEUED, "attempt": 1, "reason": "", "worker": None, "subject": "ti-1",
+        "dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1, "try_number": 1, "gate_request": None,
+        "pid": None, "final_state": None, "log_bytes": 0, "publishes": 0, "published_at": None, "queued_at": NOW,
+        "started_at": None,
+    }  # fmt: skip
+    return Job(**(base | values))
+
+
+def status(**values: Any) -> WorkerStatus:
+    base: dict[str, Any] = {
+        "state": "idle", "connection": 1, "instance": "i", "ts": NOW, "interval": 30.0, "slots": 2, "free": 2,
+        "running": 0,
+    }  # fmt: skip
+    return WorkerStatus(**(base | values))
+
+
+def info(**values: Any) -> WorkerInfo:
+    base: dict[str, Any] = {
+        "version": "1", "instance": "i", "queues": ["default"], "kinds": ["airflow"], "slots": 2,
+    }  # fmt: skip
+    return WorkerInfo(**(base | values))
+
+
+def worker(**values: Any) -> Worker:
+    base: dict[str, Any] = {
+        "name": "edge-1", "desired": Desired(revision=0), "state": WorkerState.IDLE, "status": status(), "info": info(),
+        "instance": "i", "connection": 1, "seen_at": NOW, "journal": "j", "seq": 0, "birth": 1,
+    }  # fmt: skip
+    return Worker(**(base | values))

@@ -1,0 +1,354 @@
+"""A real bridge process between a real broker and a real database, with a worker and an Execution API that we play."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import uuid
+
+import pytest
+import sqlalchemy as sa
+
+from airflow_mqtt.bridge import tables, transitions
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
+from airflow_mqtt.protocol.messages import Cancel
+from fakes import FakeExecutionApi, FakeWorker
+from servers import mosquitto
+from servers import wait_for as await_condition
+
+
+def wait_for(condition, timeout, what):
+    return await_condition(condition, what=what, timeout=timeout)
+
+
+SUBJECT = "0198f0aa-0000-7000-8000-00000000000"
+
+
+class Site:
+    """Tables, and a bridge process on them."""
+
+    def __init__(self, url, broker, api, tmp_path):
+        self.url, self.broker, self.api, self.directory = url, broker, api, tmp_path
+        self.engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+        tables.metadata.create_all(self.engine)
+        self.bridges = []
+
+    def start_bridge(self, *flags):
+        arguments = [
+            "--broker-url", self.broker.url("bridge"), "--database-url", self.url, "--execution-api-url", self.api.url,
+            "--task-heartbeat-interval", "0.5", "--accept-timeout", "2", "--lease-ttl", "1.5", "--status-interval", "0.5",
+            *flags,
+        ]  # fmt: skip
+        log = (self.directory / f"bridge-{len(self.bridges)}.log").open("w")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "airflow_mqtt.cli", "bridge", "run", *arguments], stderr=log, stdout=log
+        )
+        self.bridges.append(process)
+        return process
+
+    def close(self):
+        for process in self.bridges:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+        self.engine.dispose()
+
+    def queue(self, **values):
+        """Commit a job, as the executor does, and return its id."""
+        number = len(self.jobs())
+        job = {
+            "id": str(uuid.uuid4()), "kind": "airflow", "workload_type": "ExecuteTask", "workload": '{"ti": {}}',
+            "token": "workload-token", "token_at": time.time(), "queue": "default", "priority": 1, "slots": 1,
+            "subject": SUBJECT + str(number), "dag_id": "dag", "run_id": "run", "task_id": f"task{number}",
+            "owner": "1", **values,
+        }  # fmt: skip
+        with self.engine.begin() as connection:
+            for statement in transitions.creation(job, now=time.time(), by="test"):
+                connection.execute(statement)
+            if connection.dialect.name == "postgresql":
+                connection.execute(sa.text(f"SELECT pg_notify('{tables.NOTIFY_CHANNEL}', '')"))
+        return job["id"]
+
+    def jobs(self):
+        with self.engine.connect() as connection:
+            return {row.id: row for row in connection.execute(sa.select(tables.job))}
+
+    def job(self, id_):
+        return self.jobs()[id_]
+
+    def wait_state(self, id_, *states, timeout=20):
+        wait_for(lambda: self.job(id_).state in states, timeout, f"job in {states}")
+
+    def log_of(self, id_):
+        query = sa.select(tables.job_log.c.data).where(tables.job_log.c.job_id == id_).order_by(tables.job_log.c.offset)
+        with self.engine.connect() as connection:
+            return b"".join(connection.execute(query).scalars())
+
+    def cancel(self, id_):
+        job = self.job(id_)
+        move = transitions.move(
+            id_, JobState(job.state), job.attempt, JobEvent.CANCEL, now=time.time(), by="test", reason="revoked"
+        )
+        with self.engine.begin() as connection:
+            assert connection.execute(move.statement).rowcount == 1
+
+
+@pytest.fixture(scope="module")
+def api():
+    with FakeExecutionApi() as api:
+        yield api
+
+
+@pytest.fixture
+def site(broker, database_url, tmp_path, api):
+    api.seen.clear()
+    api.answers.clear()
+    site = Site(database_url, broker, api, tmp_path)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def broker(tmp_path):
+    """A broker for each test: what one retains must not reach another."""
+    with mosquitto(tmp_path / "broker", accounts=["edge-1", "edge-2"]) as broker:
+        yield broker
+
+
+@pytest.fixture
+def worker(broker):
+    with FakeWorker(broker.url("edge-1"), "edge-1") as worker:
+        yield worker
+
+
+def start(worker, run):
+    """Accept a job and pass the gate."""
+    worker.event("accepted", run)
+    return worker.call(run, "PATCH", f"task-instances/{SUBJECT}0/run", {"hostname": "pi", "unixname": "u", "pid": 7})
+
+
+def test_a_job_goes_all_the_way(site, worker):
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    assert (run.job, run.attempt, run.workload) == (job, 1, {"ti": {}})
+    site.api.answer("PATCH", "run", 200, {"max_tries": 0}, Refreshed_API_Token="execution-token")
+    answer = start(worker, run)
+    assert answer.status == 200 and json.loads(answer.body) == {"max_tries": 0}
+    assert "token" not in json.dumps(answer.headers).lower()
+    gate = site.api.calls("PATCH", "run")[0]
+    assert gate.token == "workload-token" and gate.body["hostname"] == worker.name
+    assert site.job(job).state == "running" and site.job(job).report_pending
+    wait_for(lambda: site.api.calls("PUT", "heartbeat"), 10, "a heartbeat")
+    beat = site.api.calls("PUT", "heartbeat")[-1]
+    assert beat.token == "execution-token" and beat.body == {"hostname": worker.name, "pid": 7}
+    worker.log(run, 0, b"one\n")
+    worker.log(run, 4, b"two\n")
+    worker.log(run, 0, b"one\ntwo\nthree\n")
+    wait_for(lambda: site.log_of(job) == b"one\ntwo\nthree\n", 10, "the log")
+    assert worker.call(run, "PATCH", f"task-instances/{SUBJECT}0/state", {"state": "success"}).status == 204
+    assert site.job(job).final_state == "success"
+    worker.event("finished", run, outcome="succeeded", exit_code=0, log_size=14)
+    site.wait_state(job, "succeeded")
+    wait_for(lambda: worker.acked == worker.seq, 10, "the acknowledgement")
+    with site.engine.connect() as connection:
+        events = [row.event for row in connection.execute(sa.select(tables.job_event).order_by(tables.job_event.c.id))]
+    assert events == ["queue", "dispatch", "accept", "start", "succeed"]
+
+
+def test_only_its_own_jobs_and_only_once(site, worker, broker):
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    path = f"task-instances/{SUBJECT}0"
+    body = {"hostname": "pi", "unixname": "u", "pid": 7}
+    assert worker.call(run, "PUT", f"{path}/rtif", {}).status == 409  # before the gate
+    assert worker.call(run, "PATCH", f"{path}/run", body, attempt=2).status == 409
+    first = worker.request(run, "PATCH", f"{path}/run", body)
+    again = worker.request(run, "PATCH", f"{path}/run", body, id_=first)
+    assert first == again
+    assert worker.responses.get(timeout=10).status == 200
+    assert worker.call(run, "PATCH", f"{path}/run", body).status == 409  # another request for the gate
+    for bad in (
+        f"task-instances/{SUBJECT}9/state", "connection-tests/x/connection", "../api/v2/dags", "health",
+        f"{path}/../x/state", f"{path}/%2e%2e/state", "xcoms/dag/run/other-task/key",
+    ):  # fmt: skip
+        method = "POST" if bad.startswith("xcoms") else "PATCH"
+        assert worker.call(run, method, bad, {}).status == 403, bad
+    assert worker.call(run, "GET", "variables/site/threshold").status == 204
+    with FakeWorker(broker.url("edge-2"), "edge-2", queues=["other"]) as thief:
+        wait_for(lambda: thief.acks.qsize(), 10, "the other worker's birth")
+        assert thief.call(run, "PATCH", f"{path}/state", {"state": "success"}).status == 403
+    assert len(site.api.calls("PATCH", "run")) == 1
+    assert site.job(job).final_state is None
+
+
+def test_a_job_that_is_not_accepted_moves_on(site, worker, broker):
+    site.start_bridge("--accept-tries", "2")
+    job = site.queue()
+    first = worker.order()
+    second = worker.order()
+    assert first == second  # published again
+    third = worker.order()
+    assert third.attempt == 2
+    worker.event("accepted", third)
+    site.wait_state(job, "accepted")
+    worker.status("offline")
+    site.wait_state(job, "queued")
+    assert site.job(job).attempt == 3
+
+
+def test_rejected_jobs_wait_for_another_worker(site, worker, broker):
+    site.start_bridge()
+    job = site.queue()
+    worker.event("rejected", worker.order(), reason="full")
+    site.wait_state(job, "queued")
+    with FakeWorker(broker.url("edge-2"), "edge-2") as second:
+        assert second.order().attempt == 2
+
+
+def test_airflow_stops_a_task(site, worker):
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    start(worker, run)
+    site.api.answer("PUT", "heartbeat", 409, {"detail": {"reason": "not_running"}})
+    cancel = worker.order(Cancel)
+    assert cancel.job == job and "409" in cancel.reason
+    worker.event("cancelled", run)
+    site.wait_state(job, "cancelled")
+    assert site.job(job).reason.startswith("airflow:") or site.job(job).report_pending
+
+
+def test_the_executor_revokes(site, worker):
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    worker.event("accepted", run)
+    site.wait_state(job, "accepted")
+    site.cancel(job)
+    assert worker.order(Cancel).attempt == 1
+    worker.event("cancelled", run)
+    site.wait_state(job, "cancelled")
+
+
+def test_a_silent_workers_task_is_lost_after_its_time(site, worker):
+    site.start_bridge("--lost-after", "2")
+    job = site.queue()
+    start(worker, worker.order())
+    worker.quiet = True
+    worker.status("offline", reason="lost")
+    site.wait_state(job, "lost")
+
+
+def test_a_late_will_does_not_bury_a_living_worker(site, worker):
+    site.start_bridge()
+    worker.connection = 5
+    worker.status()
+    job = site.queue()
+    worker.order()
+    worker.connection = 4
+    worker.status("offline", reason="lost")
+    worker.connection = 5
+    time.sleep(0.5)
+    site.wait_state(job, "dispatched")
+
+
+def test_a_worker_without_its_journal(site, worker):
+    site.start_bridge()
+    accepted, running = site.queue(), site.queue()
+    runs = {run.job: run for run in (worker.order(), worker.order())}
+    worker.event("accepted", runs[accepted])
+    worker.event("accepted", runs[running])
+    body = {"hostname": "pi", "unixname": "u", "pid": 7}
+    assert worker.call(runs[running], "PATCH", f"task-instances/{SUBJECT}1/run", body).status == 200
+    site.wait_state(accepted, "accepted")
+    worker.journal, worker.seq, worker.acked, worker.events = uuid.uuid4().hex, 0, 0, []
+    worker.connection += 1
+    worker.introduce()
+    site.wait_state(running, "lost")
+    wait_for(lambda: site.job(accepted).attempt == 2, 10, "the accepted job in its next attempt")
+
+
+def test_a_gap_is_not_acknowledged(site, worker):
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    worker.seq += 1  # number 1 is never sent
+    worker.event("accepted", run)
+    assert all(ack.seq == 0 for ack in [worker.acks.get(timeout=10), worker.acks.get(timeout=10)])
+    assert site.job(job).state == "dispatched"
+
+
+def test_a_standby_takes_over(site, worker):
+    leader = site.start_bridge("--instance", "one")
+    job = site.queue()
+    run = worker.order()
+    worker.event("accepted", run)
+    site.wait_state(job, "accepted")
+    standby = site.start_bridge("--instance", "two")
+    time.sleep(1)
+    worker.holds = [{"job": run.job, "attempt": run.attempt, "state": "accepted"}]
+    epoch = worker.epoch
+    leader.kill()
+    wait_for(lambda: worker.epoch > epoch, 10, "the next leader")
+    second = site.queue()
+    assert worker.order().job == second
+    standby.send_signal(signal.SIGTERM)
+    assert standby.wait(15) == 0
+
+
+def test_a_sleeping_leader_writes_nothing_when_it_wakes(site, worker):
+    leader = site.start_bridge("--instance", "one")
+    site.wait_state(site.queue(), "dispatched")
+    leader.send_signal(signal.SIGSTOP)
+    site.start_bridge("--instance", "two")
+    epoch = worker.epoch
+    wait_for(lambda: worker.epoch > epoch, 15, "the next leader")
+    leader.send_signal(signal.SIGCONT)
+    log = site.directory / "bridge-0.log"
+    wait_for(lambda: "no longer leading" in log.read_text(), 15, "the old leader to notice")
+    with site.engine.connect() as connection:
+        assert connection.execute(sa.select(tables.bridge.c.holder)).scalar_one() == "two"
+
+
+def test_garbage_stops_nothing(site, worker, broker):
+    site.start_bridge()
+    wait_for(lambda: worker.acks.qsize(), 15, "the bridge")
+    for payload in (b"", b"{", b"[]", b"\x78\x9c\x00", b'{"type":"born"}', b"\xff" * 50, b'{"seq":1e999}'):
+        for kind in ("status", "info", "events", "request", "logs/x"):
+            worker.publish(f"airflow/v1/worker/{worker.name}/{kind}", payload)
+    site.queue()
+    assert worker.order()
+    log = (site.directory / "bridge-0.log").read_text()
+    assert "Traceback" not in log
+    assert log.count("dropped a message") <= 5
+
+
+def test_nobody_serves_the_queue(site, broker):
+    from paho.mqtt import subscribe
+
+    site.start_bridge()
+    job = site.queue(queue="north/ödland")
+    user = {"username": "monitor", "password": broker.passwords["monitor"]}
+    message = subscribe.simple(
+        "airflow/v1/queue/+/status", hostname="127.0.0.1", port=broker.port, auth=user, keepalive=10
+    )
+    assert message.topic == "airflow/v1/queue/north%2F%C3%B6dland/status"
+    status = json.loads(message.payload)
+    assert status["queued"] == 1 and "no worker serves" in status["note"]
+    assert site.job(job).state == "queued"
+
+
+def test_without_tables_it_says_what_to_do(broker, api, tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable, "-m", "airflow_mqtt.cli", "bridge", "run", "--broker-url", broker.url("bridge"),
+            "--database-url", f"sqlite:///{tmp_path}/empty.db", "--execution-api-url", api.url,
+        ],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.strip().count("\n") == 0 and "airflow db migrate" in result.stderr

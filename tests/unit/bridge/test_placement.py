@@ -1,0 +1,57 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mqtt.bridge.placement import Offer, offers, place
+from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
+from bridge_samples import NOW, job, worker
+
+
+def offer(name="w", free=1, queues=("default",), kinds=("airflow",)):
+    return Offer(name, frozenset(queues), frozenset(kinds), free)
+
+
+def test_priority_then_age():
+    jobs = [job(id="a", queued_at=1.0), job(id="b", priority=9, queued_at=2.0), job(id="c", queued_at=0.5)]
+    assert [j.id for j, _ in place(jobs, [offer(free=9)])] == ["b", "c", "a"]
+
+
+def test_load_spreads():
+    jobs = [job(id=str(n)) for n in range(4)]
+    assert sorted(w for _, w in place(jobs, [offer("x", 2), offer("y", 2)])) == ["x", "x", "y", "y"]
+
+
+def test_a_job_that_fits_nowhere_blocks_nobody():
+    jobs = [job(id="wide", slots=4, priority=9), job(id="narrow")]
+    assert [j.id for j, _ in place(jobs, [offer(free=2)])] == ["narrow"]
+
+
+def test_queue_and_kind_must_match():
+    assert not place([job(queue="other")], [offer()])
+    assert not place([job(kind="other")], [offer()])
+
+
+def test_only_workers_that_are_ready_offer():
+    for state in WorkerState:
+        assert bool(offers([worker(state=state)], {}, {}, NOW)) == (state in PLACEABLE)
+
+
+def test_slots_held_and_pauses_count():
+    assert offers([worker()], {"edge-1": 2}, {}, NOW)[0].free == 0
+    assert not offers([worker()], {}, {"edge-1": NOW + 1}, NOW)
+    assert offers([worker()], {}, {"edge-1": NOW}, NOW)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 5), st.sampled_from("ab")), max_size=20),
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["a", "b", "ab"])), max_size=5),
+)
+def test_no_worker_gets_more_than_it_offers(jobs, workers):
+    queued = [job(id=str(n), slots=s, priority=p, queue=q) for n, (s, p, q) in enumerate(jobs)]
+    offered = [offer(f"w{n}", free, tuple(queues)) for n, (free, queues) in enumerate(workers)]
+    room = {o.worker: o.free for o in offered}
+    placed = place(queued, offered)
+    assert len({j.id for j, _ in placed}) == len(placed)
+    for name, free in room.items():
+        assert sum(j.slots for j, w in placed if w == name) <= free
+    left = [j for j in queued if j not in [p for p, _ in placed]]
+    assert not [j for j in left for o in offered if o.takes(j)]

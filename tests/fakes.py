@@ -90,7 +90,7 @@ class FakeWorker:
         pending = [event for event in self.events if event.seq > self.acked]
         born = Born(
             journal=self.journal, first=self.acked + 1, last=self.seq, instance=self.instance,
-            connection=self.connection, number=self.births, holds=self.holds,
+            connection=self.connection, number=self.births, holds=self.holds, queues=self.queues, kinds=["airflow"],
         )  # fmt: skip
         self.say(TopicKind.EVENTS, born)
         for event in pending:

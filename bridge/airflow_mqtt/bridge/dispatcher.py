@@ -4,8 +4,8 @@ A script reads, asks the pure functions (`fleet`, `placement`, `sweep`, `protoco
 and returns what to publish *after* the commit. It takes `now` and touches neither sockets nor clocks, so that the
 simulation runs the very same code over a database and a broker of its own.
 
-What is kept in memory between transactions (`_paused`, `_births`, `_wishes`) is a convenience: a new leader starts
-without it and comes to the same end.
+What is kept in memory between transactions (`_paused`, `_births`, `_early`, `_wishes`) is a convenience: a new
+leader starts without it and comes to the same end.
 """
 
 import logging
@@ -43,7 +43,6 @@ REJECT_PAUSE = 5.0
 _EVENTS = {
     EventType.ACCEPTED: JobEvent.ACCEPT,
     EventType.REJECTED: JobEvent.REJECT,
-    EventType.CANCELLED: JobEvent.CONFIRM,
 }
 
 #: How often a report is settled again when somebody else moved the job in between.
@@ -82,6 +81,7 @@ class Dispatcher:
         self._post = Post(Topics(settings.root), int(settings.accept_timeout * settings.accept_tries) + 1)
         self._paused: dict[str, float] = {}
         self._births: dict[str, Born] = {}
+        self._early: dict[str, WorkerStatus] = {}
         self._wishes: dict[str, int] = {}
 
     # --- messages of workers ------------------------------------------------------------------------------
@@ -110,6 +110,8 @@ class Dispatcher:
         worker = state.workers[heard.worker]
         match heard.message:
             case WorkerStatus() as status:
+                if heard.live and not fleet.knows(worker, status):
+                    self._early[worker.name] = status
                 state.workers[worker.name] = fleet.hear_status(worker, status, live=heard.live, now=now)
             case WorkerInfo() as info:
                 state.workers[worker.name] = fleet.hear_info(worker, info)
@@ -117,12 +119,17 @@ class Dispatcher:
             case Born() as born:
                 state.answered.add(worker.name)
                 if not fleet.is_late(worker, born):
-                    state.workers[worker.name] = fleet.hear_birth(worker, born, now)
+                    state.workers[worker.name] = self._hear_birth(worker, born, now)
                     self._births[worker.name] = born
             case Event() as event:
                 await self._hear_event(tx, worker, event, state, now)
             case LogChunk() as chunk:
                 await self._hear_log(tx, worker, heard.job, chunk, state)
+
+    def _hear_birth(self, worker: Worker, born: Born, now: float) -> Worker:
+        after = fleet.hear_birth(worker, born, now)
+        early = self._early.pop(worker.name, None)
+        return after if early is None else fleet.hear_status(after, early, live=True, now=now)
 
     async def _hear_event(self, tx: Tx, worker: Worker, event: Event, state: _Round, now: float) -> None:
         """Apply a numbered event, if its number is the next one."""
@@ -144,6 +151,8 @@ class Dispatcher:
             if intent is None:
                 return
             job_event, reason, values = intent
+            if job.state is JobState.CANCELLING:
+                reason = job.reason  # who wanted the end, the executor reads there
             verdict = settle(job.state, job.attempt, job_event, event.attempt)
             if verdict is not Verdict.APPLY:
                 self._note_verdict(verdict, worker, event, job, state)
@@ -231,7 +240,8 @@ class Dispatcher:
             JobState.RUNNING: JobEvent.LOSE,
             JobState.CANCELLING: JobEvent.CONFIRM,
         }[job.state]
-        reason = f"worker {worker.name} came back without it"
+        cancelling = job.state is JobState.CANCELLING
+        reason = job.reason if cancelling else f"worker {worker.name} came back without it"
         after = await tx.move(job, event, now=now, by=self._by, reason=reason)
         if after is not None:
             state.jobs[after.id] = after
@@ -353,6 +363,8 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     """Return what `event` asks of `job`: the transition, its reason, further columns. None: it asks nothing."""
     if event.type == EventType.STARTED:
         return None
+    if event.type == EventType.CANCELLED:
+        return JobEvent.CONFIRM, event.reason, {}
     if event.type != EventType.FINISHED:
         return _EVENTS[EventType(event.type)], event.reason, {}
     values: dict[str, object] = {"exit_code": event.exit_code}

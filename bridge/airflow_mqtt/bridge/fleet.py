@@ -13,19 +13,29 @@ from airflow_mqtt.protocol.workers import (
 )
 
 
+def knows(worker: Worker, status: WorkerStatus) -> bool:
+    """Whether `status` is of the process that introduced itself last, or of a worker that never did.
+
+    A process says `Born` before its first status. A status of another one is a will that fired late, or has
+    overtaken its Born and counts after that.
+    """
+    return not worker.journal or status.instance == worker.instance
+
+
 def hear_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float) -> Worker:
     """Return `worker` after `status`.
 
-    A status of an older connection is ignored, since a will may fire late. One that the broker had retained
-    (`live` is false) tells what was, not that the worker is alive now.
+    A status of an older connection, or of another process, is ignored: a will may fire late. One that the broker
+    had retained (`live` is false) tells what was, not that the worker is alive now.
     """
-    if status.connection < worker.connection:
+    if not knows(worker, status) or status.connection < worker.connection:
         return worker
     counts = live and status.state != ReportedState.OFFLINE
     return replace(
         worker,
         status=status,
         connection=status.connection,
+        birth=worker.birth if status.connection == worker.connection else 0,
         instance=status.instance,
         seen_at=now if counts else worker.seen_at,
     )
@@ -44,6 +54,7 @@ def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
     seq = worker.seq if worker.journal == born.journal else born.first - 1
     return replace(
         worker,
+        info=_info(worker, born),
         journal=born.journal,
         seq=max(seq, born.first - 1, 0),
         instance=born.instance,
@@ -53,9 +64,19 @@ def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
     )
 
 
+def _info(worker: Worker, born: Born) -> WorkerInfo:
+    """What places jobs comes with the acknowledged `Born`; the rest is shown when it has arrived."""
+    if worker.info is not None and worker.info.instance == born.instance:
+        return replace(worker.info, queues=born.queues, kinds=born.kinds)
+    return WorkerInfo(version="", instance=born.instance, queues=born.queues, kinds=born.kinds, slots=worker.slots)
+
+
 def is_late(worker: Worker, born: Born) -> bool:
-    """Whether `born` is not newer than the last one: delivered twice, or overtaken."""
-    return (born.connection, born.number) <= (worker.connection, worker.birth) and bool(worker.journal)
+    """Whether `born` is not newer than the last one: delivered twice, or overtaken.
+
+    Connections are counted in a journal. A new journal (a new disk) begins anew, and is always listened to.
+    """
+    return born.journal == worker.journal and (born.connection, born.number) <= (worker.connection, worker.birth)
 
 
 def silent_for(worker: Worker, *, now: float, hearing_since: float) -> float:

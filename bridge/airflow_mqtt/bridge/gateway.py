@@ -33,6 +33,9 @@ _REMEMBERED: Final = 10_000
 #: Requests forwarded at a time. The API server has its own limits; the rest waits here.
 _CONCURRENCY: Final = 64
 
+#: Pauses, in seconds, in which a request for the gate waits for the report of acceptance that it has overtaken.
+_GATE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
+
 #: Longest pause between two tries of a call, in seconds.
 _RETRY_MAX: Final = 10.0
 
@@ -45,6 +48,10 @@ Key = tuple[str, str, str]
 
 class UnavailableError(Exception):
     """The Execution API did not answer, or not as itself: try again."""
+
+
+class EarlyError(Exception):
+    """A job wants to start that its worker has not been heard to accept."""
 
 
 class ExecutionApi:
@@ -143,6 +150,8 @@ class Gateway:
             self._busy.add(key)
             try:
                 response = await self._answer(call)
+            except EarlyError:
+                return  # its report of acceptance got lost; it will send both again
             finally:
                 self._busy.discard(key)
             self._remember(key, response)
@@ -167,7 +176,11 @@ class Gateway:
         if routes.is_final_state(request.method, path):
             return await self._end(admitted, request, path)
         async with self._slots:
-            return self._sized(await self._forward(admitted, request, path))
+            answer = await self._forward(admitted, request, path)
+        if routes.is_gate(request.method, path) and 200 <= answer.status < 300:
+            async with self._database.write() as connection:
+                await SqlTx(connection, self._database.team_name).set_running_since(admitted, self._clock())
+        return self._sized(answer)
 
     async def _end(self, job: Job, request: Request, path: str) -> Response:
         """Forward a final state, and note it before the worker hears that it was accepted."""
@@ -193,16 +206,18 @@ class Gateway:
         """Return the job for which the call may be forwarded; the start gate lets through here, and only once."""
         request = call.request
         gate = routes.is_gate(request.method, path)
-        for _ in range(3):
+        for pause in _GATE_PAUSES:
             async with self._database.read() as connection:
                 jobs = await SqlTx(connection, self._database.team_name).jobs([request.job])
             verdict = admit(jobs.get(request.job), call, path, gate=gate)
             if isinstance(verdict, Refusal) or not gate or verdict.state is JobState.RUNNING:
                 return verdict
-            started = await self._start(verdict, call)
-            if started is not None:
-                return started
-        return Refusal(409, "conflict", "the job changes while it is being started")
+            if verdict.state is JobState.ACCEPTED:
+                started = await self._start(verdict, call)
+                if started is not None:
+                    return started
+            await asyncio.sleep(pause)
+        raise EarlyError
 
     async def _start(self, job: Job, call: Call) -> Job | None:
         body = _json(call.request.body)
@@ -253,7 +268,10 @@ class Gateway:
 
 
 def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusal:
-    """Return `job` when its worker may make this call now, else why not. Pure."""
+    """Return `job` when its worker may make this call now, else why not. Pure.
+
+    A job that is only dispatched may pass the gate once its acceptance is heard: the caller waits for that.
+    """
     request = call.request
     if job is None or job.worker != call.worker:
         return Refusal(403, "forbidden", f"worker {call.worker} does not hold job {request.job}")
@@ -270,7 +288,10 @@ def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusa
 
 
 def _gate_verdict(job: Job, request: Request) -> Job | Refusal:
-    if settle(job.state, job.attempt, JobEvent.START, request.attempt) is Verdict.APPLY:
+    if (
+        job.state is JobState.DISPATCHED
+        or settle(job.state, job.attempt, JobEvent.START, request.attempt) is Verdict.APPLY
+    ):
         return job
     if job.state is JobState.RUNNING and job.gate_request == request.id:
         return job  # the same request again: its answer was lost, and Airflow takes it for the same too

@@ -45,7 +45,14 @@ class Post:
         return Outgoing(self.topics.jobs(queue, worker), message.encode(), expiry=self.order_expiry)
 
     def ack(self, worker: Worker, epoch: int, logs: dict[str, int]) -> Outgoing:
-        message = Ack(journal=worker.journal, seq=worker.seq, epoch=epoch, logs=logs)
+        message = Ack(
+            journal=worker.journal,
+            seq=worker.seq,
+            epoch=epoch,
+            connection=worker.connection,
+            birth=worker.birth,
+            logs=logs,
+        )
         return Outgoing(self.topics.worker(worker.name, TopicKind.ACK), message.encode())
 
     def desired(self, worker: str, desired: Desired) -> Outgoing:

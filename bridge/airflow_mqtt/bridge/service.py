@@ -256,8 +256,8 @@ class Leader:
                     await asyncio.sleep(_RETRY)  # not acknowledged: the workers send it again
 
     async def _apply(self, batch: list[Heard]) -> None:
-        now = time.time()
         async with self._database.write() as connection:
+            now = time.time()  # once the lock is ours: nothing in the database is newer
             tx = SqlTx(connection, self._settings.team_name)
             out = await self._dispatcher.hear(tx, batch, now=now, hearing_since=self._hearing_since or now)
         self._wake.set()
@@ -277,8 +277,8 @@ class Leader:
 
         async def tick() -> None:
             nonlocal more
-            now = time.time()
             async with self._database.write() as connection:
+                now = time.time()
                 tx = SqlTx(connection, self._settings.team_name)
                 out, more = await self._dispatcher.tick(tx, now=now, hearing_since=self._hearing_since or now)
             await self._link.publish(out)

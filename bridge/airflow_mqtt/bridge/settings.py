@@ -28,7 +28,7 @@ _DATABASES: Final = ("postgresql", "postgres", "sqlite")
 def _database_url(value: str) -> str:
     scheme = value.partition("://")[0].partition("+")[0]
     if scheme not in _DATABASES:
-        raise SettingError(f"scheme {scheme[:40]!r} is none of them")
+        raise SettingError("its scheme is none of them")
     return value
 
 
@@ -143,7 +143,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         integer(4096, 8 * 1024 * 1024),
         "4096 to 8388608 bytes",
         "Largest MQTT payload taken or sent; not above the broker's own limit.",
-        "1000000",
+        "1048576",
     ),
     Setting(
         "log_limit",

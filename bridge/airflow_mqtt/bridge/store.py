@@ -172,6 +172,16 @@ class SqlTx:
         )
         await self._connection.execute(statement)
 
+    async def set_running_since(self, job: Job, now: float) -> None:
+        """Note that Airflow accepted the start. Not a transition: the gate made that before Airflow was asked."""
+        statement = (
+            update(tables.job)
+            .where(_JOB.id == job.id, _JOB.attempt == job.attempt)
+            .where(_JOB.state.in_(_values((JobState.RUNNING, JobState.CANCELLING))))
+            .values(running_since=now)
+        )
+        await self._connection.execute(statement)
+
     async def set_final_state(self, job: Job, final_state: str) -> None:
         """Note what the Execution API accepted as the end of the task. Not a transition: `finished` makes that."""
         statement = (
@@ -183,11 +193,12 @@ class SqlTx:
         await self._connection.execute(statement)
 
     async def running_tasks(self) -> list[tuple[Job, Credentials]]:
-        """The tasks that Airflow must hear of: running, their end not yet accepted."""
+        """The tasks that Airflow must hear of: it has accepted their start, and not yet their end."""
         query = select(*JOB_SELECTION, _JOB.token, _JOB.token_at).where(
             _JOB.team_name == self._team,
             _JOB.state == JobState.RUNNING.value,
             _JOB.workload_type == "ExecuteTask",
+            _JOB.running_since.is_not(None),
             _JOB.final_state.is_(None),
         )
         rows = await self._connection.execute(query)

@@ -71,6 +71,7 @@ job = Table(
     Column("dispatched_at", Double),
     Column("accepted_at", Double),
     Column("started_at", Double),
+    Column("running_since", Double),  # when Airflow accepted the start; no heartbeat goes there before
     Column("finished_at", Double),
     Index("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at"),
     Index("ix_mqtt_job_report", "owner", "report_pending"),

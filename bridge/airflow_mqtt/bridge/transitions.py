@@ -47,6 +47,28 @@ class Move:
     record: Insert
 
 
+def changes(
+    state: JobState, attempt: int, event: JobEvent, *, now: float, reason: str = "", values: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the columns that `event` changes in a job seen at (`state`, `attempt`); `values` are further ones.
+
+    Raises `ValueError` when the table has no such transition: callers ask `jobs.settle` or `jobs.next_state` before.
+    """
+    after = next_state(state, event)
+    if after is None:
+        raise ValueError(f"no transition from {state} by {event}")
+    changed: dict[str, Any] = {"state": after.value, "reason": reason, **values}
+    if after in _STAMPS:
+        changed[_STAMPS[after]] = now
+    if after in REPORTED:
+        changed["report_pending"] = True
+    if after is JobState.CANCELLING:
+        changed |= _UNPUBLISHED
+    if after is JobState.QUEUED:
+        changed |= _RELEASED | {"attempt": attempt + 1}
+    return changed
+
+
 def move(
     job_id: str,
     state: JobState,
@@ -58,23 +80,9 @@ def move(
     reason: str = "",
     **values: Any,
 ) -> Move:
-    """Return the compare-and-set that applies `event` to a job seen at (`state`, `attempt`).
-
-    `values` are further columns to set. Raises `ValueError` when the table has no such transition: callers ask
-    `jobs.settle` or `jobs.next_state` before.
-    """
-    after = next_state(state, event)
-    if after is None:
-        raise ValueError(f"no transition from {state} by {event}")
-    changes: dict[str, Any] = {"state": after.value, "reason": reason, **values}
-    if after in _STAMPS:
-        changes[_STAMPS[after]] = now
-    if after in REPORTED:
-        changes["report_pending"] = True
-    if after is JobState.CANCELLING:
-        changes |= _UNPUBLISHED
-    if after is JobState.QUEUED:
-        changes |= _RELEASED | {"attempt": attempt + 1}
+    """Return the compare-and-set that applies `event` to a job seen at (`state`, `attempt`). As `changes`."""
+    changed = changes(state, attempt, event, now=now, reason=reason, values=values)
+    after = JobState(changed["state"])
     statement = (
         update(tables.job)
         .where(
@@ -82,7 +90,7 @@ def move(
             tables.job.c.state == state.value,
             tables.job.c.attempt == attempt,
         )
-        .values(**changes)
+        .values(**changed)
     )
     record = insert(tables.job_event).values(
         job_id=job_id,

@@ -39,6 +39,7 @@ class Job:
     published_at: float | None
     queued_at: float
     started_at: float | None
+    running_since: float | None
 
     @classmethod
     def of(cls, row: Any) -> Self:

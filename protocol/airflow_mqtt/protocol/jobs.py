@@ -40,13 +40,15 @@ class JobEvent(StrEnum):
 S = JobState
 E = JobEvent
 
+#: A job starts from ACCEPTED only: the gate's request may overtake the report of acceptance, and then waits for it.
+#: Otherwise a `Born` that is older than both, and so does not list the job, would look as if the job were forgotten.
+#:
 #: (state, event) -> next state. What is not listed does not happen: `settle` says what it is instead.
 TABLE: Final[dict[tuple[JobState, JobEvent], JobState]] = {
     (S.QUEUED, E.DISPATCH): S.DISPATCHED,
     (S.QUEUED, E.CANCEL): S.CANCELLED,
     (S.QUEUED, E.FAIL): S.FAILED,
     (S.DISPATCHED, E.ACCEPT): S.ACCEPTED,
-    (S.DISPATCHED, E.START): S.RUNNING,  # the gate's request may overtake the report of acceptance
     (S.DISPATCHED, E.REJECT): S.QUEUED,
     (S.DISPATCHED, E.RELEASE): S.QUEUED,
     (S.DISPATCHED, E.FAIL): S.FAILED,

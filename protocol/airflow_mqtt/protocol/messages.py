@@ -170,11 +170,17 @@ def _log_marks(value: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Ack(Message):
-    """What the bridge has committed: all events of `journal` up to `seq`; per job, log bytes up to an offset."""
+    """What the bridge has committed: all events of `journal` up to `seq`; per job, log bytes up to an offset.
+
+    `connection` and `birth` are those of the last `Born` that it heard; an older one than the worker's last says
+    that this got lost, and the worker introduces itself again.
+    """
 
     journal: str = _is(_job_id)
     seq: int = _is(_count)
     epoch: int = _is(_count)
+    connection: int = _is(_count, default=0)
+    birth: int = _is(_count, default=0)
     logs: dict[str, int] = _is(_log_marks, default_factory=dict)
 
 
@@ -263,7 +269,8 @@ class Born(Message):
 
     Not numbered itself: it must come before the events that wait. `first` is the lowest number that the worker
     still has, `last` the highest that it has given out (`first == last + 1` when none waits). `number` counts
-    the births of a `connection`, so that one delivered late is known as such.
+    the births of a `connection`, so that one delivered late is known as such. `queues` and `kinds` stand here and
+    in `WorkerInfo`: that one is for people, and nobody acknowledges it.
     """
 
     type: str = _is(lambda value: value == "born", default="born")
@@ -274,6 +281,8 @@ class Born(Message):
     connection: int = _is(_count)
     number: int = _is(_count)
     protocol: int = _is(_count, default=PROTOCOL_VERSION)
+    queues: list[str] = _is(_texts)
+    kinds: list[str] = _is(_texts)
     holds: list[dict[str, Any]] = _is(_held_list, default_factory=list)
 
     def held(self) -> list[Held]:

@@ -18,7 +18,7 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `parse` turns text into its value and raises `SettingError` or `ValueError` otherwise."""
+    """One setting. `parse` turns text into its value and raises `SettingError`, `ValueError` or `OSError`."""
 
     name: str
     parse: Callable[[str], Any]
@@ -71,7 +71,7 @@ def _value(setting: Setting, sources: Sequence[Source]) -> Any:
 def _parsed(setting: Setting, text: str, where: str) -> Any:
     try:
         return setting.parse(text)
-    except (SettingError, ValueError) as error:
+    except (SettingError, ValueError, OSError) as error:  # OSError: a path that cannot be looked at
         shown = "a value" if setting.secret else repr(text[:120])
         detail = f" ({error})" if isinstance(error, SettingError) else ""
         raise SettingError(

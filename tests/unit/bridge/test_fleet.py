@@ -9,7 +9,16 @@ def judge(w, now=NOW, hearing_since=0.0):
 
 
 def born(**values):
-    base = {"journal": "j", "first": 1, "last": 0, "instance": "i", "connection": 1, "number": 2}
+    base = {
+        "journal": "j",
+        "first": 1,
+        "last": 0,
+        "instance": "i",
+        "connection": 1,
+        "number": 2,
+        "queues": ["q"],
+        "kinds": ["airflow"],
+    }
     return Born(**(base | values))
 
 

@@ -31,7 +31,7 @@ def test_valid_messages_are_taken():
     i = intake()
     for level, payload in VALID.items():
         assert take(i, level, payload) is not None
-    born = Born(journal="j", first=1, last=0, instance="i", connection=1, number=1).encode()
+    born = Born(journal="j", first=1, last=0, instance="i", connection=1, number=1, queues=[], kinds=[]).encode()
     assert take(i, "events", born).message.number == 1
     assert isinstance(take(i, "request", VALID["request"]), Call)
     assert isinstance(i.take("airflow/v1/bridge/echo/x", b"{}", retained=False), Echo)

@@ -217,3 +217,14 @@ def test_a_whole_life_is_told_by_its_events(connection):
 def test_the_executor_hears_of_running_and_of_every_end():
     assert {JobState.RUNNING, *TERMINAL} == transitions.REPORTED
     assert {JobState.RUNNING} == transitions.REPORTED & HELD
+
+
+@pytest.mark.parametrize("state", [JobState.DISPATCHED, JobState.ACCEPTED, JobState.RUNNING])
+def test_a_cancel_counts_its_own_publications(connection, state):
+    _create(connection, state, worker="edge-1", published_at=11.0, publishes=3)
+    assert _apply(
+        connection, transitions.move("job-1", state, 1, JobEvent.CANCEL, now=20.0, by="b", reason="airflow: gone")
+    )
+    job = _job(connection)
+    assert (job["state"], job["worker"], job["reason"]) == ("cancelling", "edge-1", "airflow: gone")
+    assert (job["published_at"], job["publishes"]) == (None, 0)

@@ -1,0 +1,66 @@
+# `make` lists what there is to do. Each target sets up what it needs.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+BIN := .venv/bin
+TYPED := protocol bridge worker executor examples/demo
+# More for pytest: make unit ARGS="-k topics -x"
+ARGS ?=
+# Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
+OLDER_AIRFLOWS ?= 3.1.8 3.2.2
+
+.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix servers check format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
+
+setup: ## make .venv with all dependencies (the others do it when it is needed)
+	@python=$$(sh scripts/python) && "$$python" scripts/setup.py
+
+demo: setup ## run the example Dag on a worker over MQTT and print what happened (KEEP=1 leaves all of it running)
+	@cd examples && exec ../$(BIN)/python -m demo $(if $(KEEP),--keep)
+
+demo-stop: ## stop what `make demo KEEP=1` left running
+	@cd examples && ../$(BIN)/python -m demo --stop
+
+test: setup servers ## unit, contract, integration and acceptance tests (installs Mosquitto and PostgreSQL if missing)
+	@$(BIN)/pytest tests/unit tests/contract tests/integration tests/acceptance $(ARGS)
+
+unit: setup ## tests that need no server
+	@$(BIN)/pytest tests/unit $(ARGS)
+
+contract: setup servers ## tests of each real database and broker behind its seam
+	@$(BIN)/pytest tests/contract $(ARGS)
+
+integration: setup servers ## tests that start our own processes
+	@$(BIN)/pytest tests/integration $(ARGS)
+
+acceptance: setup servers ## tests with a real Airflow
+	@$(BIN)/pytest tests/acceptance $(ARGS)
+
+test-airflow-matrix: servers ## the acceptance tests on each Airflow that is supported
+	@python=$$(sh scripts/python); for version in $(OLDER_AIRFLOWS); do \
+	    echo "=== Airflow $$version"; \
+	    "$$python" scripts/setup.py $$version; \
+	    .venv-$$version/bin/pytest tests/acceptance -q $(ARGS); \
+	done
+	@echo "=== the newest Airflow"
+	@$(MAKE) acceptance
+
+servers: # Mosquitto and PostgreSQL, and what a network namespace needs
+	@sh scripts/install-debian mosquitto postgresql iproute2 util-linux
+
+check: setup ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@MYPYPATH=protocol:bridge:worker:executor:examples $(BIN)/mypy --strict $(TYPED)
+	@$(BIN)/lint-imports
+
+format: setup ## rewrite the code in the house's format
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove what the other targets made
+	rm -rf .venv .venv-* .demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

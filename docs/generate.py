@@ -1,0 +1,126 @@
+"""Write the parts of the documentation that are made from the code: `python docs/generate.py [--check]`.
+
+A page holds such a part between two comments, `<!-- generated: NAME -->` and `<!-- end of NAME -->`; the rest of
+it is written by hand. `--check` writes nothing and exits 1 when a page is stale (a unit test does the same).
+"""
+
+import importlib
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from airflow_mqtt.protocol import jobs, workers
+from airflow_mqtt.protocol.settings import Setting
+
+DOCS = Path(__file__).parent
+
+BLOCK = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end of (?P=name) -->)", re.DOTALL)
+
+
+def job_diagram() -> str:
+    return f"```mermaid\n{jobs.diagram()}```\n"
+
+
+def job_table() -> str:
+    rows = [
+        f"| {state} | " + " | ".join(jobs.TABLE.get((state, event), "") for event in jobs.JobEvent) + " |"
+        for state in jobs.JobState
+        if state not in jobs.TERMINAL
+    ]
+    head = "| state \\ event | " + " | ".join(jobs.JobEvent) + " |"
+    return "\n".join([head, "|---" * (len(jobs.JobEvent) + 1) + "|", *rows]) + "\n"
+
+
+def command_settings(module: str) -> Callable[[], str]:
+    """Return a block that lists `SETTINGS` of `module`."""
+    return lambda: "\n".join(map(_setting, importlib.import_module(module).SETTINGS))
+
+
+def _setting(setting: Setting) -> str:
+    facts = [
+        f"flag `{setting.flag}`",
+        f"variable `{setting.env}`",
+        f"key `{setting.name}` in the file",
+    ]
+    lines = [f"### `{setting.name}`", "", _sentence(setting.help), "", f"- Given as: {', '.join(facts)}."]
+    lines.append(f"- Allowed: {setting.allowed}.")
+    if setting.required:
+        lines.append("- Required.")
+    elif setting.default:
+        lines.append(f"- Default: `{setting.default}`.")
+    if setting.secret:
+        lines.append("- Secret: never shown in a log or an error.")
+    return "\n".join([*lines, ""])
+
+
+def _sentence(text: str) -> str:
+    text = " ".join(text.split())
+    return text if text.endswith((".", ")")) else f"{text}."
+
+
+def airflow_options() -> str:
+    """Return the options of `airflow.cfg [mqtt]`, as the provider declares them to Airflow."""
+    provider = importlib.import_module("airflow_mqtt.executor.provider")
+    options: dict[str, dict[str, Any]] = provider.get_provider_info()["config"]["mqtt"]["options"]
+    bridge = {setting.name for setting in importlib.import_module("airflow_mqtt.bridge.settings").SETTINGS}
+    shared = [f"`{name}`" for name in options if name in bridge]
+    own = [_option(name, option) for name, option in options.items() if name not in bridge]
+    return "\n".join([*own, f"Read by the bridge where it finds the file: {', '.join(shared)}.", ""])
+
+
+def _option(name: str, option: dict[str, Any]) -> str:
+    lines = [f"### `[mqtt] {name}`", "", _sentence(option["description"]), ""]
+    lines.append(f"- Type: {option['type']}; variable `AIRFLOW__MQTT__{name.upper()}`.")
+    if option.get("default") not in (None, ""):
+        lines.append(f"- Default: `{option['default']}`.")
+    if option.get("example"):
+        lines.append(f"- Example: `{option['example']}`.")
+    if option.get("sensitive"):
+        lines.append("- Secret: Airflow masks it, and also reads it from `_CMD` and `_SECRET` variants.")
+    return "\n".join([*lines, ""])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "job-diagram": job_diagram,
+    "job-table": job_table,
+    "worker-table": workers.table,
+    "worker-settings": command_settings("airflow_mqtt.worker.settings"),
+    "bridge-settings": command_settings("airflow_mqtt.bridge.settings"),
+    "airflow-options": airflow_options,
+}
+
+
+def render(page: str) -> str:
+    """Return `page` with each generated block made anew."""
+
+    def fill(found: re.Match[str]) -> str:
+        return f"{found[1]}\n{BLOCKS[found['name']]()}\n{found[3]}"
+
+    return BLOCK.sub(fill, page)
+
+
+def pages() -> Iterable[Path]:
+    return sorted(DOCS.rglob("*.md"))
+
+
+def stale() -> dict[Path, str]:
+    """Return what each stale page should hold."""
+    fresh = {page: render(page.read_text()) for page in pages()}
+    return {page: text for page, text in fresh.items() if text != page.read_text()}
+
+
+def main(arguments: list[str]) -> int:
+    changes = stale()
+    for page, text in changes.items():
+        if "--check" in arguments:
+            print(f"{page.relative_to(DOCS.parent)} is stale: run python docs/generate.py")
+        else:
+            page.write_text(text)
+            print(f"wrote {page.relative_to(DOCS.parent)}")
+    return 1 if changes and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,186 @@
+"""`make demo`: start a site and an edge worker, run the example Dag, say what happened, stop everything."""
+
+import argparse
+import importlib.metadata
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from demo import edge, kept, report
+from demo.brokers import Broker, any_broker
+from demo.client import AirflowClient
+from demo.processes import MissingProgramError, Server, StartError
+from demo.site import EXAMPLE_DAGS, AirflowSite
+
+ROOT = Path(__file__).resolve().parents[2]
+DAG = "edge_site"
+WORKER = "edge-1"
+SITE_NAME = "plant-7"
+
+
+class Demo:
+    """The parts of one demo below `directory`, started in order and stopped in reverse."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.began = time.monotonic()
+        self.broker: Broker = any_broker(directory / "broker", [WORKER])
+        self.site = AirflowSite(directory / "site", database_url=f"sqlite:///{directory}/site/airflow.db")
+        self.bridge = edge.bridge(
+            directory / "bridge",
+            broker_url=self.broker.url("bridge"),
+            database_url=self.site.database_url,
+            execution_api_url=self.site.execution_api_url,
+        )
+        self.worker = edge.worker(
+            directory / "worker", broker_url=self.broker.url(WORKER), dags_folder=EXAMPLE_DAGS, name=WORKER
+        )
+        self.statuses: dict[str, object] = {}
+
+    @property
+    def servers(self) -> list[Server]:
+        """In the order in which they are to be stopped."""
+        return [self.worker, self.bridge, *self.site.servers.values(), self.broker]
+
+    def say(self, part: str, text: str) -> None:
+        print(f"{time.monotonic() - self.began:6.1f} s  {part:<14} {text}", flush=True)
+
+    def check(self) -> None:
+        for server in self.servers:
+            if server.process is not None and not server.alive:
+                raise StartError(f"{server.name} ended with exit code {server.returncode}\n{server.tail()}")
+
+    # --- the steps
+
+    def start(self) -> None:
+        self.broker.start()
+        self.say("broker", f"{self.broker.command[0]} on 127.0.0.1:{self.broker.port}")
+        version = importlib.metadata.version("apache-airflow")
+        self.say("airflow", f"making the tables of Airflow {version} in SQLite (about 15 s) …")
+        self.site.migrate()
+        self.say("airflow", "starting api-server, scheduler, dag-processor and triggerer (about 15 s) …")
+        self.site.start()
+        self.say("airflow", f"the API answers on {self.site.url}")
+        with edge.Watch(self.broker.url("monitor")) as watch:
+            self.bridge.start()
+            watch.await_state("bridge/status", "leading", servers=[self.bridge])
+            self.say("bridge", "leads")
+            self.worker.start()
+            state = watch.await_state(f"worker/{WORKER}/status", "idle", servers=[self.worker])
+            self.say("worker", f"{WORKER} is {state}, serves the queue {edge.QUEUE!r} with 2 slots")
+
+    def run(self) -> bool:
+        """Run the example Dag and print what became of it; return whether all went as it should."""
+        client = self.site.client
+        client.call("POST", "variables", json={"key": "site_name", "value": SITE_NAME})
+        plant = {"connection_id": "plant_api", "conn_type": "http", "host": "plant.example", "port": 8080}
+        client.call("POST", "connections", json=plant)
+        self.say("dag", f"waiting until Airflow has read {DAG} …")
+        client.await_dag(DAG, check=self.check)
+        run = client.trigger(DAG)
+        self.say("dag", f"run {run}")
+        state = client.await_run(DAG, run, check=lambda: self.follow(client, run), every=0.5)
+        self.follow(client, run)
+        self.say("dag", f"the run ended: {state}")
+        return self.judge(client, run, state)
+
+    def follow(self, client: AirflowClient, run: str) -> None:
+        """Print each task whose state is another than when it was last looked at."""
+        self.check()
+        for task in client.tasks(DAG, run):
+            name, state = report.label(task), task["state"]
+            if state and self.statuses.get(name) != state:
+                self.statuses[name] = state
+                self.say(
+                    "task", f"{name}: {state}" + (f" (try {task['try_number']})" if task["try_number"] > 1 else "")
+                )
+
+    def judge(self, client: AirflowClient, run: str, state: str) -> bool:
+        tasks = client.tasks(DAG, run)
+        print(f"\n{report.table(tasks)}\n")
+        wrong = report.surprises(tasks, WORKER)
+        if state != "success":
+            wrong.append(f"the run is {state}")
+        for line in wrong:
+            print(f"  wrong: {line}")
+        if not wrong:
+            answer = json.dumps(client.xcom(DAG, run, "report"), sort_keys=True)
+            print(f"  What the device reported (the XCom of `report`):\n    {answer}\n")
+            lines = client.log(DAG, run, "flaky_bus", 2).splitlines()
+            print("  The end of a task's log, as the API server has it from the device (`flaky_bus`, try 2):")
+            print("\n".join(f"    {line}" for line in lines[-4:]))
+        return not wrong
+
+    def explain(self, *, keep: bool) -> None:
+        url = self.broker.url("monitor").removeprefix("mqtt://")
+        account, _, place = url.rpartition("@")
+        user, _, password = account.partition(":")
+        host, _, port = place.partition(":")
+        logs = self.directory.relative_to(ROOT) if self.directory.is_relative_to(ROOT) else self.directory
+        watch = f"mosquitto_sub -h {host} -p {port} -u {user} -P '{password}' -v -t 'airflow/v1/+/+/status'"
+        print(f"\n  Logs of each part: {logs}/site/*.log, bridge/*.log, worker/*.log, broker/*.log")
+        if keep:
+            print(f"  Airflow's UI:      {self.site.url} (no password)")
+            print(f"  Status topics:     {watch}")
+            print("                     (mosquitto_sub is in the package mosquitto-clients)")
+            print("  Stop it all:       make demo-stop")
+        else:
+            print("  To look at Airflow's UI and at the status topics: make demo KEEP=1 leaves all of it running")
+
+    def stop(self) -> None:
+        self.worker.stop()
+        self.bridge.stop()
+        self.site.stop()
+        self.broker.stop()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="demo", description=__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave all of it running")
+    parser.add_argument("--stop", action="store_true", help="stop what --keep left running")
+    parser.add_argument("--directory", type=Path, default=ROOT / ".demo")
+    options = parser.parse_args()
+    if options.stop:
+        print("stopped: " + (", ".join(kept.stop(options.directory)) or "nothing was running"))
+        return 0
+    if kept.still_running(options.directory):
+        print("A demo is still running. Stop it first: make demo-stop", file=sys.stderr)
+        return 1
+    shutil.rmtree(options.directory, ignore_errors=True)
+    return show(options.directory, keep=options.keep)
+
+
+def show(directory: Path, *, keep: bool) -> int:
+    try:
+        demo = Demo(directory)
+    except MissingProgramError as error:
+        print(error, file=sys.stderr)
+        return 1
+    going = False
+    try:
+        print("airflow-mqtt demo: Airflow, a broker, a bridge, and one worker that knows only the broker\n", flush=True)
+        demo.start()
+        good = demo.run()
+        demo.explain(keep=keep)
+        going = keep
+        if keep:
+            kept.remember(directory, demo.servers)
+    except (StartError, TimeoutError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        good = False
+    except KeyboardInterrupt:
+        print("\ninterrupted, stopping", file=sys.stderr)
+        good = False
+    finally:
+        if not going:
+            demo.stop()
+    print(
+        f"\n{'All went as it should' if good else 'Something went wrong'}: {time.monotonic() - demo.began:.0f} s in all"
+    )
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

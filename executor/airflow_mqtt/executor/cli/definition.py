@@ -1,0 +1,50 @@
+"""The commands of `airflow mqtt`, without the code behind them: every `airflow` command reads this module."""
+
+from typing import Final
+
+from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
+
+from airflow_mqtt.protocol.jobs import JobState
+
+_COMMANDS: Final = "airflow_mqtt.executor.cli.commands"
+
+ARG_TEAM: Final = Arg(("--team-name",), default="", help="Team of the workers or jobs; without one, those of no team")
+ARG_WORKER: Final = Arg(("name",), help="Name of the worker")
+ARG_JOB: Final = Arg(("job",), help="Id of the job, as list-jobs shows it")
+ARG_COMMENT: Final = Arg(("-c", "--comment"), default="", help="Why; shown to whoever looks at the worker")
+ARG_REASON: Final = Arg(("-r", "--reason"), default="cancelled by hand", help="Why; shown as the job's reason")
+ARG_STATE: Final = Arg(
+    ("--state",), action="append", choices=[state.value for state in JobState], help="Only jobs in this state"
+)
+ARG_QUEUE: Final = Arg(("-q", "--queue"), help="Only jobs of this queue")
+ARG_OF_WORKER: Final = Arg(("-w", "--worker"), help="Only jobs of this worker")
+ARG_LIMIT: Final = Arg(("-n", "--limit"), type=int, default=50, help="How many jobs, the newest first (50)")
+
+
+def _command(name: str, text: str, *args: Arg) -> ActionCommand:
+    function = lazy_load_command(f"{_COMMANDS}.{name.replace('-', '_')}")
+    return ActionCommand(name=name, help=text, func=function, args=(*args, ARG_TEAM, ARG_VERBOSE))
+
+
+def get_mqtt_cli_commands() -> list[GroupCommand]:
+    """Return the group `airflow mqtt`."""
+    return [
+        GroupCommand(
+            name="mqtt",
+            help="Look at and steer the workers and jobs of airflow-mqtt",
+            subcommands=(
+                _command("list-workers", "List the workers and their states", ARG_OUTPUT),
+                _command("list-jobs", "List jobs", ARG_STATE, ARG_QUEUE, ARG_OF_WORKER, ARG_LIMIT, ARG_OUTPUT),
+                _command("show-job", "Show a job and all that happened to it", ARG_JOB, ARG_OUTPUT),
+                _command("cancel-job", "End a job, and fail its task", ARG_JOB, ARG_REASON),
+                _command(
+                    "request-maintenance",
+                    "Have a worker take no more jobs; those that run go on",
+                    ARG_WORKER,
+                    ARG_COMMENT,
+                ),
+                _command("exit-maintenance", "Have a worker take jobs again", ARG_WORKER),
+                _command("shutdown-worker", "Have a worker end its jobs in order, and stop", ARG_WORKER, ARG_COMMENT),
+            ),
+        )
+    ]

@@ -1,0 +1,116 @@
+"""Everything in which the supported versions of Airflow (3.1 to 3.3) differ."""
+
+import uuid
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from importlib.util import find_spec
+from typing import Any, Final
+
+from airflow.configuration import conf
+from airflow.executors.base_executor import BaseExecutor
+from airflow.models.taskinstance import TaskInstance
+from airflow.utils.session import create_session
+from sqlalchemy import Uuid, select, update
+from sqlalchemy.orm import Session
+
+
+def _has_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module here, and a package in a later version
+        return False
+
+
+#: From 3.2 on the scheduler writes an id of the dispatch together with the state "queued".
+PRE_ASSIGNS: Final = hasattr(BaseExecutor, "pre_assigns_external_executor_id")
+
+#: From 3.3 on the Task SDK can supervise a callback like a task.
+RUNS_CALLBACKS: Final = _has_module("airflow.sdk.execution_time.callback_supervisor")
+
+#: From 3.2 on a job that waits has a token of its own scope, which the start gate exchanges for the real one.
+SCOPED_TOKENS: Final = _has_module("airflow.executors.workloads.base")
+
+#: 3.2 on: `Uuid`, which takes `uuid.UUID`. Before: text.
+_UUID_KEYS: Final = isinstance(TaskInstance.__table__.c.id.type, Uuid)
+
+
+def own_session() -> AbstractContextManager[Session]:
+    """Return a session that is nobody else's: the scheduler's own one is bound to the thread."""
+    session: AbstractContextManager[Session] = create_session(scoped=False)
+    return session
+
+
+def _key(task_instance_id: str) -> Any:
+    parsed = uuid.UUID(task_instance_id)
+    return parsed if _UUID_KEYS else str(parsed)
+
+
+def dispatches_of(session: Session, task_instance_ids: Collection[str]) -> dict[str, str | None]:
+    """Return task instance id -> `external_executor_id` of those that still exist.
+
+    A retry gives a task instance a new id, so that one of an earlier try is not found.
+    """
+    keys = [_key(one) for one in task_instance_ids]
+    statement = select(TaskInstance.id, TaskInstance.external_executor_id).where(TaskInstance.id.in_(keys))
+    return {str(found): dispatch for found, dispatch in session.execute(statement)}
+
+
+def set_dispatch(session: Session, task_instance_id: str, job_id: str) -> None:
+    """Write what the scheduler pre-assigns from 3.2 on, in its own session."""
+    session.execute(
+        update(TaskInstance)
+        .where(TaskInstance.id == _key(task_instance_id))
+        .values(external_executor_id=job_id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def callback_key(callback_id: str) -> Any:
+    from airflow.models import callback  # noqa: PLC0415 - not in 3.1
+
+    return callback.CallbackKey(id=callback_id)
+
+
+def mint(generator: Any, subject: str, *, waiting: bool) -> str:
+    """Return a fresh token for a job that waits, or that has passed the start gate.
+
+    As `BaseWorkloadSchema.generate_token` (3.2 on) and `ExecuteTask.make` (3.1) do.
+    """
+    if not SCOPED_TOKENS:
+        token: str = generator.generate({"sub": subject})
+    elif waiting:
+        claims = {"sub": subject, "scope": "workload"}
+        token = generator.generate(extras=claims, valid_for=token_life(waiting=True))
+    else:
+        token = generator.generate(extras={"sub": subject, "scope": "execution"})
+    return token
+
+
+def token_life(*, waiting: bool) -> float:
+    """Return how long a token from `mint` is good for, in seconds."""
+    if waiting and SCOPED_TOKENS:
+        return float(conf.getfloat("scheduler", "task_queued_timeout"))
+    return float(conf.getint("execution_api", "jwt_expiration_time"))
+
+
+def remote_task_log() -> Any:
+    """Return what reads finished logs on this API server, or None."""
+    from airflow import logging_config  # noqa: PLC0415 - it is being imported when ours is
+
+    # Not `hasattr`: the module of 3.1 answers None for any name.
+    if "get_remote_task_log" in vars(logging_config):
+        return logging_config.get_remote_task_log()
+    return getattr(logging_config, "REMOTE_TASK_LOG", None)
+
+
+def count(metric: str) -> None:
+    """Raise one of Airflow's counters."""
+    if _has_module("airflow._shared.observability.metrics.stats"):
+        from airflow._shared.observability.metrics import stats  # noqa: PLC0415 - not in 3.1
+
+        # Functions of the module from 3.3 on, methods of a class in it before.
+        getattr(stats, "Stats", stats).incr(metric)
+        return
+    from airflow.stats import Stats  # noqa: PLC0415 - deprecated later
+
+    Stats.incr(metric)

@@ -1,0 +1,305 @@
+"""`MqttExecutor`: the shell between Airflow's scheduler and our tables. What it reports is decided in `core`."""
+
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, Final, NamedTuple
+
+from airflow.configuration import conf
+from airflow.executors.base_executor import BaseExecutor
+from airflow.models.taskinstancekey import TaskInstanceKey
+from sqlalchemy import select
+from sqlalchemy.orm import Session, object_session
+
+from airflow_mqtt.executor import compat, core, store, task_log
+from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
+from airflow_mqtt.executor.store import Record
+from airflow_mqtt.executor.workload import Dispatch, row_of
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+
+#: Seconds between two looks at the tokens, and at callbacks whose scheduler has died.
+HOUSEKEEPING_INTERVAL: Final = 30.0
+
+_REVOKED: Final = "revoked by the scheduler"
+_SUPERSEDED: Final = "superseded by a newer dispatch"
+
+
+class _Heard(NamedTuple):
+    """One row with what is to be said of it. Without a decision it was set aside."""
+
+    row: Record
+    key: Any
+    decision: core.Decision | None
+
+
+class MqttExecutor(BaseExecutor):  # type: ignore[misc]
+    """Runs tasks on workers that can reach nothing but an MQTT broker.
+
+    The scheduler's process never talks to the broker: a job is a row, written in the session in which the
+    scheduler sets the task instance to queued, and committed with it. The bridge takes it from there.
+    """
+
+    supports_multi_team: bool = True
+    supports_callbacks: bool = compat.RUNS_CALLBACKS
+    pre_assigns_external_executor_id: ClassVar[bool] = compat.PRE_ASSIGNS
+    is_local: bool = False
+    is_production: bool = True
+    serve_logs: bool = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        #: Of each key in `running`, the newest job: a report of an older one must not remove the key.
+        self._jobs: dict[Any, str] = {}
+        #: Jobs whose rows may still be rolled back by the scheduler.
+        self._unconfirmed: set[str] = set()
+        self._next_housekeeping = 0.0
+        #: Rows that could not be understood since the start.
+        self.set_aside = 0
+
+    @property
+    def _owner(self) -> str:
+        return str(self.job_id or "")
+
+    @property
+    def _team(self) -> str:
+        return self.team_name or ""
+
+    @property
+    def _by(self) -> str:
+        return f"scheduler:{self._owner}"
+
+    # --- from the scheduler -------------------------------------------------------------------------------
+
+    def queue_workload(self, workload: Any, session: Session) -> None:
+        """Write the job in the scheduler's session, which commits it together with the state "queued"."""
+        if not self._supports(workload):
+            super().queue_workload(workload, session)  # says what is not supported
+            return
+        now = time.time()
+        job_id, key = self._begin(workload, session, now)
+        dispatch = Dispatch(job_id, self._owner, self._team, self._callback_queue(), now)
+        store.create(session, row_of(workload, dispatch), now=now, by=self._by)
+        self._remember(key, job_id)
+        self._unconfirmed.add(job_id)
+
+    def _supports(self, workload: Any) -> bool:
+        kind = getattr(workload, "type", "")
+        return kind == core.Subject.TASK or (kind == core.Subject.CALLBACK and self.supports_callbacks)
+
+    def _begin(self, workload: Any, session: Session, now: float) -> tuple[str, Any]:
+        """Return job id and key of `workload`, and see to it that no older dispatch of it can start."""
+        if workload.type == core.Subject.CALLBACK:
+            self._supersede(store.relatives(session, None, str(workload.callback.id)), session, now)
+            return uuid.uuid4().hex, workload.callback.key
+        assigned = workload.ti.external_executor_id if compat.PRE_ASSIGNS else None
+        subject = str(workload.ti.id)
+        earlier = store.relatives(session, assigned, subject)
+        self._supersede([job for job in earlier if job.id != assigned], session, now)
+        if not assigned or assigned in {job.id for job in earlier}:
+            # Airflow 3.1, or a scheduler with other executors, which left the id of an earlier dispatch there.
+            assigned = str(uuid.uuid4())
+            compat.set_dispatch(session, subject, assigned)
+        return assigned, workload.ti.key
+
+    def _supersede(self, jobs: Sequence[Record], session: Session, now: float) -> None:
+        for job in jobs:
+            if job.state in store.NOT_STARTED:
+                store.cancel(session, job, now=now, by=self._by, reason=_SUPERSEDED)
+
+    def _callback_queue(self) -> str:
+        named = self.conf.get("mqtt", "callback_queue", fallback=None)
+        return str(named or conf.get("operators", "default_queue", fallback="default"))
+
+    def revoke_task(self, *, ti: Any) -> None:
+        """End whatever runs or waits for `ti`, and forget it. Never raises (`BaseExecutor.revoke_task`)."""
+        try:
+            with compat.own_session() as session:
+                for job in store.relatives(session, ti.external_executor_id, str(ti.id)):
+                    store.cancel(session, job, now=time.time(), by=self._by, reason=_REVOKED)
+                store.notify(session, self._team)
+        except Exception:
+            self.log.exception("Could not revoke %s; the database was asked to and did not answer", ti)
+        self._forget(ti.key)
+
+    def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
+        """Take over the jobs of a scheduler that died, and return the task instances that have none.
+
+        It writes in the session that holds these task instances: the scheduler changes them in the same
+        transaction, and on SQLite a second one would wait for the first for ever. An error of the database is left
+        to the scheduler, which tries the whole adoption again (`run_with_db_retries`).
+        """
+        session = object_session(tis[0]) if tis else None
+        if session is not None:
+            return self._adopt(tis, session)
+        with compat.own_session() as own:
+            return self._adopt(tis, own)
+
+    def _adopt(self, tis: Sequence[Any], session: Session) -> list[Any]:
+        wanted = [ti.external_executor_id for ti in tis if ti.external_executor_id]
+        rows = store.by_id(session, wanted, self._team) if wanted else {}
+        adopted = {job_id for job_id, row in rows.items() if _is_adoptable(row)}
+        if adopted:
+            store.adopt(session, adopted, self._owner)
+        for ti in tis:
+            if ti.external_executor_id in adopted:
+                self._remember(ti.key, ti.external_executor_id)
+        return [ti for ti in tis if ti.external_executor_id not in adopted]
+
+    def get_task_log(self, ti: Any, try_number: int) -> tuple[list[str], list[str]]:
+        """Return what the devices have sent so far of this try's log: (where it is from, its text)."""
+        return task_log.of_running(ti, try_number)
+
+    def end(self) -> None:
+        """Do nothing: the jobs are in the database, and another scheduler adopts them."""
+
+    def terminate(self) -> None:
+        """Do nothing: see `end`."""
+
+    @staticmethod
+    def get_cli_commands() -> list[Any]:
+        """Return the group `airflow mqtt`. Airflow 3.1 asks the executor; later ones ask the provider."""
+        return get_mqtt_cli_commands()
+
+    # --- to the scheduler ---------------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Hear what the bridge has to say. Never raises: a scheduler must outlive what is in our tables."""
+        for step in (self._forget_rolled_back, self._hear, self._keep_house):
+            try:
+                step()
+            except Exception:
+                self.log.exception("%s failed; the next heartbeat tries it again", step.__name__)
+
+    def _forget_rolled_back(self) -> None:
+        """Free the slots of jobs whose transaction the scheduler rolled back."""
+        if not self._unconfirmed:
+            return
+        with compat.own_session() as session:
+            phantoms = self._unconfirmed - store.existing(session, self._unconfirmed)
+        self._unconfirmed.clear()
+        for key in [key for key, job_id in self._jobs.items() if job_id in phantoms]:
+            self._forget(key)
+
+    def _hear(self) -> None:
+        with compat.own_session() as session:
+            rows = store.pending(session, self._owner, self._team)
+            heard = self._understand(rows, session) if rows else []
+            store.clear_pending(session, rows)
+        # Only what is committed as heard is passed on. Until then it is read again.
+        for item in heard:
+            self._tell(item)
+
+    def _understand(self, rows: Sequence[Record], session: Session) -> list[_Heard]:
+        tasks = [row.subject for row in rows if row.workload_type == core.Subject.TASK and _is_uuid(row.subject)]
+        dispatches = compat.dispatches_of(session, tasks) if tasks else {}
+        return [self._understand_one(row, dispatches) for row in rows]
+
+    def _understand_one(self, row: Record, dispatches: dict[str, str | None]) -> _Heard:
+        try:
+            job = _job_of(row, newest=_is_newest(row, dispatches))
+            return _Heard(row, _key_of(row), core.decide(job))
+        except Exception as error:
+            self.log.error("Job %s is set aside, since its row cannot be understood: %s", row.id, error)
+            self.set_aside += 1
+            with suppress(Exception):  # metrics that fail must not bring the row back
+                compat.count("mqtt.jobs_set_aside")
+            return _Heard(row, None, None)
+
+    def _tell(self, heard: _Heard) -> None:
+        decision = heard.decision
+        if decision is None:
+            self._forget_job(heard.row.id)
+            return
+        match decision.report:
+            case core.Report.RUNNING:
+                self.running_state(heard.key, decision.info)
+            case core.Report.SUCCESS:
+                self.success(heard.key, decision.info)
+            case core.Report.FAILED:
+                self.fail(heard.key, decision.info)
+            case core.Report.SILENT:
+                pass
+        if decision.ended and self._jobs.get(heard.key) == heard.row.id:
+            self._forget(heard.key)
+
+    # --- housekeeping -------------------------------------------------------------------------------------
+
+    def _keep_house(self) -> None:
+        if time.monotonic() < self._next_housekeeping:
+            return
+        lives = [compat.token_life(waiting=waiting) for waiting in (True, False)]
+        self._next_housekeeping = time.monotonic() + min(HOUSEKEEPING_INTERVAL, *(life / 4 for life in lives))
+        self._renew_tokens(time.time(), *lives)
+        if self.supports_callbacks:
+            self._take_over_callbacks()
+
+    def _renew_tokens(self, now: float, waiting_life: float, started_life: float) -> None:
+        """Replace tokens past half their life, so that neither a long wait nor a long outage kills a task."""
+        limits = {"waiting_before": now - waiting_life / 2, "started_before": now - started_life / 2}
+        with compat.own_session() as session:
+            for row in store.aging_tokens(session, self._owner, self._team, **limits):
+                waiting = row.state in store.NOT_STARTED
+                token = compat.mint(self.jwt_generator, row.subject, waiting=waiting)
+                store.renew_token(session, row, token, now)
+
+    def _take_over_callbacks(self) -> None:
+        """Adopt callbacks of schedulers that died: Airflow itself adopts only task instances."""
+        from airflow.jobs.job import Job  # noqa: PLC0415 - heavy, and the API server does not need it
+
+        with compat.own_session() as session:
+            living = select(Job.id).where(Job.job_type == "SchedulerJob", Job.state == "running")
+            owners = {self._owner, *map(str, session.scalars(living))}
+            found = store.ownerless_callbacks(session, owners, self._team)
+            taken = [job for job in found if store.take_over(session, job.id, job.owner, self._owner)]
+        for job in taken:
+            self._remember(compat.callback_key(job.subject), job.id)
+
+    def _remember(self, key: Any, job_id: str) -> None:
+        # At once, since `parallelism` counts what is in `running`.
+        self.running.add(key)
+        self._jobs[key] = job_id
+
+    def _forget(self, key: Any) -> None:
+        self._jobs.pop(key, None)
+        self.running.discard(key)
+
+    def _forget_job(self, job_id: str) -> None:
+        for key in [key for key, known in self._jobs.items() if known == job_id]:
+            self._forget(key)
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:
+    """Whether Airflow knows the subject of `row` by this dispatch. A callback is dispatched once."""
+    if row.workload_type == core.Subject.CALLBACK:
+        return True
+    return bool(dispatches.get(str(uuid.UUID(row.subject))) == row.id)
+
+
+def _job_of(row: Record, *, newest: bool) -> core.Job:
+    """Raises `ValueError` for a row of a version of ours that this one does not know."""
+    subject = core.Subject(row.workload_type)
+    return core.Job(row.id, subject, JobState(row.state), row.reason, row.final_state, newest)
+
+
+def _is_adoptable(row: Record) -> bool:
+    """Whether the job lives, or its end still means something to the task instance that waits for it."""
+    try:
+        job = _job_of(row, newest=True)
+    except ValueError:
+        return False
+    return job.state not in TERMINAL or core.decide(job).report is not core.Report.SILENT
+
+
+def _key_of(row: Record) -> Any:
+    if row.workload_type == core.Subject.CALLBACK:
+        return compat.callback_key(row.subject)
+    return TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index)

@@ -1,0 +1,1 @@
+"""Alembic migrations of our tables; see `airflow_mqtt.executor.db`."""

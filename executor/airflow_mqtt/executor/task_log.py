@@ -1,0 +1,216 @@
+"""Task logs, read from the chunks that the bridge has stored.
+
+Airflow asks in two places (`FileTaskHandler._read`): `of_running` answers for the executor while a task runs, and
+`MqttLogIO` for the rest of the time, on every API server that has our `logging_config`. Where both are there, the
+second one answers always, so that no line is shown twice.
+"""
+
+import codecs
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_
+from sqlalchemy.orm import Session
+
+from airflow_mqtt.bridge import tables
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+
+_logger = logging.getLogger(__name__)
+
+_job = tables.job.c
+_log = tables.job_log.c
+
+#: Chunks of one read: with the 16 KiB of a chunk, about a megabyte at a time in memory.
+_PAGE: Final = 64
+
+#: How the log of a triggerer is called beside that of its task: `FileTaskHandler.add_triggerer_suffix`.
+_TRIGGER_PATH: Final = re.compile(r"(?P<task>.+)\.trigger\.(?P<triggerer>\d+)\.log")
+
+#: Bytes of a stored chunk of a triggerer's log.
+_CHUNK: Final = 64 * 1024
+
+
+class Part(NamedTuple):
+    """One log: that of an attempt, or, with a negative attempt, that of the triggerer with that number."""
+
+    job_id: str
+    attempt: int
+    label: str
+    complete: bool
+
+
+def assemble(chunks: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
+    """Join chunks of (offset, data), in order of their offsets. What comes twice is left out, a gap is said."""
+    end = 0
+    for offset, data in chunks:
+        if offset > end:
+            yield f"\n[airflow-mqtt: {offset - end} bytes of this log have not arrived]\n".encode()
+            end = offset
+        fresh = data[end - offset :]
+        if fresh:
+            yield fresh
+            end += len(fresh)
+
+
+def lines_of(pieces: Iterable[bytes], *, complete: bool) -> Iterator[str]:
+    """Return the lines of a log in `pieces`. The last one, if it has no end yet, only when the log is `complete`."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    rest = ""
+    for piece in pieces:
+        *lines, rest = (rest + decoder.decode(piece)).split("\n")
+        yield from lines
+    rest += decoder.decode(b"", final=True)
+    if complete and rest:
+        yield rest
+
+
+def of_running(ti: Any, try_number: int) -> tuple[list[str], list[str]]:
+    """Answer `BaseExecutor.get_task_log`: (where the log is from, its text)."""
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - Airflow imports our logging_config early
+
+    with compat.own_session() as session:
+        parts = _parts(session, ti, _job.try_number == try_number)
+    labels = [part.label for part in parts]
+    if isinstance(compat.remote_task_log(), MqttLogIO):
+        return labels, []
+    return labels, ["\n".join(_lines(part)) for part in parts]
+
+
+class MqttLogIO:
+    """A `RemoteLogIO` (`airflow.logging.remote`) over our tables, in front of the one that would be there else."""
+
+    def __init__(self, other: Any = None) -> None:
+        self._other = other
+
+    @property
+    def processors(self) -> tuple[Any, ...]:
+        return tuple(self._other.processors) if self._other is not None else ()
+
+    def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
+        """Return (where the log is from, its texts). Asked by Airflow 3.1."""
+        parts = self._find(relative_path, ti)
+        if parts:
+            return [part.label for part in parts], ["\n".join(_lines(part)) for part in parts]
+        if self._other is None:
+            return [], None
+        answer: tuple[list[str], list[str] | None] = self._other.read(relative_path, ti)
+        return answer
+
+    def stream(self, relative_path: str, ti: Any) -> tuple[list[str], list[Any]]:
+        """Return (where the log is from, its lines as generators). Asked by Airflow 3.2 and later."""
+        parts = self._find(relative_path, ti)
+        if parts:
+            return [part.label for part in parts], [_lines(part) for part in parts]
+        if hasattr(self._other, "stream"):
+            answer: tuple[list[str], list[Any]] = self._other.stream(relative_path, ti)
+            return answer
+        labels, texts = self.read(relative_path, ti)
+        return labels, [(line for line in text.splitlines()) for text in texts or []]
+
+    def upload(self, path: str | os.PathLike[str], ti: Any = None) -> None:
+        """Keep the log that a triggerer wrote for a task of ours; what is not ours goes where it went before."""
+        found = _TRIGGER_PATH.fullmatch(os.fspath(path))
+        if not (found and _kept(found["task"], int(found["triggerer"]))) and self._other is not None:
+            self._other.upload(path, ti)
+
+    def _find(self, relative_path: str, ti: Any) -> list[Part]:
+        from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+
+        # The path is rendered with the template of the Dag run here, and with the current one by the executor.
+        same = or_(_job.log_path == relative_path, _job.try_number == ti.try_number)
+        with compat.own_session() as session:
+            return _parts(session, ti, same)
+
+
+def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Part]:
+    """Return the logs of the jobs of `ti` that are of the `same_try`, in the order of their dispatch."""
+    ours = and_(
+        _job.dag_id == ti.dag_id,
+        _job.run_id == ti.run_id,
+        _job.task_id == ti.task_id,
+        _job.map_index == getattr(ti, "map_index", -1),
+        same_try,
+    )
+    columns = (_job.id, _job.state, _job.worker, _job.attempt, _job.queue)
+    jobs = session.execute(select(*columns).where(ours).order_by(_job.queued_at)).all()
+    return [part for job in jobs for part in _parts_of(session, job)]
+
+
+def _parts_of(session: Session, job: Any) -> list[Part]:
+    attempts = session.scalars(select(_log.attempt).where(_log.job_id == job.id).distinct()).all()
+    if not attempts:
+        return [Part(job.id, job.attempt, _label(job, None), complete=False)]
+    ended = JobState(job.state) in TERMINAL
+    return [
+        Part(job.id, attempt, _label(job, attempt), complete=ended or attempt < job.attempt)
+        for attempt in sorted(attempts)
+    ]
+
+
+def _label(job: Any, attempt: int | None) -> str:
+    if attempt is None:
+        return f"airflow-mqtt: job {job.id} is {job.state} in queue {job.queue}; no log of it has arrived yet"
+    if attempt < 0:
+        return f"airflow-mqtt: log of triggerer {-attempt} for job {job.id}"
+    return f"airflow-mqtt: job {job.id}, attempt {attempt}, on worker {job.worker}"
+
+
+def _lines(part: Part) -> Iterator[str]:
+    # A generator on purpose: Airflow takes nothing else for a stream.
+    yield from lines_of(assemble(_chunks(part)), complete=part.complete)
+
+
+def _chunks(part: Part) -> Iterator[tuple[int, bytes]]:
+    """Read the chunks page by page, each in a session of its own: a reader may take its time in between."""
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+
+    last = -1
+    while True:
+        page = (
+            select(_log.offset, _log.data)
+            .where(_log.job_id == part.job_id, _log.attempt == part.attempt, _log.offset > last)
+            .order_by(_log.offset)
+            .limit(_PAGE)
+        )
+        with compat.own_session() as session:
+            rows: Any = session.execute(page).all()
+        yield from ((offset, data) for offset, data in rows)
+        if len(rows) < _PAGE:
+            return
+        last = rows[-1].offset
+
+
+def _kept(task_path: str, triggerer: int) -> bool:
+    try:
+        return _keep_trigger_log(task_path, triggerer)
+    except Exception as error:  # a log that is not kept must not end a triggerer
+        _logger.warning("The log of triggerer %s for %s could not be kept: %s", triggerer, task_path, error)
+        return False
+
+
+def _keep_trigger_log(task_path: str, triggerer: int) -> bool:
+    """Store the whole file, in place of what was there; False when no job of ours has this path."""
+    from airflow.configuration import conf  # noqa: PLC0415 - see `of_running`
+
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+
+    base = Path(conf.get_mandatory_value("logging", "base_log_folder"))
+    data = (base / f"{task_path}.trigger.{triggerer}.log").read_bytes()
+    with compat.own_session() as session:
+        # The same triggerer writes on in this file at each deferral: it stays with the first job.
+        first = session.scalar(select(_job.id).where(_job.log_path == task_path).order_by(_job.queued_at).limit(1))
+        if first is None:
+            return False
+        key = (first, -triggerer)
+        session.execute(delete(tables.job_log).where(tuple_(_log.job_id, _log.attempt) == key))
+        rows = [
+            {"job_id": first, "attempt": -triggerer, "offset": start, "data": data[start : start + _CHUNK]}
+            for start in range(0, len(data), _CHUNK)
+        ]
+        if rows:
+            session.execute(insert(tables.job_log), rows)
+    return True

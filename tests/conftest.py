@@ -1,0 +1,34 @@
+"""Fixtures of all tests: servers that a whole session shares. A test that breaks a server starts its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import servers
+
+
+@pytest.fixture(scope="session")
+def shared_postgres() -> Iterator[servers.Postgres]:
+    """One PostgreSQL for all tests of a run."""
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(shared_postgres: servers.Postgres) -> str:
+    """The URL of an empty PostgreSQL database."""
+    return shared_postgres.new_database()
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of an SQLite database that does not exist yet."""
+    return f"sqlite:///{tmp_path}/airflow.db"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database, once of each kind."""
+    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    return str(request.getfixturevalue(name))

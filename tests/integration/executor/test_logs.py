@@ -1,0 +1,195 @@
+"""Task logs, as Airflow's own reader shows them on an API server that shares no disk with anybody."""
+
+import json
+
+import pytest
+
+from airflow_mqtt.protocol.jobs import JobEvent
+from integration.executor.world import TO_RUNNING
+
+
+def line(event, second=0):
+    at = f"2026-01-01T00:00:{second:02}Z"
+    return json.dumps({"timestamp": at, "level": "info", "event": event, "logger": "task"}) + "\n"
+
+
+@pytest.fixture
+def job_of(world):
+    """Queue a task and bring it to running on a worker."""
+
+    def make(state="running", **changes):
+        ti, job = world.queue(world.executor(), **changes)
+        world.drive(job.id, JobEvent.DISPATCH, worker="edge-1")
+        world.drive(job.id, *TO_RUNNING[1:])
+        world.set_task(ti, state=state)
+        return world.task(ti.id), job
+
+    return make
+
+
+@pytest.fixture
+def ours(monkeypatch):
+    """Our `logging_config`, as if it had been configured when Airflow was imported."""
+    return use_remote_log(monkeypatch, with_ours=True)
+
+
+def use_remote_log(monkeypatch, *, with_ours):
+    from airflow import logging_config
+
+    from airflow_mqtt.executor.task_log import MqttLogIO
+
+    remote = MqttLogIO() if with_ours else None
+    if "_ActiveLoggingConfig" in vars(logging_config):  # 3.1 answers None for any name
+        monkeypatch.setattr(logging_config._ActiveLoggingConfig, "remote_task_log", remote, raising=False)
+        monkeypatch.setattr(logging_config._ActiveLoggingConfig, "logging_config_loaded", True)
+    else:
+        monkeypatch.setattr(logging_config, "REMOTE_TASK_LOG", remote, raising=False)
+    return remote
+
+
+def shown(world, ti):
+    """Return (sources and messages, log lines) as the user interface would show them."""
+    from airflow.utils.log.file_task_handler import FileTaskHandler
+
+    handler = FileTaskHandler(base_log_folder=str(world.home / "an-empty-disk"))
+    stream, _ = handler.read(ti, ti.try_number)
+    messages = [message.model_dump() for message in stream]
+    ends = [at for at, message in enumerate(messages) if message["event"] == "::endgroup::"]
+    cut = ends[0] + 1 if ends else 1
+    sources = json.dumps(messages[:cut], default=str)
+    return sources, [message["event"] for message in messages[cut:]]
+
+
+def test_while_it_runs_and_after(world, job_of, ours):
+    ti, job = job_of()
+    world.log(job.id, 0, line("one").encode())
+    sources, lines = shown(world, ti)
+    assert lines == ["one"]
+    assert "on worker edge-1" in sources
+    assert "Could not read served logs" not in sources
+    world.log(job.id, len(line("one")), line("two", 1).encode())
+    assert shown(world, ti)[1] == ["one", "two"]
+    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
+    world.set_task(ti, state="success")
+    sources, lines = shown(world, world.task(ti.id))
+    assert lines == ["one", "two"]
+    assert "Could not read served logs" not in sources
+
+
+def test_a_running_task_is_readable_without_our_logging_config(world, job_of, monkeypatch):
+    use_remote_log(monkeypatch, with_ours=False)
+    ti, job = job_of()
+    world.log(job.id, 0, line("one").encode())
+    sources, lines = shown(world, ti)
+    assert lines == ["one"]
+    assert "on worker edge-1" in sources
+
+
+def test_a_task_without_any_log_yet(world, job_of, ours):
+    ti, _ = job_of()
+    sources, lines = shown(world, ti)
+    assert lines == []
+    assert "no log of it has arrived yet" in sources
+
+
+def test_half_a_line_waits_for_the_rest(world, job_of, ours):
+    ti, job = job_of()
+    text = (line("one") + line("two", 1)).encode()
+    world.log(job.id, 0, text[:-20])
+    assert shown(world, ti)[1] == ["one"]
+    world.log(job.id, len(text) - 20, text[-20:])
+    assert shown(world, ti)[1] == ["one", "two"]
+
+
+def test_more_chunks_than_a_page(world, job_of, ours):
+    ti, job = job_of()
+    offset = 0
+    for number in range(150):
+        data = line(f"line {number}").encode()
+        world.log(job.id, offset, data)
+        offset += len(data)
+    assert shown(world, ti)[1] == [f"line {number}" for number in range(150)]
+
+
+def test_both_jobs_of_a_try_that_deferred(world, job_of, ours):
+    ti, first = job_of()
+    world.log(first.id, 0, line("before").encode())
+    world.drive(first.id, JobEvent.SUCCEED, final_state="deferred")
+    world.set_task(ti, external_executor_id=None, state="queued")
+    _, second = world.queue(world.executor(), world.task(ti.id))
+    world.drive(second.id, *TO_RUNNING)
+    world.set_task(ti, state="running")
+    world.log(second.id, 0, line("after", 9).encode())
+    assert shown(world, world.task(ti.id))[1] == ["before", "after"]
+
+
+def test_mapped_tasks_do_not_share_a_log(world, job_of, ours):
+    one, job_1 = job_of(task_id="mapped", map_index=0)
+    two, job_2 = job_of(task_id="mapped", map_index=1)
+    world.log(job_1.id, 0, line("of zero").encode())
+    world.log(job_2.id, 0, line("of one").encode())
+    assert shown(world, one)[1] == ["of zero"]
+    assert shown(world, two)[1] == ["of one"]
+
+
+def test_another_try_has_another_log(world, job_of, ours):
+    ti, job = job_of(state="success")
+    world.log(job.id, 0, line("first try").encode())
+    world.set_task(ti, try_number=2)
+    assert shown(world, world.task(ti.id))[1] == []
+
+
+def test_the_log_of_a_triggerer_is_kept(world, job_of, ours):
+    ti, job = job_of()
+    world.log(job.id, 0, line("task").encode())
+    relative = f"{job.log_path}.trigger.17.log"
+    file = world.home / "logs" / relative
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(line("trigger", 1))
+    ours.upload(relative, ti)
+    file.write_text(line("trigger", 1) + line("trigger again", 2))
+    ours.upload(relative, ti)
+    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
+    world.set_task(ti, state="success")
+    sources, lines = shown(world, world.task(ti.id))
+    assert lines == ["task", "trigger", "trigger again"]
+    assert "log of triggerer 17" in sources
+
+
+class Other:
+    """What `[logging] remote_logging` would use."""
+
+    processors = ("a processor",)
+
+    def __init__(self):
+        self.uploads = []
+
+    def read(self, relative_path, ti):
+        return ["elsewhere"], ["a line\nanother"]
+
+    def upload(self, path, ti=None):
+        self.uploads.append(path)
+
+
+def test_what_is_not_ours_goes_where_it_went_before(world):
+    from airflow_mqtt.executor.task_log import MqttLogIO
+
+    ti = world.queued_task()
+    other = Other()
+    remote = MqttLogIO(other)
+    assert remote.processors == ("a processor",)
+    assert remote.read("x.log", ti) == (["elsewhere"], ["a line\nanother"])
+    sources, streams = remote.stream("x.log", ti)
+    assert (sources, [list(stream) for stream in streams]) == (["elsewhere"], [["a line", "another"]])
+    remote.upload("x.log", ti)
+    assert other.uploads == ["x.log"]
+
+
+def test_airflow_finds_it_by_the_documented_setting(world):
+    from airflow_mqtt.executor import compat
+    from airflow_mqtt.executor.logging_config import LOGGING_CONFIG, REMOTE_TASK_LOG
+    from airflow_mqtt.executor.task_log import MqttLogIO
+
+    assert "handlers" in LOGGING_CONFIG
+    assert isinstance(REMOTE_TASK_LOG, MqttLogIO)
+    assert compat.remote_task_log() is None or isinstance(compat.remote_task_log(), MqttLogIO)

@@ -1,0 +1,239 @@
+"""From the table to the scheduler."""
+
+import uuid
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from airflow_mqtt.protocol.jobs import JobEvent
+from integration.executor.world import TO_RUNNING
+
+
+def test_running_then_success(world):
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: ("running", job.id)}
+    assert executor.has_task(ti)
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: ("success", None)}
+    assert not executor.has_task(ti)
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+
+
+@pytest.mark.parametrize(
+    ("events", "reason", "expected"),
+    [
+        ((JobEvent.FAIL,), "no worker can run it", "failed"),
+        ((*TO_RUNNING, JobEvent.FAIL), "exit code 1", "failed"),
+        ((*TO_RUNNING, JobEvent.LOSE), "worker silent", "failed"),
+        ((*TO_RUNNING, JobEvent.CANCEL, JobEvent.CONFIRM), "airflow: not_running", "success"),
+        ((*TO_RUNNING, JobEvent.CANCEL, JobEvent.CONFIRM), "operator: by hand", "failed"),
+    ],
+)
+def test_ends(world, events, reason, expected):
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *events, reason=reason)
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: (expected, reason)}
+    assert not executor.has_task(ti)
+
+
+@pytest.mark.parametrize("final_state", ["deferred", "up_for_reschedule", "awaiting_input"])
+def test_a_task_that_defers_ends_without_a_word(world, final_state):
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED, final_state=final_state)
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+    assert not executor.has_task(ti)
+
+
+def test_the_late_end_of_a_dispatch_leaves_the_next_one_alone(world):
+    """A deferred task that is queued again before the end of its first job was heard."""
+    executor = world.executor()
+    ti, first = world.queue(executor)
+    world.drive(first.id, *TO_RUNNING)
+    executor.sync()
+    executor.get_event_buffer()
+    world.set_task(ti, external_executor_id=None)
+    _, second = world.queue(executor, world.task(ti.id))
+    world.drive(first.id, JobEvent.SUCCEED, final_state=None)
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+    assert executor.has_task(ti)
+    world.drive(second.id, *TO_RUNNING, JobEvent.SUCCEED, final_state="success")
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: ("success", None)}
+
+
+def test_the_end_of_an_earlier_try_is_silent(world):
+    """A retry gives the task instance a new id."""
+    from airflow_mqtt.executor import compat
+
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING, JobEvent.FAIL, reason="exit code 1")
+    world.set_task(ti, id=compat._key(str(uuid.uuid4())), try_number=2, state="up_for_retry")
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+    assert executor.slots_occupied == 0
+
+
+def test_a_job_that_moves_between_reading_and_clearing_is_heard_again(world, monkeypatch):
+    from airflow_mqtt.executor import store
+
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    with world.session() as session:
+        rows = store.pending(session, "1", "")
+    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
+    with world.session() as session:
+        store.clear_pending(session, rows)
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: ("success", None)}
+
+
+def test_a_row_that_makes_no_sense_is_set_aside(world):
+    executor = world.executor()
+    _, broken = world.queue(executor)
+    _, garbled = world.queue(executor)
+    good, fine = world.queue(executor)
+    for job in (broken, garbled, fine):
+        world.drive(job.id, *TO_RUNNING)
+    world.set_job(broken.id, state="a state of the future")
+    world.set_job(garbled.id, subject="no uuid")
+    executor.sync()
+    assert executor.get_event_buffer() == {good.key: ("running", fine.id)}
+    assert executor.set_aside == 2
+    assert executor.running == {good.key}
+    executor.sync()
+    assert executor.set_aside == 2  # not met again
+
+
+def test_a_database_that_is_away_does_not_end_the_scheduler(world, monkeypatch):
+    from airflow_mqtt.executor import compat
+
+    def refuse():
+        raise OperationalError("select", {}, Exception("no connection"))
+
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    with monkeypatch.context() as patch:
+        patch.setattr(compat, "own_session", refuse)
+        executor.heartbeat()
+    assert executor.get_event_buffer() == {}
+    executor.heartbeat()
+    assert executor.get_event_buffer() == {ti.key: ("running", job.id)}
+
+
+def test_nothing_is_told_before_it_is_committed_as_heard(world, monkeypatch):
+    from airflow_mqtt.executor import store
+
+    def refuse(*_):
+        raise OperationalError("update", {}, Exception("gone"))
+
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "clear_pending", refuse)
+        executor.sync()
+    assert executor.get_event_buffer() == {}
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: ("running", job.id)}
+
+
+def test_airflows_scheduler_does_not_fail_a_task_that_was_queued_again(world):
+    """Airflow's own judgement of what we report: `process_executor_events` finds nothing to fail."""
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    executor = world.executor(job_id=None)
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED, final_state="deferred")
+    world.set_task(ti, state="scheduled")  # its trigger has fired
+    executor.sync()
+    with world.session() as session:
+        SchedulerJobRunner.process_executor_events(
+            executor=executor, job_id=None, scheduler_dag_bag=None, session=session
+        )
+    assert world.task(ti.id).state == "scheduled"
+
+
+def test_airflows_scheduler_keeps_the_id_of_the_dispatch(world):
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+
+    executor = world.executor(job_id=None)
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    executor.sync()
+    with world.session() as session:
+        SchedulerJobRunner.process_executor_events(
+            executor=executor, job_id=None, scheduler_dag_bag=None, session=session
+        )
+    assert world.task(ti.id).external_executor_id == job.id
+
+
+# --- callbacks --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def callback():
+    from airflow_mqtt.executor import compat
+
+    if not compat.RUNS_CALLBACKS:
+        pytest.skip("this Airflow runs no callbacks on workers")
+    from airflow.executors.workloads import BundleInfo, ExecuteCallback
+    from airflow.executors.workloads.callback import CallbackDTO, CallbackFetchMethod
+
+    return ExecuteCallback(
+        callback=CallbackDTO(id=str(uuid.uuid4()), fetch_method=CallbackFetchMethod.IMPORT_PATH, data={"path": "a.b"}),
+        dag_rel_path="dag.py",
+        token="secret",
+        log_path="executor_callbacks/d/r/c",
+        bundle_info=BundleInfo(name="b"),
+    )
+
+
+def queue_callback(world, executor, callback):
+    with world.session() as session:
+        executor.queue_workload(callback, session=session)
+    return world.jobs(subject=callback.callback.id)[-1]
+
+
+def test_a_callback_from_queue_to_success(world, callback, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__MQTT__CALLBACK_QUEUE", "gateways")
+    executor = world.executor()
+    job = queue_callback(world, executor, callback)
+    assert (job.workload_type, job.queue, job.token) == ("ExecuteCallback", "gateways", "secret")
+    assert executor.slots_occupied == 1
+    world.drive(job.id, *TO_RUNNING)
+    executor.sync()
+    assert executor.get_event_buffer() == {callback.key: ("running", job.id)}
+    world.drive(job.id, JobEvent.SUCCEED)
+    executor.sync()
+    assert executor.get_event_buffer() == {callback.key: ("success", None)}
+    assert executor.slots_occupied == 0
+
+
+def test_a_callback_goes_to_the_default_queue_otherwise(world, callback):
+    assert queue_callback(world, world.executor(), callback).queue == "default"
+
+
+def test_callbacks_of_a_scheduler_that_died_are_taken_over(world, callback):
+    job = queue_callback(world, world.executor(job_id=1), callback)
+    world.drive(job.id, *TO_RUNNING, JobEvent.FAIL, reason="exit code 1")
+    heir = world.executor(job_id=2)
+    heir.sync()  # takes it over
+    heir.sync()
+    assert heir.get_event_buffer() == {callback.key: ("failed", "exit code 1")}
+    assert world.job(job.id).owner == "2"
+    assert heir.slots_occupied == 0

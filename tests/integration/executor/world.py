@@ -1,0 +1,161 @@
+"""Task instances to queue, executors to queue them with, and hands in place of the bridge's."""
+
+import time
+import uuid
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+
+from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge.transitions import move
+from airflow_mqtt.protocol.jobs import JobEvent, JobState, next_state
+
+_NUMBERS = count(1)
+
+#: Events that bring a queued job where a test wants it.
+TO_RUNNING = (JobEvent.DISPATCH, JobEvent.ACCEPT, JobEvent.START)
+
+
+class World:
+    """One database of Airflow's. Everything is written as the real parts would write it."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.dag_id = f"dag-{uuid.uuid4().hex[:8]}"
+        self.run_id = "manual__1"
+        self._make_run()
+
+    # --- Airflow's side -----------------------------------------------------------------------------------
+
+    def session(self):
+        from airflow_mqtt.executor import compat
+
+        return compat.own_session()
+
+    def _make_run(self) -> None:
+        from airflow.models.dag import DagModel
+        from airflow.models.dag_version import DagVersion
+        from airflow.models.dagbundle import DagBundleModel
+        from airflow.models.dagrun import DagRun
+
+        now = datetime.now(UTC)
+        with self.session() as session:
+            session.add(DagBundleModel(name=self.dag_id))
+            session.flush()
+            session.add(DagModel(dag_id=self.dag_id, bundle_name=self.dag_id, relative_fileloc="dag.py"))
+            session.flush()
+            version = DagVersion(dag_id=self.dag_id, version_number=1, bundle_name=self.dag_id)
+            session.add(version)
+            session.flush()
+            self.version = version.id
+            run = DagRun(
+                dag_id=self.dag_id,
+                run_id=self.run_id,
+                run_type="manual",
+                state="running",
+                logical_date=now,
+                run_after=now,
+            )
+            session.add(run)
+
+    def queued_task(self, **changes: Any) -> Any:
+        """Make a task instance as `_executable_task_instances_to_queued` leaves it, and return it detached."""
+        from airflow.models.taskinstance import TaskInstance
+
+        from airflow_mqtt.executor import compat
+
+        ti_id = compat._key(str(uuid.uuid4()))
+        values = {
+            "id": ti_id, "dag_id": self.dag_id, "run_id": self.run_id, "task_id": f"task-{next(_NUMBERS)}",
+            "map_index": -1, "try_number": 1, "state": "queued", "pool": "default_pool", "pool_slots": 1,
+            "queue": "default", "priority_weight": 1, "dag_version_id": self.version, "executor_config": {},
+            "external_executor_id": str(uuid.uuid4()) if compat.PRE_ASSIGNS else None,
+        }  # fmt: skip
+        with self.session() as session:
+            session.execute(insert(TaskInstance).values(**values | changes))
+        return self.task(ti_id)
+
+    def task(self, ti_id: Any) -> Any:
+        from airflow.models.taskinstance import TaskInstance
+
+        with self.session() as session:
+            ti = session.scalar(select(TaskInstance).where(TaskInstance.id == ti_id))
+            ti.dag_model, ti.dag_run, ti.dag_run.dag_model  # noqa: B018 - loaded while there is a session
+            session.expunge_all()
+            return ti
+
+    def set_task(self, ti: Any, **values: Any) -> None:
+        from airflow.models.taskinstance import TaskInstance
+
+        with self.session() as session:
+            session.execute(update(TaskInstance).where(TaskInstance.id == ti.id).values(**values))
+
+    # --- the executor's side ------------------------------------------------------------------------------
+
+    def executor(self, job_id: Any = 1, **kwargs: Any) -> Any:
+        from airflow_mqtt.executor import MqttExecutor
+
+        executor = MqttExecutor(**kwargs)
+        executor.job_id = job_id
+        return executor
+
+    def workload(self, executor: Any, ti: Any) -> Any:
+        from airflow.executors import workloads
+
+        return workloads.ExecuteTask.make(ti, generator=executor.jwt_generator)
+
+    def queue(self, executor: Any, ti: Any = None, **changes: Any) -> tuple[Any, Any]:
+        """Queue a task as the scheduler does, commit, and return the task instance and its job's row."""
+        ti = ti or self.queued_task(**changes)
+        with self.session() as session:
+            executor.queue_workload(self.workload(executor, ti), session=session)
+        return self.task(ti.id), self.jobs(subject=str(ti.id))[-1]
+
+    # --- the bridge's side --------------------------------------------------------------------------------
+
+    def jobs(self, **where: Any) -> list[Any]:
+        statement = select(tables.job).filter_by(**where).order_by(tables.job.c.queued_at)
+        with self.session() as session:
+            return list(session.execute(statement).all())
+
+    def job(self, job_id: str) -> Any:
+        return self.jobs(id=job_id)[0]
+
+    def events(self, job_id: str) -> list[str]:
+        statement = select(tables.job_event.c.event).filter_by(job_id=job_id).order_by(tables.job_event.c.id)
+        with self.session() as session:
+            return list(session.scalars(statement))
+
+    def drive(self, job_id: str, *events: JobEvent, reason: str = "", **values: Any) -> Any:
+        """Move a job by `events`, as bridge and worker would; `values` go with the last."""
+        for number, event in enumerate(events, 1):
+            job = self.job(job_id)
+            assert next_state(JobState(job.state), event) is not None, (job.state, event)
+            last = values if number == len(events) else {}
+            step = move(
+                job_id, JobState(job.state), job.attempt, event, now=time.time(), by="test", reason=reason, **last
+            )
+            with self.session() as session:
+                assert session.execute(step.statement).rowcount == 1
+                session.execute(step.record)
+        return self.job(job_id)
+
+    def set_job(self, job_id: str, **values: Any) -> None:
+        with self.session() as session:
+            session.execute(update(tables.job).where(tables.job.c.id == job_id).values(**values))
+
+    def log(self, job_id: str, offset: int, data: bytes, attempt: int = 1) -> None:
+        with self.session() as session:
+            row = {"job_id": job_id, "attempt": attempt, "offset": offset, "data": data}
+            session.execute(insert(tables.job_log).values(**row))
+
+    def clear(self) -> None:
+        from airflow.models.taskinstance import TaskInstance
+
+        with self.session() as session:
+            for table in tables.metadata.tables.values():
+                session.execute(delete(table))
+            session.execute(delete(TaskInstance))

@@ -1,0 +1,117 @@
+"""One name, one worker: a newcomer stops with a clear line, and the one that lives is not disturbed."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import servers
+from airflow_mqtt.protocol.messages import WorkerStatus
+from airflow_mqtt.protocol.topics import TopicKind
+from worker_bench import TOPICS, FakeBridge, WorkerProcess
+
+NAME = "edge-1"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[servers.Mosquitto]:
+    with servers.mosquitto(tmp_path / "broker", accounts=[NAME]) as server:
+        yield server
+
+
+@pytest.fixture
+def bridge(broker: servers.Mosquitto) -> Iterator[FakeBridge]:
+    with FakeBridge(broker.url("bridge"), NAME) as peer:
+        yield peer
+
+
+@pytest.fixture
+def worker(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> Iterator[WorkerProcess]:
+    with servers.running(WorkerProcess(tmp_path / "one", broker.url(NAME))) as process:
+        bridge.status("idle")
+        yield process
+
+
+def _last_line(process: WorkerProcess) -> str:
+    return process.log.read_text().strip().splitlines()[-1]
+
+
+def test_a_second_worker_of_the_name_stops(
+    bridge: FakeBridge, worker: WorkerProcess, tmp_path: Path, broker: servers.Mosquitto
+) -> None:
+    second = WorkerProcess(tmp_path / "two", broker.url(NAME))
+    second.launch()
+    assert second.wait(20) == 1
+    assert "the name 'edge-1' is in use by another living worker" in _last_line(second)
+    assert worker.alive
+    assert [status.state for status, _ in bridge.statuses if status.state == "offline"] == []
+
+
+def test_a_second_worker_on_the_state_directory_stops(
+    worker: WorkerProcess, tmp_path: Path, broker: servers.Mosquitto
+) -> None:
+    second = WorkerProcess(tmp_path / "one", broker.url(NAME))
+    second.log = tmp_path / "second.log"
+    second.launch()
+    assert second.wait(20) == 1
+    assert "another worker runs on" in _last_line(second)
+
+
+def test_a_worker_that_died_is_followed_at_once(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    worker.kill()
+    seen = len(bridge.statuses)
+    worker.start()
+    bridge.status("idle", timeout=4, since=seen)
+
+
+def test_the_name_of_a_dead_worker_is_free(
+    bridge: FakeBridge, worker: WorkerProcess, tmp_path: Path, broker: servers.Mosquitto
+) -> None:
+    last, _ = bridge.statuses[-1]
+    worker.process.terminate()
+    worker.wait()
+    bridge.status("offline")
+    bridge.publish(TOPICS.worker(NAME, TopicKind.STATUS), last.encode(), retain=True)  # as if nobody had said so
+    seen = len(bridge.statuses)
+    with servers.running(WorkerProcess(tmp_path / "two", broker.url(NAME))):
+        bridge.status("idle", timeout=15, since=seen + 1)
+
+
+def test_a_false_status_is_put_right(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    last, _ = bridge.statuses[-1]
+    seen = len(bridge.statuses)
+    false = WorkerStatus(**{**vars(last), "state": "offline", "reason": "lost", "instance": "someone"})
+    bridge.publish(TOPICS.worker(NAME, TopicKind.STATUS), false.encode(), retain=True)
+    bridge.status("idle", timeout=5, since=seen)
+
+
+def test_a_wrong_password_is_one_clear_line(tmp_path: Path, broker: servers.Mosquitto) -> None:
+    url = broker.url(NAME).replace(broker.passwords[NAME], "wrong")
+    with servers.running(WorkerProcess(tmp_path / "one", url, log_level="info")) as worker:
+        servers.wait_for(lambda: "refused" in worker.log.read_text(), what="a refusal in the log")
+    lines = [line for line in worker.log.read_text().splitlines() if "no connection" in line]
+    assert len(lines) <= 2  # one for each version of MQTT
+    assert "wrong" not in worker.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--name", "a b"], "name from the flag --name: 'a b' does not fit"),
+        (["--broker-url", "http://x"], "broker_url from the flag --broker-url"),
+        (["--nonsense", "1"], "unrecognized arguments: --nonsense"),
+        ([], "broker_url is missing"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_line_and_exit_2(flags: list[str], expected: str) -> None:
+    import sys
+
+    if flags[:1] == ["--name"]:
+        flags = ["--broker-url", "mqtt://localhost", *flags]
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow_mqtt.cli", "worker", "run", *flags], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stderr.count("\n") == 1

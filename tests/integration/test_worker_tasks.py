@@ -1,0 +1,189 @@
+"""Real tasks through the Task SDK, on a worker that reaches only Mosquitto."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import servers
+from airflow_mqtt.worker.job_files import JobFiles
+from servers import running, wait_for
+from worker_bench import FakeBridge, WorkerProcess
+
+NAME = "edge-1"
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[servers.Mosquitto]:
+    with servers.mosquitto(tmp_path / "broker", accounts=[NAME]) as server:
+        yield server
+
+
+@pytest.fixture
+def bridge(broker: servers.Mosquitto) -> Iterator[FakeBridge]:
+    with FakeBridge(broker.url("bridge"), NAME) as peer:
+        yield peer
+
+
+@pytest.fixture
+def worker(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> Iterator[WorkerProcess]:
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME), slots=2, drain_timeout=2, kill_grace=2, keepalive=4)
+    process.start()
+    try:
+        bridge.status("idle")  # it has subscribed: nothing sent to it from here on is lost
+        yield process
+    finally:
+        process.stop()
+        print(process.tail())
+
+
+def test_a_task_runs_to_its_end(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("quick")
+    bridge.event(job, "accepted")
+    bridge.event(job, "started")
+    finished = bridge.event(job, "finished")
+    assert (finished.outcome, finished.exit_code) == ("succeeded", 0)
+    assert bridge.calls(job) == ["PATCH run", "PUT rtif", "POST return_value", "PATCH state"]
+    log = bridge.log(job, "hello from the device")
+    assert len(log.encode()) == finished.log_size
+
+
+def test_a_failing_task_is_a_job_well_done(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("fails")
+    finished = bridge.event(job, "finished")
+    assert finished.outcome == "succeeded"
+    states = [json.loads(request.body)["state"] for request in bridge.requests if request.path.endswith("/state")]
+    assert states == ["failed"]
+    assert "as planned" in bridge.log(job, "as planned")
+
+
+def test_a_refused_gate_runs_nothing(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    refusal = {"detail": {"reason": "invalid_state", "message": "no", "previous_state": "running"}}
+    bridge.overrides.append(lambda request: (409, refusal) if request.path.endswith("/run") else None)
+    job = bridge.run("quick")
+    finished = bridge.event(job, "finished")
+    assert finished.outcome == "failed"
+    assert "TaskAlreadyRunningError" in finished.reason
+    assert bridge.calls(job) == ["PATCH run"]
+    assert "hello" not in bridge.log(job, "TaskAlreadyRunningError")
+
+
+def test_logs_arrive_while_the_task_runs(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("wait_for_file")
+    bridge.event(job, "started")
+    bridge.log(job, "waiting")
+    assert not [event for event in bridge.events if event.type == "finished"]
+    worker.go.touch()
+    bridge.event(job, "finished")
+    bridge.log(job, "went on")
+
+
+def test_a_long_log_arrives_whole(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("big")
+    finished = bridge.event(job, "finished")
+    log = bridge.log(job, '"line 1999"', timeout=60)
+    wait_for(lambda: len(bridge.logs[job]) == finished.log_size, what="the whole log", timeout=30)
+    assert log.count('"line ') == 2000
+    wait_for(lambda: not list((worker.state_dir / "jobs").iterdir()), what="the files of the job to be deleted")
+
+
+def test_two_tasks_at_once_and_a_third_is_rejected(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    first, second = bridge.run("wait_for_file"), bridge.run("wait_for_file")
+    bridge.event(first, "accepted")
+    bridge.event(second, "accepted")
+    third = bridge.run("wait_for_file")
+    assert bridge.event(third, "rejected").reason == "full"
+    bridge.status("running", running=2, free=0)
+    worker.go.touch()
+    bridge.event(first, "finished")
+    bridge.event(second, "finished")
+    bridge.status("idle", free=2)
+
+
+def test_a_cancelled_task_ends_and_says_why(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("wait_for_file")
+    bridge.log(job, "waiting")
+    bridge.cancel(job, reason="airflow: the task was cleared")
+    event = bridge.event(job, "cancelled", timeout=15)
+    assert event.reason == "airflow: the task was cleared"
+    assert "Task killed!" in bridge.log(job, "Task killed!")
+    assert "PATCH state" not in bridge.calls(job)
+
+
+def test_the_result_of_a_task_survives_the_worker(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("wait_for_file")
+    bridge.log(job, "waiting")
+    worker.kill()
+    bridge.status("offline", timeout=6, reason="lost")  # 1.5 keep-alives of 4 s
+    worker.go.touch()
+    worker.launch()
+    finished = bridge.event(job, "finished")
+    assert finished.outcome == "succeeded"
+    assert bridge.births[-1].holds == [{"job": job, "attempt": 1, "state": "running"}]
+    assert bridge.calls(job).count("PATCH run") == 1
+    bridge.log(job, "went on")
+
+
+def test_a_task_that_ended_while_the_worker_was_down_is_reported(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("wait_for_file")
+    bridge.log(job, "waiting")
+    runner = JobFiles(worker.state_dir, job, 1).read_runner()
+    worker.kill()
+    os.kill(runner.pid, signal.SIGKILL)
+    worker.launch()
+    finished = bridge.event(job, "finished")
+    assert (finished.outcome, finished.reason) == ("failed", "the runner died")
+    bridge.log(job, "The runner died")
+
+
+def test_a_broker_outage_costs_nothing(bridge: FakeBridge, worker: WorkerProcess, broker: servers.Mosquitto) -> None:
+    job = bridge.run("wait_for_file")
+    bridge.log(job, "waiting")
+    broker.stop()
+    worker.go.touch()
+    files = JobFiles(worker.state_dir, job, 1)
+    wait_for(files.read_result, what="the runner to end without a broker")
+    broker.start()
+    with FakeBridge(broker.url("bridge"), NAME) as after:
+        after.journal, after.seq = bridge.journal, bridge.seq
+        assert after.event(job, "finished").outcome == "succeeded"
+        assert [call for call in after.calls(job) if call != "PATCH run"] == ["POST return_value", "PATCH state"]
+        after.log(job, "went on")
+
+
+def test_a_drain_waits_then_ends_what_runs(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("wait_for_file")
+    bridge.log(job, "waiting")
+    os.kill(worker.pid, signal.SIGTERM)
+    bridge.status("terminating")
+    late = bridge.run("quick")
+    assert bridge.event(late, "rejected").reason == "draining"
+    assert worker.wait(30) == 0
+    assert bridge.event(job, "finished", timeout=5).outcome == "succeeded"
+    assert "The worker is stopping (waited 2 s); the task is sent TERM." in bridge.log(job, "is sent TERM")
+    bridge.status("offline", reason="stopped")
+
+
+def test_a_drain_lets_a_task_end(bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto) -> None:
+    with running(WorkerProcess(tmp_path / "worker", broker.url(NAME))) as worker:
+        bridge.status("idle")
+        job = bridge.run("wait_for_file")
+        bridge.log(job, "waiting")
+        os.kill(worker.pid, signal.SIGTERM)
+        bridge.status("terminating")
+        worker.go.touch()
+        assert worker.wait(30) == 0
+        assert bridge.event(job, "finished").outcome == "succeeded"
+        bridge.log(job, "went on")
+
+
+def test_an_operators_shutdown_is_followed_once(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    bridge.desire(revision=3, shutdown=True)
+    assert worker.wait(20) == 0
+    seen = len(bridge.statuses)
+    worker.start()
+    bridge.status("idle", since=seen, revision=3)
+    assert worker.alive

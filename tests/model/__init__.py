@@ -1,0 +1,1 @@
+"""An exhaustive search of the protocol over bounded instances. See `docs/explanation/model.md`."""

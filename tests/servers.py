@@ -1,0 +1,229 @@
+"""Real servers for tests: each on a free port of 127.0.0.1, with files in a directory of its own, stopped by its pid.
+
+    with mosquitto(tmp_path, accounts=["edge-1"]) as broker:
+        broker.url("edge-1"); broker.kill(); broker.forget(); broker.start()
+    with postgres() as database:
+        database.url; database.new_database()
+    with nats(tmp_path) as broker: ...
+    with Proxy(broker.port) as proxy:
+        proxy.port; proxy.cut(); proxy.stall(); proxy.delay(0.2); proxy.heal()
+
+Where a server is missing, the test skips with the reason; in CI (CI=true) it fails.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from demo.brokers import Broker, Mosquitto, Nats
+from demo.processes import MissingProgramError, Server, find_program, free_port, listens, wait_for
+from proxy import Proxy
+
+__all__ = [
+    "Broker", "Mosquitto", "Nats", "Postgres", "Proxy", "Server", "free_port", "listens", "missing", "mosquitto",
+    "nats", "nats_cluster", "postgres", "wait_for",
+]  # fmt: skip
+
+
+def missing(reason: object) -> NoReturn:
+    """Skip the test on a laptop; fail it in CI, where nothing may be missing."""
+    if os.environ.get("CI"):
+        pytest.fail(str(reason))
+    pytest.skip(str(reason))
+
+
+@contextmanager
+def mosquitto(
+    directory: Path | None = None,
+    *,
+    accounts: Iterable[str] = (),
+    port: int = 0,
+    bind: str = "127.0.0.1",
+    overrides: Mapping[str, str | int | None] | None = None,
+) -> Iterator[Mosquitto]:
+    """A running Mosquitto with the accounts `bridge`, `monitor` and `accounts`, and mosquitto/acl."""
+    with _directory(directory) as folder:
+        try:
+            broker = Mosquitto(folder, accounts=accounts, port=port, bind=bind, overrides=overrides)
+        except MissingProgramError as error:
+            missing(error)
+        with running(broker):
+            yield broker
+
+
+@contextmanager
+def nats(directory: Path | None = None, *, accounts: Iterable[str] = ()) -> Iterator[Nats]:
+    """A running NATS server with MQTT, with the accounts and rights that Mosquitto would have."""
+    with _directory(directory) as folder:
+        try:
+            broker = Nats(folder, accounts=accounts)
+        except MissingProgramError as error:
+            missing(error)
+        with running(broker):
+            yield broker
+
+
+@contextmanager
+def nats_cluster(directory: Path | None = None, *, accounts: Iterable[str] = (), size: int = 3) -> Iterator[list[Nats]]:
+    """Several NATS servers that are one MQTT broker."""
+    passwords = {name: secrets.token_urlsafe(12) for name in ("bridge", "monitor", *accounts)}
+    ports = [free_port() for _ in range(size)]
+    with _directory(directory) as folder, ExitStack() as stack:
+        nodes = []
+        for number, port in enumerate(ports, start=1):
+            name = f"node-{number}"
+            peers = [other for other in ports if other != port]
+            try:
+                node = Nats(folder / name, name=name, cluster_port=port, peers=peers, passwords=passwords)
+            except MissingProgramError as error:
+                missing(error)
+            node.launch()
+            stack.callback(node.stop)
+            nodes.append(node)
+        for node in nodes:
+            node.await_ready()
+        yield nodes
+
+
+@contextmanager
+def running(server: Server) -> Iterator[Server]:
+    """Start `server`, and stop whatever of it runs at the end."""
+    try:
+        server.start()
+        yield server
+    finally:
+        if server.alive:
+            server.resume()
+        server.stop()
+
+
+@contextmanager
+def _directory(given: Path | None) -> Iterator[Path]:
+    if given is not None:
+        given.mkdir(parents=True, exist_ok=True)
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="airflow-mqtt-", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------
+
+#: What makes it fast: nothing here has to survive a power cut. A test of that turns `durable` on.
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+class Postgres(Server):
+    """PostgreSQL in `directory`. As root it runs as another user, since PostgreSQL refuses to run as root."""
+
+    user = "airflow"
+
+    def __init__(self, directory: Path, *, bind: str = "127.0.0.1", durable: bool = False) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.host = bind
+        self.password = secrets.token_urlsafe(12)
+        settings = [
+            "-p", str(self.port), "-c", f"listen_addresses={bind}", "-c", f"unix_socket_directories={directory}",
+            "-c", "max_connections=200", "-c", "shared_buffers=64MB",
+        ]  # fmt: skip
+        for setting in () if durable else FAST:
+            settings += ["-c", setting]
+        super().__init__(
+            "postgres",
+            [*_as_postgres(), _postgres_program("postgres"), "-D", str(directory / "data"), *settings],
+            log=directory / "postgres.log",
+            cwd=directory,
+            ready=self.answers,
+        )
+
+    def initialise(self) -> None:
+        """Make the cluster's files."""
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam("postgres")
+            os.chown(self.directory, owner.pw_uid, owner.pw_gid)
+        self.directory.chmod(0o700)
+        secret = self.directory / "password"
+        secret.write_text(self.password)
+        secret.chmod(0o644)
+        self._run(
+            "initdb", "-D", str(self.directory / "data"), "-U", self.user, "-A", "scram-sha-256",
+            f"--pwfile={secret}", "-E", "UTF8", "--no-locale", "--no-sync",
+        )  # fmt: skip
+
+    def _run(self, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*_as_postgres(), _postgres_program(program), *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=self.directory,
+            env={**os.environ, "PGPASSWORD": self.password, **environment},
+        )
+
+    def psql(self, sql: str, database: str = "postgres") -> str:
+        """Run `sql` and return its bare output."""
+        arguments = ["-h", self.host, "-p", str(self.port), "-U", self.user, "-d", database, "-XAtqc", sql]
+        return self._run("psql", *arguments).stdout.strip()
+
+    def answers(self) -> bool:
+        try:
+            return self.psql("select 1") == "1"
+        except subprocess.CalledProcessError:
+            return False
+
+    def new_database(self, name: str | None = None) -> str:
+        """Make an empty database and return its URL."""
+        name = name or f"test_{secrets.token_hex(4)}"
+        self.psql(f'create database "{name}"')
+        return self.url_of(name)
+
+    def url_of(self, database: str) -> str:
+        return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{database}"
+
+    @property
+    def url(self) -> str:
+        """The URL of the database `postgres`: as Airflow's `sql_alchemy_conn` and `--database-url` take it."""
+        return self.url_of("postgres")
+
+
+@contextmanager
+def postgres(*, bind: str = "127.0.0.1", durable: bool = False) -> Iterator[Postgres]:
+    """A running PostgreSQL. Its directory is always a new one in the temporary directory: another user owns it."""
+    with tempfile.TemporaryDirectory(prefix="airflow-mqtt-pg-", ignore_cleanup_errors=True) as name:
+        try:
+            server = Postgres(Path(name), bind=bind, durable=durable)
+            server.initialise()
+        except (MissingProgramError, KeyError) as error:
+            missing(error)
+        with running(server):
+            yield server
+
+
+def _as_postgres() -> list[str]:
+    if os.geteuid() != 0:
+        return []
+    return [
+        find_program("setpriv", "apt-get install util-linux"),
+        *["--reuid=postgres", "--regid=postgres", "--init-groups"],
+    ]
+
+
+def _postgres_program(name: str) -> str:
+    """Return the newest version's program: Debian keeps them off the PATH."""
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parents[1].name))
+    if versions:
+        return str(versions[-1])
+    found = shutil.which(name)
+    if found is None:
+        raise MissingProgramError(f"{name} is not installed: apt-get install postgresql")
+    return found

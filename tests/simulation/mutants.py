@@ -1,0 +1,381 @@
+"""Deliberate defects, each of which the simulation must catch: what it cannot see broken, it does not hold."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from unittest import mock
+
+import bridge as sim_bridge
+import memory
+import scenario
+import world
+
+from airflow_mqtt.bridge import dispatcher, fleet, gateway, sweep
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
+from airflow_mqtt.protocol.jobs import settle as real_settle
+from airflow_mqtt.worker.core import calls, core, endings, orders, outbox, status
+from airflow_mqtt.worker.core import effects as fx
+
+Patch = contextlib.AbstractContextManager
+MUTANTS: dict[str, Callable[[], Patch]] = {}
+
+
+def mutant(name: str):
+    def keep(make: Callable[[], Patch]) -> Callable[[], Patch]:
+        MUTANTS[name] = make
+        return make
+
+    return keep
+
+
+def caught_at(work: tuple[str, range]) -> tuple[int, str] | None:
+    """Return the first seed that catches the defect, with what it violates."""
+    name, seeds = work
+    with MUTANTS[name]():
+        for seed in seeds:
+            try:
+                outcome = scenario.run(seed)
+            except Exception as error:
+                return seed, f"{type(error).__name__}: {error}"
+            if outcome.violations:
+                return seed, outcome.violations[0]
+    return None
+
+
+@mutant("gate: opens for any request, not once")
+def _():
+    def verdict(job, request):
+        return job if job.state in (JobState.ACCEPTED, JobState.RUNNING) else gateway.Refusal(409, "x", "x")
+
+    return mock.patch.object(gateway, "_gate_verdict", verdict)
+
+
+@mutant("gate: the attempt is not checked")
+def _():
+    def admit(job, call, path, *, gate):
+        if job is not None:
+            request = replace(call.request, attempt=job.attempt)
+            return real_admit(replace(job, worker=call.worker), sim_bridge.Call(call.worker, request), path, gate=gate)
+        return real_admit(job, call, path, gate=gate)
+
+    real_admit = gateway.admit
+    return mock.patch.object(gateway, "admit", admit)
+
+
+@mutant("bridge: reports of older attempts count")
+def _():
+    return mock.patch.object(
+        dispatcher, "settle", lambda state, attempt, event, _reported: real_settle(state, attempt, event, attempt)
+    )
+
+
+@mutant("bridge: acknowledges before it commits")
+def _():
+    def commit(self, script):
+        try:
+            tx = self.db.transaction(self.epoch)
+        except sim_bridge.DeposedError:
+            self.die()
+            return None
+        before = self.db.snapshot()
+        result = memory.drive(script(tx))
+        if isinstance(result, list) and self.broker.chaos and self.sim.chance(0.01, "bridge killed before commit"):
+            self._publish(result)
+            self.db.restore(before)
+            self.die()
+            return None
+        return result
+
+    return mock.patch.object(sim_bridge.SimBridge, "_commit", commit)
+
+
+@mutant("bridge: acknowledges numbers beyond a gap")
+def _():
+    real = dispatcher.Dispatcher._hear_event
+
+    async def hear_event(self, tx, worker, event, state, now):
+        if event.journal == worker.journal and event.seq > worker.seq:
+            worker = replace(worker, seq=event.seq - 1)
+            state.workers[worker.name] = worker
+        await real(self, tx, worker, event, state, now)
+
+    return mock.patch.object(dispatcher.Dispatcher, "_hear_event", hear_event)
+
+
+@mutant("bridge: `connection` is ignored, a late will counts")
+def _():
+    def hear(worker, message, *, live, now):
+        seen = now if live and message.state != "offline" else worker.seen_at
+        return replace(worker, status=message, connection=message.connection, instance=message.instance, seen_at=seen)
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(fleet, "hear_status", hear))
+    stack.enter_context(mock.patch.object(sweep, "due", _lose_at_once))
+    return stack
+
+
+def _lose_at_once(job, worker, rules, *, now, hearing_since):
+    """With it: a running job of an offline worker is lost without waiting, as a bridge that trusts wills would do."""
+    result = _real_due(job, worker, rules, now=now, hearing_since=hearing_since)
+    gone = worker.status is not None and worker.status.state == "offline"
+    if job.state is JobState.RUNNING and gone:
+        return sweep.Due(JobEvent.LOSE, "its will was published")
+    return result
+
+
+_real_due = sweep.due
+
+
+@mutant("bridge: a running job goes back to the queue when its worker is gone")
+def _():
+    from airflow_mqtt.protocol import jobs
+
+    def due(job, worker, rules, *, now, hearing_since):
+        if job.state is JobState.RUNNING and worker.state in sweep.GONE:
+            return sweep.Due(JobEvent.RELEASE, "gone")
+        return _real_due(job, worker, rules, now=now, hearing_since=hearing_since)
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(sweep, "due", due))
+    stack.enter_context(mock.patch.dict(jobs.TABLE, {(JobState.RUNNING, JobEvent.RELEASE): JobState.QUEUED}))
+    return stack
+
+
+@mutant("bridge: what is claimed is never published again")
+def _():
+    def due(job, worker, rules, *, now, hearing_since):
+        result = _real_due(job, worker, rules, now=now, hearing_since=hearing_since)
+        return sweep.NOTHING if job.state is JobState.DISPATCHED else result
+
+    return mock.patch.object(sweep, "due", due)
+
+
+@mutant("bridge: its own deafness counts as the fleet's silence")
+def _():
+    return mock.patch.object(
+        fleet, "silent_for", lambda worker, *, now, hearing_since: now - worker.seen_at + sim_bridge.LOST_AFTER * 0.8
+    )
+
+
+@mutant("bridge: a birth does not settle what was forgotten")
+def _():
+    async def nothing(*_):
+        return None
+
+    return mock.patch.object(dispatcher.Dispatcher, "_settle_birth", nothing)
+
+
+@mutant("bridge: a birth counts however late it comes")
+def _():
+    real = dispatcher.Dispatcher._settle_birth
+
+    async def settle_birth(self, tx, name, state, now):
+        born = self._births.get(name)
+        if born is not None:
+            self._births[name] = replace(born, last=state.workers[name].seq)
+        await real(self, tx, name, state, now)
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(fleet, "is_late", lambda _worker, _born: False))
+    stack.enter_context(mock.patch.object(dispatcher.Dispatcher, "_settle_birth", settle_birth))
+    return stack
+
+
+@mutant("bridge: a deposed leader still writes")
+def _():
+    async def save_worker(self, worker):
+        # A deposed leader has read before it slept: what it writes back is old.
+        self._db.workers[worker.name] = replace(worker, seq=max(0, worker.seq - 1)) if self._stale else worker
+
+    stack = contextlib.ExitStack()
+
+    def stale_transaction(self, epoch):
+        tx = memory.MemoryTx(self)
+        tx._stale = epoch != self.epoch
+        return tx
+
+    stack.enter_context(mock.patch.object(memory.MemoryDatabase, "transaction", stale_transaction))
+    stack.enter_context(mock.patch.object(memory.MemoryTx, "save_worker", save_worker))
+    return stack
+
+
+@mutant("bridge: writes are no compare-and-set")
+def _():
+    async def move(self, job, event, *, now, by, reason="", **values):
+        row = self._db.rows[job.id]
+        row |= memory.transitions.changes(job.state, job.attempt, event, now=now, reason=reason, values=values)
+        return memory._job(row)
+
+    return mock.patch.object(memory.MemoryTx, "move", move)
+
+
+@mutant("bridge: heartbeats before Airflow has accepted the start")
+def _():
+    real = sim_bridge.SimBridge._beat
+
+    def beat(self):
+        for row in self.db.rows.values():
+            if row["state"] == JobState.RUNNING and row["running_since"] is None:
+                row["running_since"] = 1.0
+        real(self)
+
+    return mock.patch.object(sim_bridge.SimBridge, "_beat", beat)
+
+
+@mutant("bridge: the finished event counts without an accepted final state")
+def _():
+    async def set_final_state(*_):
+        return None
+
+    return mock.patch.object(memory.MemoryTx, "set_final_state", set_final_state)
+
+
+@mutant("worker: no resend after a new epoch or connection")
+def _():
+    def introduce(self, now):
+        if self.state.births == 0 and self.state.connection <= 1:
+            return real(self, now)
+        self.state.born_heard = True
+        return None
+
+    real = core.Core._introduce
+    return mock.patch.object(core.Core, "_introduce", introduce)
+
+
+@mutant("worker: an introduction that got lost is not repeated")
+def _():
+    real_born = status.born
+
+    def born(state, now):
+        real_born(state, now)
+        state.born_heard = True
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(status, "born", born))
+    stack.enter_context(mock.patch.object(core, "BIRTH_PAUSE", float("inf")))
+    return stack
+
+
+@mutant("worker: events are deleted when sent, not when acknowledged")
+def _():
+    real = outbox.Outbox.to_send
+
+    def to_send(self, now):
+        found = real(self, now)
+        if found:
+            self.acknowledge(self.sent, now)
+        return found
+
+    return mock.patch.object(outbox.Outbox, "to_send", to_send)
+
+
+@mutant("worker: events are not in the journal")
+def _():
+    real = world.Device._keep
+
+    def keep(self, effect):
+        if not isinstance(effect, fx.SaveEvent):
+            real(self, effect)
+
+    return mock.patch.object(world.Device, "_keep", keep)
+
+
+@mutant("worker: publishes before the journal's commit")
+def _():
+    def perform(self):
+        while effects := self.core.take():
+            for effect in effects:
+                self._act(effect)
+                if not self.up:
+                    return
+            if self.broker.chaos and self.sim.chance(0.005, "killed before the journal's commit"):
+                self.crash(power=False)
+                return
+            for effect in effects:
+                self._keep(effect)
+
+    return mock.patch.object(world.Device, "_perform", perform)
+
+
+@mutant("worker: a final state is answered and not stored")
+def _():
+    real = world.Device._keep
+
+    def keep(self, effect):
+        if not isinstance(effect, fx.SaveCall):
+            real(self, effect)
+
+    return mock.patch.object(world.Device, "_keep", keep)
+
+
+@mutant("worker: `finished` does not wait for what the task wrote")
+def _():
+    def close(state, job, now):
+        if job.phase is not endings.Phase.ENDED or job.closed:
+            return
+        kind, details = endings.closing(job)
+        job.last_seq = endings.report(state, kind, job.run, now, **details)
+        job.closed = True
+        endings.save(state, job)
+
+    return mock.patch.object(endings, "close_if_ready", close)
+
+
+@mutant("worker: calls are not sent again")
+def _():
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(calls, "RESEND_CALL_AFTER", float("inf")))
+    stack.enter_context(mock.patch.object(calls, "resend", lambda *_: None))
+    return stack
+
+
+@mutant("worker: user code starts without waiting for the gate")
+def _():
+    def through(self, status):
+        real(self, 200)
+
+    real = world.Runner._through
+    return mock.patch.object(world.Runner, "_through", through)
+
+
+@mutant("worker: a runner is started again after a crash, past the gate")
+def _():
+    def found(self, job, *, alive, result, log_size, now):
+        held = self.state.jobs[job]
+        if not alive and result is None and held.phase is core.Phase.RUNNING:
+            held.phase = core.Phase.ACCEPTED
+        real(self, job, alive=alive, result=result, log_size=log_size, now=now)
+
+    real = core.Core.found
+
+    def verdict(job, request):
+        return job if job.state in (JobState.ACCEPTED, JobState.RUNNING) else gateway.Refusal(409, "x", "x")
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(core.Core, "found", found))
+    stack.enter_context(mock.patch.object(gateway, "_gate_verdict", verdict))
+    return stack
+
+
+@mutant("worker: a copy of an order is a new order")
+def _():
+    real = orders.run
+
+    def run(state, queue, order, now):
+        job = state.jobs.get(order.job)
+        if job is not None and job.attempt == order.attempt and job.phase is not orders.Phase.ENDED:
+            endings.discard(state, job)
+        state.gone.pop(order.job, None)
+        real(state, queue, order, now)
+
+    return mock.patch.object(orders, "run", run)
+
+
+@mutant("worker: log offsets are not rewound")
+def _():
+    from airflow_mqtt.worker.core import logs
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(logs, "rewind", lambda *_: None))
+    stack.enter_context(mock.patch.object(logs, "_rewind_stalled", lambda *_: None))
+    return stack

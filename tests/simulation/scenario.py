@@ -1,0 +1,232 @@
+"""One seed, one run: jobs flow while everything breaks, then the world heals, then the promises are held."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import orjson
+from bridge import LOST_AFTER, SimBridge
+from memory import MemoryDatabase, new_row
+from world import EPOCH_TIME, Airflow, Broker, Device, Simulation
+
+from airflow_mqtt.executor import core as executor_core
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+
+CHAOS = 90.0
+HEALED = 1500.0
+
+
+@dataclass
+class Outcome:
+    """What a run showed: faults injected, violations of each promise, and the trace to tell why."""
+
+    seed: int
+    faults: Counter[str]
+    states: Counter[str]
+    violations: list[str] = field(default_factory=list)
+    trace: list[str] = field(default_factory=list)
+
+
+class Scenario:
+    def __init__(self, seed: int) -> None:
+        self.sim = Simulation(seed)
+        self.broker = Broker(self.sim)
+        self.airflow = Airflow()
+        self.db = MemoryDatabase()
+        self.devices = [Device(self.sim, self.broker, f"edge-{n}") for n in range(self.sim.random.choice([1, 2, 3]))]
+        self.bridges: list[SimBridge] = []
+        self.heard: Counter[tuple[str, str]] = Counter()
+        self.unwanted: set[str] = set()
+        self.wiped: set[str] = set()
+        self.deaf_since: dict[str, float] = {}
+
+    # --- the parts ----------------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        sim = self.sim
+        self._lead()
+        for device in self.devices:
+            sim.at(sim.random.uniform(0, 5), device.start)
+        for number in range(sim.random.randint(2, 8)):
+            sim.at(sim.random.uniform(0, CHAOS * 0.7), lambda n=number: self._queue(n))
+        self._plan_faults()
+        self._executor()
+        sim.run_until(CHAOS)
+        self._heal()
+        sim.run_until(CHAOS + HEALED, done=self._settled)
+        sim.run_until(sim.now + 30.0)
+        return self._judge()
+
+    def _lead(self) -> None:
+        """Keep a bridge leading: whenever none lives, or the leader sleeps, the next takes over."""
+        leader = self.bridges[-1] if self.bridges else None
+        if leader is None or not leader.alive or leader.asleep:
+            self.bridges.append(SimBridge(self.sim, self.broker, self.db, self.airflow, len(self.bridges) + 1))
+        self.sim.at(3.0, self._lead)
+
+    def _queue(self, number: int) -> None:
+        id_, subject = f"job-{number}", f"ti-{number}"
+        row = new_row(id_, subject, EPOCH_TIME + self.sim.now)
+        row["workload"] = orjson.dumps({"type": "ExecuteTask", "subject": subject}).decode()
+        self.db.rows[id_] = row
+        self.airflow.states[subject] = "queued"
+        self.sim.note(f"{id_} is queued")
+
+    def _executor(self) -> None:
+        """The executor: hears what is pending, once."""
+        for row in self.db.rows.values():
+            if row["report_pending"]:
+                row["report_pending"] = False
+                job = executor_core.Job(
+                    row["id"],
+                    executor_core.Subject.TASK,
+                    JobState(row["state"]),
+                    row["reason"],
+                    row["final_state"],
+                    True,
+                )
+                decision = executor_core.decide(job)
+                if decision.ended:
+                    self.heard[row["id"], decision.report.value] += 1
+        self.sim.at(1.0, self._executor)
+
+    # --- faults -------------------------------------------------------------------------------------------
+
+    def _plan_faults(self) -> None:
+        sim = self.sim
+        for _ in range(sim.random.randint(0, 6)):
+            fault = sim.random.choice(
+                [self._kill_bridge, self._sleep_bridge, self._kill_worker, self._cut_power, self._kill_broker,
+                 self._empty_broker, self._cut_link, self._clear_task, self._api_outage, self._wipe]
+            )  # fmt: skip
+            sim.at(sim.random.uniform(0, CHAOS), fault)
+
+    def _device(self) -> Device:
+        return self.sim.random.choice(self.devices)
+
+    def _kill_bridge(self) -> None:
+        self.sim.faults["bridge killed"] += 1
+        self.bridges[-1].die()
+
+    def _sleep_bridge(self) -> None:
+        self.sim.faults["bridge asleep"] += 1
+        self.bridges[-1].sleep(self.sim.random.uniform(1.0, 20.0))
+
+    def _kill_worker(self) -> None:
+        device = self._device()
+        if device.up:
+            device.crash(power=False)
+
+    def _cut_power(self) -> None:
+        device = self._device()
+        if device.up:
+            device.crash(power=True)
+
+    def _wipe(self) -> None:
+        """Power lost, and the disk with it."""
+        device = self._device()
+        if device.up and self.sim.chance(0.3):
+            self.sim.faults["disk wiped"] += 1
+            self.wiped |= {job for job, _ in device.runners}
+            device.crash(power=True)
+            device.new_journal()
+            device.runners.clear()
+
+    def _kill_broker(self) -> None:
+        self.broker.restart(forget=False)
+
+    def _empty_broker(self) -> None:
+        self.broker.restart(forget=True)
+
+    def _cut_link(self) -> None:
+        self._device().cut(self.sim.random.choice([2.0, 20.0, 100.0]))
+
+    def _clear_task(self) -> None:
+        running = [s for s, state in self.airflow.states.items() if state == "running"]
+        if running:
+            subject = self.sim.random.choice(running)
+            self.sim.faults["task cleared in Airflow"] += 1
+            self.sim.note(f"{subject} is cleared in Airflow")
+            self.airflow.states[subject] = "removed"
+            self.unwanted.add(subject.replace("ti", "job"))
+
+    def _api_outage(self) -> None:
+        self.sim.faults["api-server down"] += 1
+        self.airflow.up = False
+        self.sim.at(self.sim.random.uniform(1, 30), lambda: setattr(self.airflow, "up", True))
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        self.broker.chaos = False
+        self.airflow.up = True
+        for device in self.devices:
+            device.cut_until = min(device.cut_until, self.sim.now + 30)
+
+    def _settled(self) -> bool:
+        return all(row["state"] in TERMINAL for row in self.db.rows.values()) and all(
+            not device.up or not (device.core.state.jobs or device.core.state.outbox.events) for device in self.devices
+        )
+
+    def _judge(self) -> Outcome:
+        outcome = Outcome(
+            0, self.sim.faults, Counter(row["state"] for row in self.db.rows.values()), trace=self.sim.trace
+        )
+        bad = outcome.violations
+        starts: Counter[str] = sum((device.starts for device in self.devices), Counter())
+        for id_, row in self.db.rows.items():
+            self._check_job(id_, row, starts[id_], bad)
+        for device in self.devices:
+            if device.up and device.core.state.outbox.events:
+                bad.append(f"3: {device.name} still holds events that nobody acknowledged")
+        return outcome
+
+    def _check_job(self, id_: str, row: dict, starts: int, bad: list[str]) -> None:
+        state, subject = row["state"], row["subject"]
+        ended = {job for device in self.devices for job in device.ended_code}
+        promised = {job for device in self.devices for job in device.promised}
+        harmed = {job for device in self.devices for job in device.power_cuts} | self.wiped | self.unwanted
+        if state not in TERMINAL:
+            bad.append(f"1: {id_} is {state} and forgotten")
+        heard = sum(count for (job, _), count in self.heard.items() if job == id_)
+        if state in TERMINAL and heard != 1:
+            bad.append(f"1: Airflow heard {heard} times of the end of {id_}")
+        if starts > 1:
+            bad.append(f"2: user code of {id_} started {starts} times")
+        if state == JobState.SUCCEEDED and id_ not in ended:
+            bad.append(f"3: {id_} succeeded without having run")
+        if (
+            id_ in promised
+            and state != JobState.SUCCEEDED
+            and id_ not in self.unwanted | self.wiped | self._lost_fairly(id_)
+        ):
+            bad.append(f"3: {id_} is {state} ({row['reason']}), though the worker took its result")
+        if state in (JobState.FAILED, JobState.LOST) and id_ not in harmed | self._lost_fairly(id_):
+            bad.append(f"5: {id_} is {state} ({row['reason']}) for no good reason")
+        if state == JobState.CANCELLED and self.airflow.states[subject] not in ("removed", "success"):
+            bad.append(f"5: {id_} is cancelled ({row['reason']}) for no good reason")
+        if state == JobState.SUCCEEDED and self.airflow.states[subject] != "success" and id_ not in self.unwanted:
+            bad.append(f"3: {id_} succeeded, but Airflow says {self.airflow.states[subject]}")
+        self._check_log(id_, row, bad)
+
+    def _lost_fairly(self, id_: str) -> set[str]:
+        """Whether the job's worker was out of reach for longer than `lost_after`: then losing it is the rule."""
+        reason = self.db.rows[id_]["reason"]
+        if "has been silent for" not in reason:
+            return set()
+        return {id_} if float(reason.split("silent for ")[1].split(" s")[0]) >= LOST_AFTER else set()
+
+    def _check_log(self, id_: str, row: dict, bad: list[str]) -> None:
+        if row["state"] != JobState.SUCCEEDED or id_ in self.wiped:
+            return
+        for device in self.devices:
+            runner = device.runners.get((id_, row["attempt"]))
+            if runner is not None and runner.started:
+                stored = self.db.logs.get((id_, row["attempt"]), b"")
+                if stored != bytes(runner.log):
+                    bad.append(f"3: the log of {id_} has {len(stored)} of {len(runner.log)} bytes")
+
+
+def run(seed: int) -> Outcome:
+    outcome = Scenario(seed).run()
+    outcome.seed = seed
+    return outcome

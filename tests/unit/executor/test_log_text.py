@@ -1,0 +1,44 @@
+"""Chunks become text, however they were cut, repeated or lost."""
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mqtt.executor.task_log import assemble, lines_of
+
+
+def cut(data, points):
+    edges = sorted({0, len(data), *(point % (len(data) + 1) for point in points)})
+    return [(start, data[start:end]) for start, end in pairwise(edges)]
+
+
+@given(st.text(), st.lists(st.integers(min_value=0, max_value=400)))
+def test_any_cut_gives_the_same_text(text, points):
+    data = text.encode()
+    assert b"".join(assemble(cut(data, points))) == data
+    expected = text.split("\n")
+    assert list(lines_of(assemble(cut(data, points)), complete=True)) == (expected if expected[-1] else expected[:-1])
+
+
+@given(st.binary(max_size=200), st.lists(st.integers(min_value=0, max_value=200)), st.integers(0, 30))
+def test_overlapping_chunks_show_nothing_twice(data, points, more):
+    chunks = [(start, data[start : start + len(part) + more]) for start, part in cut(data, points)]
+    assert b"".join(assemble(chunks)) == data
+
+
+@given(st.binary(max_size=200))
+def test_whatever_a_device_sends_is_readable(data):
+    for line in lines_of([data], complete=True):
+        line.encode()
+
+
+def test_a_gap_is_said():
+    assert b"".join(assemble([(0, b"ab"), (10, b"cd")])) == (
+        b"ab\n[airflow-mqtt: 8 bytes of this log have not arrived]\ncd"
+    )
+
+
+def test_a_line_without_an_end_waits_for_it():
+    assert list(lines_of([b"one\ntw"], complete=False)) == ["one"]
+    assert list(lines_of([b"one\ntw"], complete=True)) == ["one", "tw"]

@@ -1,0 +1,239 @@
+"""Every message: what is sent arrives, and what nobody should send raises `PayloadError` and nothing else."""
+
+import dataclasses
+import json
+import zlib
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from airflow_mqtt.protocol import codec, messages
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import MAX_INTEGER, Message
+
+CLASSES = sorted(Message.__subclasses__(), key=lambda cls: cls.__name__)
+DECODERS = [*(cls.decode for cls in CLASSES), messages.decode_order, messages.decode_report]
+
+NAMES = st.from_regex(messages.JOB_ID, fullmatch=True)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
+BODY = st.text(max_size=12)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | BODY
+)
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(BODY, inner, max_size=2),
+    max_leaves=4,
+)
+COUNT = st.integers(0, MAX_INTEGER)
+HELD = st.fixed_dictionaries(
+    {"job": NAMES, "attempt": COUNT, "state": st.sampled_from([state.value for state in messages.HeldState])}
+)
+
+#: The module's checks, and what passes them.
+STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
+    messages._text: TEXT,
+    messages._body: BODY,
+    messages._count: COUNT,
+    messages._whole: st.integers(-MAX_INTEGER, MAX_INTEGER),
+    messages._time: st.floats(0, 1e11, exclude_max=True) | st.integers(0, 10**11 - 1),
+    messages._flag: st.booleans(),
+    messages._object: st.dictionaries(BODY, JSON, max_size=2),
+    messages._texts: st.lists(TEXT, max_size=2),
+    messages._text_map: st.dictionaries(TEXT, TEXT, max_size=2),
+    messages._log_marks: st.dictionaries(NAMES, COUNT, max_size=2),
+    messages._held_list: st.lists(HELD, max_size=2),
+    messages._job_id: NAMES,
+    messages._worker_name: NAMES,
+}
+
+
+def _passing(check: Any, field: str, default: Any) -> st.SearchStrategy[Any]:
+    """Return values that pass `check`; the closures of `messages` say what they were made of."""
+    if check in STRATEGIES:
+        return STRATEGIES[check]
+    inside = {
+        name: cell.cell_contents for name, cell in zip(check.__code__.co_freevars, check.__closure__ or (), strict=True)
+    }
+    if "check" in inside:
+        return st.none() | _passing(inside["check"], field, default)
+    if "values" in inside:
+        return st.sampled_from(sorted(str(value) for value in inside["values"]))
+    if field == "status":
+        return st.integers(100, 599)
+    assert field == "type", f"no strategy for {field}"
+    return st.just(default)
+
+
+def _valid(cls: type[Message]) -> st.SearchStrategy[Message]:
+    required, optional = {}, {}
+    for spec in dataclasses.fields(cls):
+        values = _passing(spec.metadata["check"], spec.name, spec.default)
+        has_default = spec.default is not dataclasses.MISSING or spec.default_factory is not dataclasses.MISSING
+        (optional if has_default else required)[spec.name] = values
+    return st.fixed_dictionaries(required, optional=optional).map(lambda values: cls(**values))
+
+
+MESSAGES = st.one_of([_valid(cls) for cls in CLASSES])
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_each_message_comes_back_as_it_went(cls):
+    @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+    @given(_valid(cls))
+    def round_trip(message):
+        assert cls.decode(message.encode()) == message
+
+    round_trip()
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_field_is_checked_and_every_default_passes_its_check(cls):
+    for spec in dataclasses.fields(cls):
+        check = spec.metadata["check"]
+        if spec.default is not dataclasses.MISSING:
+            assert check(spec.default), spec.name
+        if spec.default_factory is not dataclasses.MISSING:
+            assert check(spec.default_factory()), spec.name
+        if check is not messages._object:
+            assert not check({"a": [object()]}), spec.name
+
+
+@given(_valid(messages.Run) | _valid(messages.Cancel))
+def test_an_order_is_known_by_its_type(order):
+    assert messages.decode_order(order.encode()) == order
+
+
+@given(_valid(messages.Event) | _valid(messages.Born))
+def test_a_report_is_known_by_its_type(report):
+    assert messages.decode_report(report.encode()) == report
+
+
+@given(MESSAGES, st.dictionaries(st.text(min_size=1, max_size=8).map("x-".__add__), JSON, max_size=3))
+def test_fields_that_are_not_known_are_ignored(message, more):
+    payload = codec.encode({**more, **dataclasses.asdict(message)})
+    assert type(message).decode(payload) == message
+
+
+def _decode_all(payload: bytes) -> None:
+    """Whoever gets `payload` on whatever topic: a message or a `PayloadError` of one line."""
+    for decode in DECODERS:
+        try:
+            message = decode(payload)
+        except PayloadError as error:
+            assert "\n" not in str(error)
+            assert len(str(error)) < 500
+        else:
+            _use(message)
+
+
+def _use(message: Message) -> None:
+    """Do with a message what its readers do: show it, keep it, read its bytes."""
+    assert repr(message)
+    assert type(message).decode(message.encode()) == message
+    if isinstance(message, messages.LogChunk):
+        try:
+            assert isinstance(message.data, bytes)
+        except PayloadError as error:
+            assert "\n" not in str(error)
+
+
+@settings(max_examples=600, deadline=None)
+@given(st.binary(max_size=200))
+def test_random_bytes_raise_only_payload_error(payload):
+    _decode_all(payload)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.dictionaries(st.sampled_from(sorted({f.name for c in CLASSES for f in dataclasses.fields(c)})), JSON))
+def test_random_values_in_known_fields_raise_only_payload_error(value):
+    _decode_all(orjson.dumps(value))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(MESSAGES, st.data())
+def test_one_wrong_field_raises_only_payload_error(message, data):
+    value = json.loads(orjson.dumps(message))
+    name = data.draw(st.sampled_from(sorted(value)))
+    if data.draw(st.booleans()):
+        del value[name]
+    else:
+        value[name] = data.draw(JSON)
+    _decode_all(orjson.dumps(value))
+
+
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(MESSAGES, st.randoms(use_true_random=False), st.booleans())
+def test_mutated_bytes_raise_only_payload_error(message, random, packed):
+    payload = orjson.dumps(message)
+    if packed:
+        payload = zlib.compress(payload)
+    for _ in range(20):
+        at, cut = random.randrange(len(payload)), random.randrange(8)
+        junk = bytes(random.choice(b'\x00\x78{}[]",:-e9\\\xed\xff') for _ in range(random.randrange(4)))
+        _decode_all(payload[:at] + junk + payload[at + cut :])
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        "9" * 400,
+        "9" * 25,
+        "-1",
+        "1.5",
+        "true",
+        '"1"',
+        "null",
+        "[]",
+        "9007199254740993",
+        "[" * 90 + "]" * 90,
+        "[" * 900 + "]" * 900,
+        "NaN",
+        "1e999",
+        '"\\ud800"',
+    ],
+)
+@pytest.mark.parametrize("field", ["seq", "attempt", "job", "type", "ts"])
+def test_wrong_numbers_and_names_of_an_event_are_refused(field, item):
+    good = {"type": '"started"', "journal": '"j"', "seq": "1", "job": '"x"', "attempt": "1", "ts": "1"}
+    assert messages.decode_report(_object(good))
+    if (field, item) in {("ts", "1.5"), ("job", '"1"'), ("ts", "9007199254740993")}:
+        return
+    with pytest.raises(PayloadError):
+        messages.decode_report(_object({**good, field: item}))
+
+
+def _object(fields: dict[str, str]) -> bytes:
+    return ("{" + ",".join(f'"{name}":{item}' for name, item in fields.items()) + "}").encode()
+
+
+def test_the_error_names_message_and_field():
+    with pytest.raises(PayloadError, match="Probe: field 'instance' is missing"):
+        messages.Probe.decode(b"{}")
+    with pytest.raises(PayloadError, match="Probe: field 'instance' holds 'a/b'"):
+        messages.Probe.decode(b'{"instance":"a/b"}')
+
+
+def test_a_birth_with_a_wrong_list_is_refused_as_a_whole():
+    born = messages.Born(
+        journal="j", first=1, last=0, instance="i", connection=1, number=1, queues=[], kinds=[], holds=[{"job": "x"}]
+    )
+    with pytest.raises(PayloadError, match="Held: field 'attempt' is missing"):
+        messages.decode_report(born.encode())
+
+
+@given(st.integers(0, 9), st.integers(0, 2**40), st.binary(max_size=80) | st.text(max_size=80).map(str.encode))
+def test_log_bytes_come_back_whatever_they_are(attempt, offset, data):
+    chunk = messages.LogChunk.decode(messages.LogChunk.of(attempt, offset, data).encode())
+    assert (chunk.attempt, chunk.offset, chunk.data) == (attempt, offset, data)
+
+
+def test_a_run_has_no_place_for_a_token():
+    assert "token" not in {spec.name for spec in dataclasses.fields(messages.Run)}

@@ -1,0 +1,91 @@
+"""What a worker says of itself, and what it does when somebody else says something else."""
+
+from dataclasses import replace
+
+import pytest
+
+from airflow_mqtt.protocol.messages import Probe, WorkerStatus
+from airflow_mqtt.protocol.topics import TopicKind
+from airflow_mqtt.worker.core.effects import Reconnect, SaveMeta
+
+STATUS = "airflow/v1/worker/edge-1/status"
+
+
+def test_a_connection_begins_with_birth_info_and_status(device):
+    from airflow_mqtt.worker.core.effects import Publish
+
+    topics = [effect.topic.rsplit("/", 1)[1] for effect in device.of(Publish)]
+    assert topics == ["events", "info", "status"]
+    assert [effect.retain for effect in device.of(Publish)] == [False, True, True]
+
+
+def test_each_connection_has_a_number_that_is_kept_first(device):
+    assert device.meta["connection"] == "1"
+    _, will = device.core.connecting(device.now)
+    effects = device.core.take()
+    assert SaveMeta("connection", "2") in effects
+    status = WorkerStatus.decode(will)
+    assert (status.state, status.reason, status.connection) == ("offline", "lost", 2)
+
+
+def test_a_status_is_a_heartbeat(device):
+    device.forget()
+    for _ in range(100):
+        device.wait(1)
+        device.message(STATUS, device.statuses()[-1].encode() if device.statuses() else b"{}")
+    assert len(device.statuses()) == 3
+
+
+def test_changes_within_a_moment_make_one_status(device):
+    device.forget()
+    device.run("a")
+    device.run("b")
+    device.wait(1)
+    assert [(status.state, status.free) for status in device.statuses()] == [("running", 0)]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"state": "offline", "reason": "lost"},
+        {"state": "offline", "instance": "another", "connection": 99},
+        {"state": "idle", "instance": "another"},
+        {"state": "offline", "connection": 0},
+    ],
+)
+def test_an_untrue_status_is_put_right_soon(device, changes):
+    true = device.statuses()[-1]
+    device.forget()
+    device.message(STATUS, replace(true, **changes).encode())
+    device.wait(1.5)
+    assert [status.state for status in device.statuses()] == ["idle"]
+
+
+def test_an_echo_is_no_reason_to_say_it_again(device):
+    true = device.statuses()[-1]
+    device.forget()
+    device.message(STATUS, true.encode())
+    device.wait(5)
+    assert device.statuses() == []
+
+
+def test_connected_but_deaf_means_connect_anew(device):
+    device.wait(95)
+    assert [effect.reason for effect in device.of(Reconnect)] == ["nothing arrives"]
+
+
+def test_a_probe_of_another_is_answered_and_our_own_is_not(device):
+    device.forget()
+    device.message("airflow/v1/worker/edge-1/probe", Probe(instance="instance-1").encode())
+    assert device.statuses() == []
+    device.message("airflow/v1/worker/edge-1/probe", Probe(instance="newcomer").encode())
+    assert [status.state for status in device.statuses()] == ["idle"]
+
+
+def test_info_follows_the_operator(device):
+    device.forget()
+    device.desire(1, queues=["gpu"], slots=5)
+    info = device.sent(TopicKind.INFO)[-1]
+    assert (info.queues, info.slots) == (["gpu"], 5)
+    device.message("airflow/v1/worker/edge-1/desired", b"", retained=True)  # deleted
+    assert device.sent(TopicKind.INFO)[-1].queues == ["default", "gpu"]

@@ -1,0 +1,332 @@
+"""Calls of the Execution API: what is answered here, what is stored, what waits, and in which order they go out.
+
+One call of a job is under way at a time, so its writes keep their order. `docs/explanation/architecture.md` says
+why heartbeats never leave the device and why a final state is stored before anybody has seen it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from airflow_mqtt.protocol.codec import decode
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import EventType, Response
+from airflow_mqtt.worker.core import endings
+from airflow_mqtt.worker.core.effects import Answer, DropCall, SaveCall
+from airflow_mqtt.worker.core.jobs import Call, Job, Phase
+from airflow_mqtt.worker.core.state import State, note, report, save, say, send_call
+
+#: A body shorter than the limit by this factor fits, however JSON has to escape it.
+ESCAPE_FACTOR = 6
+
+#: A call that was sent and not answered is sent again after this, under the same id: the bridge answers once.
+RESEND_CALL_AFTER = 30.0
+
+#: A write that has waited this long for a bridge that does not answer is stored, as if the link were down.
+STORE_AFTER = 30.0
+
+#: Statuses that say "not now". Everything else below 500 is an answer.
+RETRYABLE = frozenset({408, 425, 429})
+LONGEST_PAUSE = 60.0
+
+_GATE = re.compile(r"(task-instances|callbacks)/[^/]+/run")
+_HEARTBEAT = re.compile(r"task-instances/[^/]+/heartbeat")
+_STATE = re.compile(r"task-instances/[^/]+/state")
+
+#: Writes that may be stored, with the answer that the Execution API would give
+#: (`airflow.api_fastapi.execution_api.routes`: task_instances, xcoms).
+_STORABLE: tuple[tuple[str, re.Pattern[str], int, str | None], ...] = (
+    ("PATCH", _STATE, 204, None),
+    (
+        "PUT",
+        re.compile(r"task-instances/[^/]+/rtif"),
+        201,
+        '{"message":"Rendered task instance fields successfully set"}',
+    ),
+    ("POST", re.compile(r"xcoms/.+"), 201, '{"message":"XCom successfully set"}'),
+    ("PATCH", re.compile(r"task-instances/[^/]+/skip-downstream"), 204, None),
+    ("PATCH", re.compile(r"task-instances/[^/]+/rendered-map-index"), 200, "{}"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalCall:
+    """A call as a runner makes it over the local socket. `token` is the shell's, to answer with."""
+
+    token: int
+    id: str
+    job: str
+    attempt: int
+    method: str
+    path: str
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: str | None = None
+
+
+def is_gate(call: Call) -> bool:
+    return call.method == "PATCH" and _GATE.fullmatch(call.path) is not None
+
+
+def is_state(call: Call) -> bool:
+    return call.method == "PATCH" and _STATE.fullmatch(call.path) is not None
+
+
+def storable(call: Call) -> tuple[int, str | None] | None:
+    """Return the answer that a stored `call` gets, or None when it cannot be stored."""
+    for method, path, status, body in _STORABLE:
+        if call.method == method and path.fullmatch(call.path):
+            return status, body
+    return None
+
+
+# --- from the runner --------------------------------------------------------------------------------------
+
+
+def submit(state: State, local: LocalCall, now: float) -> None:
+    """Take a runner's call: answer it, store it, or queue it."""
+    job = state.jobs.get(local.job)
+    if job is None or job.attempt != local.attempt or job.phase is Phase.ENDED:
+        _answer(state, local.token, local.id, 410, gone_body("This worker does not hold the job any more."))
+        return
+    if job.cancel is not None:
+        _answer(state, local.token, local.id, 410, gone_body(job.cancel))
+        return
+    if local.method == "PUT" and _HEARTBEAT.fullmatch(local.path):
+        _answer(state, local.token, local.id, 204)
+        return
+    waiting = next((call for call in job.calls if call.id == local.id), None)
+    if waiting is not None:
+        _ask_again(state, waiting, local.token)
+        return
+    _enqueue(state, job, _call(local, now), now)
+
+
+def _call(local: LocalCall, now: float) -> Call:
+    return Call(
+        id=local.id,
+        method=local.method,
+        path=local.path,
+        query=local.query,
+        headers=local.headers,
+        body=local.body,
+        token=local.token,
+        asked_at=now,
+    )
+
+
+def _ask_again(state: State, call: Call, token: int) -> None:
+    """A runner that lost its connection asks again under the same id."""
+    call.token = token
+    if call.stored:
+        _answer_stored(state, call)
+
+
+def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
+    if too_large(state, job, call):
+        _answer(state, call.token, call.id, 413, _too_large_body(state))
+        return
+    job.calls.append(call)
+    if is_state(call):
+        job.final = _final_state(call)
+        if job.refused and job.final == "success":
+            _fail_instead(state, job, call, now)
+        save(state, job)
+    if is_state(call) or (not state.connected and storable(call)):
+        store(state, job, call)
+    pump(state, job, now)
+
+
+def too_large(state: State, job: Job, call: Call) -> bool:
+    limit = state.config.max_message_bytes
+    if len(call.body or "") * ESCAPE_FACTOR + 4096 <= limit:
+        return False
+    return len(call.request(state.config.journal, job.id, job.attempt).encode()) > limit
+
+
+def _final_state(call: Call) -> str:
+    try:
+        return str(decode((call.body or "").encode()).get("state", ""))
+    except (PayloadError, UnicodeEncodeError):
+        return ""
+
+
+def store(state: State, job: Job, call: Call) -> None:
+    """Keep `call` in the journal, and answer whoever waits for it."""
+    if not call.stored:
+        state.positions += 1
+        call.position = state.positions
+        call.stored = True
+        state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
+    _answer_stored(state, call)
+
+
+def _answer_stored(state: State, call: Call) -> None:
+    status, body = storable(call) or (204, None)
+    _answer(state, call.token, call.id, status, body)
+    call.token = None
+
+
+def _answer(state: State, token: int | None, call_id: str, status: int, body: str | None = None) -> None:
+    if token is not None:
+        headers = {} if body is None else {"content-type": "application/json"}
+        state.out.append(Answer(token, call_id, status, body, headers))
+
+
+def gone_body(message: str) -> str:
+    """Return what the Execution API says of a task instance that should not run (heartbeat: 404, 409, 410)."""
+    return orjson.dumps({"detail": {"reason": "not_found", "message": message}}).decode()
+
+
+def _too_large_body(state: State) -> str:
+    message = (
+        "The call is larger than a message may be on its way to Airflow: max_message_bytes of the worker is"
+        f" {state.config.max_message_bytes}. Raise it there, in the bridge and in the broker, or pass less."
+    )
+    return orjson.dumps({"detail": {"reason": "too_large", "message": message}}).decode()
+
+
+# --- to and from the bridge -------------------------------------------------------------------------------
+
+
+def pump(state: State, job: Job, now: float) -> None:
+    """Send the first call of `job`, unless it is under way."""
+    if not state.connected or not job.calls:
+        return
+    call = job.calls[0]
+    if call.sent_at is None and call.not_before <= now:
+        if is_gate(call):
+            job.gate_sent = True
+        send_call(state, job, call, now)
+
+
+def respond(state: State, response: Response, now: float) -> None:
+    """Take an answer of the bridge. One that nobody waits for is an ordinary duplicate."""
+    if response.journal != state.config.journal:
+        return
+    for job in state.jobs.values():
+        if job.calls and job.calls[0].wire_id == response.id:
+            _settle(state, job, job.calls[0], response, now)
+            return
+
+
+def _settle(state: State, job: Job, call: Call, response: Response, now: float) -> None:
+    if call.stored and (response.status >= 500 or response.status in RETRYABLE):
+        call.retries += 1
+        call.not_before = now + min(LONGEST_PAUSE, 2.0**call.retries)
+        call.sent_at = None
+        state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
+        return
+    job.calls.pop(0)
+    if is_gate(call):
+        _through_gate(state, job, response, now)
+    if call.stored:
+        state.out.append(DropCall(call.id))
+        if response.status >= 400:
+            _refused(state, job, call, response, now)
+    elif call.token is not None:
+        state.out.append(Answer(call.token, call.id, response.status, response.body, response.headers))
+    pump(state, job, now)
+    endings.close_if_ready(state, job, now)
+
+
+def _through_gate(state: State, job: Job, response: Response, now: float) -> None:
+    job.gate_sent = False
+    if 200 <= response.status < 300 and job.phase is Phase.ACCEPTED:
+        job.phase = Phase.RUNNING
+        job.last_seq = report(state, EventType.STARTED, job.run, now)
+        save(state, job)
+
+
+def _refused(state: State, job: Job, call: Call, response: Response, now: float) -> None:
+    """A write that the runner was told had succeeded has not. A 409 on the state: Airflow has another already."""
+    if is_state(call) and response.status == 409:
+        return
+    what = f"{call.method} {call.path}"
+    job.refused = f"Airflow refused {what} with status {response.status}"
+    job.final_refused = job.final_refused or is_state(call)
+    note(state, job, now, f"{job.refused}: {(response.body or '')[:1000]}")
+    say(state, "warning", f"job {job.id}: {job.refused}")
+    for later in job.calls:
+        if later.stored and is_state(later) and _final_state(later) == "success":
+            _fail_instead(state, job, later, now)
+            state.out.append(SaveCall(later.id, job.id, later.position, later.record()))
+    save(state, job)
+
+
+def _fail_instead(state: State, job: Job, call: Call, now: float) -> None:
+    """Turn a stored success into a failure (`TITerminalStatePayload`): what it rests on did not reach Airflow."""
+    success: dict[str, Any] = decode((call.body or "").encode())
+    failure = {"state": "failed", "end_date": success.get("end_date")}
+    if success.get("rendered_map_index") is not None:
+        failure["rendered_map_index"] = success["rendered_map_index"]
+    call.body = orjson.dumps(failure).decode()
+    job.final = "failed"
+    note(state, job, now, f"The task is failed instead of successful: {job.refused}")
+
+
+# --- as time passes ---------------------------------------------------------------------------------------
+
+
+def link_lost(state: State) -> None:
+    """Store what can be stored; the rest waits, and is sent again."""
+    for job in state.jobs.values():
+        for call in job.calls:
+            call.sent_at = None
+            if not call.stored and storable(call):
+                store(state, job, call)
+
+
+def resend(state: State, now: float) -> None:
+    """Send the first call of every job again: a new connection, or a new leader."""
+    for job in state.jobs.values():
+        if job.calls:
+            job.calls[0].sent_at = None
+            pump(state, job, now)
+
+
+def tick(state: State, now: float) -> None:
+    for job in state.jobs.values():
+        for call in job.calls:
+            if not call.stored and storable(call) and now - call.asked_at >= STORE_AFTER:
+                store(state, job, call)
+        if job.calls and _overdue(job.calls[0], now):
+            job.calls[0].sent_at = None
+        pump(state, job, now)
+
+
+def _overdue(call: Call, now: float) -> bool:
+    return call.sent_at is not None and now - call.sent_at >= RESEND_CALL_AFTER
+
+
+def deadline(state: State) -> float:
+    """Return when `tick` has something to do."""
+    times = [float("inf")]
+    for job in state.jobs.values():
+        times += [call.asked_at + STORE_AFTER for call in job.calls if not call.stored and storable(call)]
+        if job.calls and state.connected:
+            head = job.calls[0]
+            times.append(head.not_before if head.sent_at is None else head.sent_at + RESEND_CALL_AFTER)
+    return min(times)
+
+
+def abandon(state: State, job: Job, *, stored: bool) -> None:
+    """Drop the calls that nobody waits for any more, with `stored` also those that are kept."""
+    kept = []
+    for call in job.calls:
+        if call.stored and not stored:
+            kept.append(call)
+        elif call.stored:
+            state.out.append(DropCall(call.id))
+    job.calls = kept
+
+
+def refuse_waiting(state: State, job: Job, why: str) -> None:
+    """Answer whoever waits that the job is gone, so that its supervisor comes to its next heartbeat."""
+    for call in job.calls:
+        if not call.stored:
+            _answer(state, call.token, call.id, 410, gone_body(why))
+    abandon(state, job, stored=False)

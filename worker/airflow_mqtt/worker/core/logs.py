@@ -1,0 +1,121 @@
+"""Log chunks: from the acknowledged offset on, rate-limited, and after everything else on the link."""
+
+from collections.abc import Mapping
+
+from airflow_mqtt.protocol.messages import LogChunk
+from airflow_mqtt.worker.core.effects import Publish, ReadLog
+from airflow_mqtt.worker.core.jobs import Job, Phase
+from airflow_mqtt.worker.core.state import State, save
+
+CHUNK = 16 * 1024
+
+#: How much of a log may be under way. More waits in its file.
+WINDOW = 8 * CHUNK
+
+
+def _unsent(job: Job, now: float) -> bool:
+    if job.log_sent - job.log_acked >= WINDOW or now < job.log_due:
+        return False
+    if job.phase is Phase.ENDED:
+        return job.log_sent < job.log_size
+    return job.alive and job.phase is Phase.RUNNING
+
+
+def tick(state: State, now: float) -> None:
+    """Ask for what is to be sent next."""
+    if not state.connected:
+        return
+    _refill(state, now)
+    for job in state.jobs.values():
+        _rewind_stalled(state, job, now)
+        if state.log_budget > 0 and _unsent(job, now) and _link_is_free(state):
+            job.log_due = now + job.run.log_interval
+            state.out.append(ReadLog(job.id, job.attempt, job.log_sent, CHUNK))
+
+
+def _refill(state: State, now: float) -> None:
+    elapsed = max(0.0, now - state.log_budget_at)
+    state.log_budget = min(float(state.config.log_rate), state.log_budget + elapsed * state.config.log_rate)
+    state.log_budget_at = now
+
+
+def _link_is_free(state: State) -> bool:
+    """Logs yield: while events wait to be sent, none of theirs are."""
+    return state.outbox.last <= state.outbox.sent
+
+
+def _rewind_stalled(state: State, job: Job, now: float) -> None:
+    if job.log_sent > job.log_acked and now - job.log_progress >= state.config.resend_after:
+        job.log_sent = job.log_acked
+        job.log_progress = now
+        job.log_due = now
+        job.log_stalls += 1
+
+
+def read(state: State, job: Job, offset: int, data: bytes, now: float) -> None:
+    """Send what was read, unless an acknowledgement has made it another offset's turn."""
+    if offset != job.log_sent or not state.connected:
+        return
+    if not data:
+        _vanished(job)
+        return
+    data = _whole_lines(data, last=job.phase is Phase.ENDED)
+    if not data:
+        return  # half a line; its end is still to come
+    if job.log_sent == job.log_acked:
+        job.log_progress = now
+    chunk = LogChunk.of(job.attempt, offset, data)
+    topic = state.topics.logs(state.config.name, job.id)
+    state.out.append(Publish(topic, chunk.encode()))
+    job.log_sent += len(data)
+    state.log_budget -= len(data)
+    if job.phase is Phase.ENDED or len(data) > CHUNK // 2:
+        job.log_due = now  # there is more
+
+
+def _vanished(job: Job) -> None:
+    """The log of an ended job is shorter than it was: somebody deleted it. There is nothing left to send."""
+    if job.phase is Phase.ENDED:
+        job.log_size = job.log_acked
+
+
+def _whole_lines(data: bytes, *, last: bool) -> bytes:
+    """Cut after the last line, so that a character is not cut in two; a line of a whole chunk is sent as it is."""
+    if last and len(data) < CHUNK:
+        return data
+    end = data.rfind(b"\n") + 1
+    return data[:end] if end or len(data) < CHUNK else data
+
+
+def acknowledged(state: State, marks: Mapping[str, int], now: float) -> None:
+    for name, end in marks.items():
+        job = state.jobs.get(name)
+        if job is None or end <= job.log_acked:
+            continue
+        job.log_acked = end
+        job.log_sent = max(job.log_sent, end)
+        job.log_progress = now
+        job.log_stalls = 0
+        save(state, job)
+
+
+def rewind(state: State, now: float) -> None:
+    """Begin again at the acknowledged offsets: a new connection, or a new leader."""
+    for job in state.jobs.values():
+        job.log_sent = job.log_acked
+        job.log_progress = now
+        job.log_due = now
+
+
+def deadline(state: State, now: float) -> float:
+    """Return when `tick` has something to do."""
+    times = [float("inf")]
+    if not state.connected:
+        return times[0]
+    budget_at = now if state.log_budget > 0 else now + (1 - state.log_budget) / state.config.log_rate
+    for job in state.jobs.values():
+        if job.log_sent > job.log_acked:
+            times.append(job.log_progress + state.config.resend_after)
+        if _unsent(job, max(now, job.log_due)) and _link_is_free(state):
+            times.append(max(job.log_due, budget_at))
+    return min(times)

@@ -1,0 +1,171 @@
+"""The state of a worker's core, and the small things that every part of it does."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Any
+
+import orjson
+
+from airflow_mqtt.protocol.messages import Desired, Event, EventType, Request, Run
+from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
+from airflow_mqtt.worker.core.jobs import Call, Job, Phase
+from airflow_mqtt.worker.core.outbox import Outbox
+
+#: How many ended attempts are remembered, so that a late copy of their `run` is known as such.
+REMEMBERED = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What a worker was started with. Durations are in seconds."""
+
+    name: str
+    instance: str
+    journal: str
+    queues: tuple[str, ...] = ("default",)
+    slots: int = 1
+    kinds: tuple[str, ...] = ("airflow",)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    platform: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    root: str = "airflow"
+    heartbeat_interval: float = 30.0
+    drain_timeout: float = 60.0
+    kill_grace: float = 10.0
+    flush_timeout: float = 10.0
+    resend_after: float = 30.0
+    log_rate: int = 65536
+    max_message_bytes: int = 1024 * 1024 - 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """What a journal holds, as `journal.Journal.load` reads it."""
+
+    meta: Mapping[str, str] = field(default_factory=dict)
+    jobs: Sequence[Mapping[str, Any]] = ()
+    events: Mapping[int, bytes] = field(default_factory=dict)
+    calls: Sequence[tuple[str, Mapping[str, Any]]] = ()  # (job, record), in order
+
+
+class Stage(IntEnum):
+    """How far a drain is."""
+
+    NONE = 0
+    WAIT = 1  # takes no jobs, lets those run that do
+    TERM = 2  # asked them to end
+    KILL = 3  # ended them
+    FLUSH = 4  # nothing runs; reports and logs go out
+    STOPPED = 5
+
+
+@dataclass(slots=True)
+class State:
+    """All of it. The functions of the modules beside this one work on it; effects gather in `out`."""
+
+    config: Config
+    topics: Topics
+    jobs: dict[str, Job] = field(default_factory=dict)
+    outbox: Outbox = field(default_factory=Outbox)
+    out: list[Effect] = field(default_factory=list)
+    clock_offset: float = 0.0  # wall clock less the clock that `now` is of
+    connected: bool = False
+    connection: int = 0
+    births: int = 0
+    born_at: float = 0.0
+    born_heard: bool = False  # the last introduction is acknowledged
+    epoch: int = 0
+    positions: int = 0  # of stored calls
+    desired: Desired = field(default_factory=lambda: Desired(revision=0))
+    shutdown_done: int = -1  # the revision of the last wish for shutdown that was followed
+    stage: Stage = Stage.NONE
+    stage_until: float = 0.0
+    status_due: float = 0.0
+    status_said: tuple[Any, ...] = ()
+    echo_at: float = 0.0
+    log_budget: float = 0.0
+    log_budget_at: float = 0.0
+    gone: dict[str, int] = field(default_factory=dict)  # job -> attempt that ended here
+    refused: dict[str, tuple[int, str]] = field(default_factory=dict)  # job -> attempt rejected, and why
+    dropped: dict[str, int] = field(default_factory=dict)  # kind of message -> how many were no use
+
+    @property
+    def slots(self) -> int:
+        return self.config.slots if self.desired.slots is None else self.desired.slots
+
+    @property
+    def queues(self) -> tuple[str, ...]:
+        return self.config.queues if self.desired.queues is None else tuple(self.desired.queues)
+
+    @property
+    def used(self) -> int:
+        return sum(job.run.slots for job in self.jobs.values() if job.phase is not Phase.ENDED)
+
+    def topic(self, kind: TopicKind) -> str:
+        return self.topics.worker(self.config.name, kind)
+
+
+def say(state: State, level: str, text: str) -> None:
+    state.out.append(Say(level, text))
+
+
+def wall(state: State, now: float) -> float:
+    """Return the time of day; never negative, whatever a device believes before it has asked anybody."""
+    return max(0.0, now + state.clock_offset)
+
+
+def save(state: State, job: Job) -> None:
+    state.out.append(SaveJob(job.id, job.record()))
+
+
+def report(state: State, kind: EventType, run: Run | tuple[str, int], now: float, **details: Any) -> int:
+    """Number an event, keep it, send it if there is a link; return its number."""
+    job, attempt = (run.job, run.attempt) if isinstance(run, Run) else run
+    event = Event(
+        type=kind,
+        journal=state.config.journal,
+        seq=state.outbox.last + 1,
+        job=job,
+        attempt=attempt,
+        ts=wall(state, now),
+        **details,
+    )
+    payload = event.encode()
+    state.outbox.add(payload)
+    state.out.append(SaveEvent(event.seq, payload))
+    send_events(state, now)
+    return event.seq
+
+
+def send_events(state: State, now: float) -> None:
+    if state.connected:
+        topic = state.topic(TopicKind.EVENTS)
+        state.out.extend(Publish(topic, payload) for payload in state.outbox.to_send(now))
+
+
+def send_call(state: State, job: Job, call: Call, now: float) -> None:
+    call.sent_at = now
+    request: Request = call.request(state.config.journal, job.id, job.attempt)
+    state.out.append(Publish(state.topic(TopicKind.REQUEST), request.encode()))
+
+
+def note(state: State, job: Job, now: float, text: str, level: str = "error") -> None:
+    """Say something in the task's log, as a line of the form that Airflow's log reader shows."""
+    stamp = datetime.fromtimestamp(wall(state, now), UTC).isoformat().replace("+00:00", "Z")
+    entry = {"timestamp": stamp, "level": level, "event": text, "logger": "airflow_mqtt.worker"}
+    line = orjson.dumps(entry) + b"\n"
+    state.out.append(AppendLog(job.id, job.attempt, line))
+    if job.phase is Phase.ENDED:
+        job.log_size += len(line)
+        save(state, job)
+
+
+def remember(memory: dict[str, Any], job: str, value: Any) -> None:
+    """Keep `value` for `job`, forgetting the oldest when there are many."""
+    memory.pop(job, None)
+    memory[job] = value
+    if len(memory) > REMEMBERED:
+        del memory[next(iter(memory))]

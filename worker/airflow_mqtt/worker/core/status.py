@@ -1,0 +1,121 @@
+"""What a worker says of itself: status, info, and the introduction at each connection."""
+
+from airflow_mqtt.protocol.messages import (
+    Born,
+    ReportedState,
+    WorkerInfo,
+    WorkerStatus,
+)
+from airflow_mqtt.protocol.topics import TopicKind
+from airflow_mqtt.worker.core.effects import Publish, Reconnect
+from airflow_mqtt.worker.core.jobs import HELD_STATE, Phase
+from airflow_mqtt.worker.core.state import Stage, State, say, wall
+
+#: Changes within this time make one status.
+SETTLE = 0.2
+
+#: A worker publishes its status and hears it too. Silence for this many intervals: connected, but not receiving.
+ECHO_INTERVALS = 3
+
+#: A status of ours that somebody else overwrote is repaired at most this often.
+REPAIR_PAUSE = 1.0
+
+
+def of(state: State, now: float, reported: ReportedState | None = None, reason: str = "") -> WorkerStatus:
+    """Return the status at `now`; `reported` for the will and the farewell."""
+    running = sum(1 for job in state.jobs.values() if job.phase is not Phase.ENDED)
+    return WorkerStatus(
+        state=_reported(state, running) if reported is None else reported,
+        reason=reason,
+        connection=state.connection,
+        instance=state.config.instance,
+        ts=wall(state, now),
+        interval=state.config.heartbeat_interval,
+        slots=state.slots,
+        free=max(0, state.slots - state.used),
+        running=running,
+        maintenance=state.desired.maintenance,
+        revision=state.desired.revision,
+    )
+
+
+def _reported(state: State, running: int) -> ReportedState:
+    if state.stage is not Stage.NONE:
+        return ReportedState.TERMINATING
+    return ReportedState.RUNNING if running else ReportedState.IDLE
+
+
+def publish(state: State, now: float) -> None:
+    status = of(state, now)
+    state.status_said = _figures(status)
+    state.status_due = now + state.config.heartbeat_interval
+    state.out.append(Publish(state.topic(TopicKind.STATUS), status.encode(), retain=True))
+
+
+def _figures(status: WorkerStatus) -> tuple[object, ...]:
+    return (status.state, status.slots, status.free, status.running, status.maintenance, status.revision)
+
+
+def changed(state: State, now: float) -> None:
+    """Bring the next status forward when there is something new to say."""
+    if state.connected and _figures(of(state, now)) != state.status_said:
+        state.status_due = min(state.status_due, now + SETTLE)
+
+
+def tick(state: State, now: float) -> None:
+    if not state.connected or state.stage is Stage.STOPPED:
+        return
+    if now >= state.status_due:
+        publish(state, now)
+    if now - state.echo_at > ECHO_INTERVALS * state.config.heartbeat_interval:
+        state.echo_at = now
+        say(state, "warning", "connected, but nothing arrives from the broker; connecting anew")
+        state.out.append(Reconnect("nothing arrives"))
+
+
+def info(state: State) -> None:
+    message = WorkerInfo(
+        version=state.config.version,
+        instance=state.config.instance,
+        queues=list(state.queues),
+        kinds=list(state.config.kinds),
+        slots=state.slots,
+        labels=dict(state.config.labels),
+        platform=dict(state.config.platform),
+    )
+    state.out.append(Publish(state.topic(TopicKind.INFO), message.encode(), retain=True))
+
+
+def born(state: State, now: float) -> None:
+    """Introduce this worker: what it holds, and which events are still to come."""
+    state.births += 1
+    state.born_at = now
+    message = Born(
+        journal=state.config.journal,
+        first=state.outbox.acked + 1,
+        last=state.outbox.last,
+        instance=state.config.instance,
+        connection=state.connection,
+        number=state.births,
+        queues=list(state.queues),
+        kinds=list(state.config.kinds),
+        holds=[
+            {"job": job.id, "attempt": job.attempt, "state": HELD_STATE[job.phase].value}
+            for job in state.jobs.values()
+            if not (job.closed and job.last_seq <= state.outbox.acked)
+        ],
+    )
+    state.out.append(Publish(state.topic(TopicKind.EVENTS), message.encode()))
+
+
+def seen(state: State, status: WorkerStatus, now: float) -> None:
+    """Take a status on our own topic: an echo, or one that says something untrue of us.
+
+    A will of an earlier connection that fired late, or of another worker of our name, must not stand.
+    """
+    if status.instance == state.config.instance and status.connection == state.connection:
+        state.echo_at = now
+        if status.state != ReportedState.OFFLINE:
+            return
+    if state.connected and state.stage is not Stage.STOPPED:
+        state.status_due = min(state.status_due, now + REPAIR_PAUSE)

@@ -1,0 +1,58 @@
+"""Frames on local stream sockets: four bytes of length (big-endian), then a JSON object.
+
+Used between a runner and the worker (`worker.sock`), and between the worker and its runner host.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from airflow_mqtt.protocol.errors import PayloadError
+
+HEADER_BYTES = 4
+
+#: Above this a frame is a mistake. Bodies of Execution API calls stay far below (`max_message_bytes`).
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+
+
+def pack(value: Any) -> bytes:
+    """Return `value` as one frame."""
+    data = orjson.dumps(value)
+    return len(data).to_bytes(HEADER_BYTES, "big") + data
+
+
+class Unpacker:
+    """Collects bytes and gives out the objects in them."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """Yield each object that `data` completes; `PayloadError` when a frame is none of ours."""
+        self._buffer += data
+        while (frame := self._next()) is not None:
+            yield _decoded(frame)
+
+    def _next(self) -> bytes | None:
+        if len(self._buffer) < HEADER_BYTES:
+            return None
+        size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
+        if size > MAX_FRAME_BYTES:
+            raise PayloadError(f"frame of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
+        end = HEADER_BYTES + size
+        if len(self._buffer) < end:
+            return None
+        frame = bytes(self._buffer[HEADER_BYTES:end])
+        del self._buffer[:end]
+        return frame
+
+
+def _decoded(frame: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(frame)
+    except orjson.JSONDecodeError as error:
+        raise PayloadError(f"frame is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise PayloadError("frame is not a JSON object")
+    return value

@@ -1,0 +1,110 @@
+"""The journal: what a worker must not forget, in SQLite on the device.
+
+One connection, write-ahead log, `synchronous=FULL`: a committed transaction survives a power cut.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import orjson
+
+from airflow_mqtt.worker.core.effects import (
+    DropCall,
+    DropEvents,
+    DropJob,
+    JournalEffect,
+    SaveCall,
+    SaveEvent,
+    SaveJob,
+    SaveMeta,
+)
+from airflow_mqtt.worker.core.state import Restored
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS job (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS call (
+    id TEXT PRIMARY KEY, job TEXT NOT NULL, position INTEGER NOT NULL, record TEXT NOT NULL
+) WITHOUT ROWID;
+"""
+
+_SET_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+
+
+class Journal:
+    """An open journal. `path` is made where it is missing; its directory must exist."""
+
+    def __init__(self, path: Path) -> None:
+        self._db = sqlite3.connect(path, isolation_level=None)
+        # A small cache: the whole journal is a few pages, and the device has little memory.
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-256", "wal_autocheckpoint=200"):
+            self._db.execute(f"PRAGMA {pragma}")
+        self._db.executescript(_SCHEMA)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Name a new journal. The name is random, so that numbers of a lost one are never taken for these."""
+        self._db.execute("BEGIN IMMEDIATE")
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal', ?)", (os.urandom(16).hex(),))
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        # Connections are counted from the time of day on, so that those of a new disk come after those of the old.
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('connection', ?)", (str(int(time.time())),))
+        self._db.execute("COMMIT")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._db.close()
+
+    def load(self) -> Restored:
+        """Return everything that is in the journal."""
+        rows = self._db.execute
+        return Restored(
+            meta=dict(rows("SELECT key, value FROM meta").fetchall()),
+            jobs=[orjson.loads(record) for (record,) in rows("SELECT record FROM job ORDER BY id")],
+            events=dict(rows("SELECT seq, payload FROM event ORDER BY seq").fetchall()),
+            calls=[
+                (job, orjson.loads(record)) for job, record in rows("SELECT job, record FROM call ORDER BY position")
+            ],
+        )
+
+    def write(self, effects: Sequence[JournalEffect]) -> None:
+        """Commit `effects`, in order, all or none."""
+        if not effects:
+            return
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            for effect in effects:
+                self._apply(effect)
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def _apply(self, effect: JournalEffect) -> None:
+        match effect:
+            case SaveMeta(key, value):
+                self._db.execute(_SET_META, (key, value))
+            case SaveJob(job, record):
+                self._db.execute("INSERT OR REPLACE INTO job VALUES (?, ?)", (job, orjson.dumps(record)))
+            case DropJob(job):
+                self._db.execute("DELETE FROM job WHERE id = ?", (job,))
+            case SaveEvent(seq, payload):
+                self._db.execute("INSERT OR REPLACE INTO event VALUES (?, ?)", (seq, payload))
+            case DropEvents(upto):
+                self._db.execute("DELETE FROM event WHERE seq <= ?", (upto,))
+                self._db.execute(_SET_META, ("acked", str(upto)))
+            case SaveCall(call, job, position, record):
+                self._db.execute(
+                    "INSERT OR REPLACE INTO call VALUES (?, ?, ?, ?)", (call, job, position, orjson.dumps(record))
+                )
+            case DropCall(call):
+                self._db.execute("DELETE FROM call WHERE id = ?", (call,))

@@ -1,0 +1,363 @@
+"""The connection to the broker: paho-mqtt driven by the worker's own loop, one client object for each connection.
+
+paho keeps its session in memory only, and what matters is in the journal, so nothing is carried over from one
+connection to the next. PUBACKs are ignored but for the farewell's: they acknowledge hops, not meaning.
+"""
+
+import logging
+import random
+import selectors
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from airflow_mqtt.worker.settings import WorkerSettings
+
+if TYPE_CHECKING:
+    import paho.mqtt.client as paho
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 0.25
+LONGEST_PAUSE = 30.0
+
+#: A connection that lasted this long was a good one: the next pause is short again.
+SETTLED_AFTER = 10.0
+
+#: TCP, TLS and DNS may take this long; the loop stands still meanwhile.
+CONNECT_TIMEOUT = 5.0
+
+#: From CONNECT to the granted subscriptions.
+HANDSHAKE_TIMEOUT = 15.0
+
+#: How long a broker keeps the session of a worker that is away (MQTT 5).
+SESSION_EXPIRY = 24 * 3600
+
+#: MQTT 5 reason codes (section 3.14.2.1) and 3.1.1 return codes (section 3.2.2.3), as paho shows both.
+UNSUPPORTED_VERSION = 0x84
+TAKEN_OVER = 0x8E
+DENIED = frozenset({0x86, 0x87})
+
+
+def load_paho() -> Any:
+    """Import paho's client without `urllib.request`, of which a worker has no use.
+
+    It serves proxies (only with PySocks) and brings http, email and more: 2 MB of the 30 that a worker may take.
+    """
+    name = "urllib.request"
+    hidden = name not in sys.modules and "paho.mqtt.client" not in sys.modules
+    if hidden:
+        sys.modules[name] = types.ModuleType(name)
+    try:
+        from paho.mqtt import client  # noqa: PLC0415  see above
+    finally:
+        if hidden:
+            del sys.modules[name]
+    return client
+
+
+class LinkEvent(Enum):
+    """What a link tells its owner besides messages."""
+
+    UP = "up"  # connected, and the subscriptions are granted
+    DOWN = "down"  # the connection is gone, or could not be made
+    TAKEN_OVER = "taken over"  # another client came with our id
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A message. `topic` is empty when it was not UTF-8."""
+
+    topic: str
+    payload: bytes
+    retained: bool
+
+
+def build_client(settings: WorkerSettings, client_id: str, *, v5: bool, clean: bool) -> "paho.Client":
+    """Return a client with everything set but its will and its callbacks."""
+    url = settings.broker_url
+    module = load_paho()
+    client: paho.Client = module.Client(
+        module.CallbackAPIVersion.VERSION2,
+        client_id=client_id,
+        clean_session=None if v5 else clean,
+        protocol=module.MQTTv5 if v5 else module.MQTTv311,
+        reconnect_on_failure=False,
+    )
+    client.connect_timeout = CONNECT_TIMEOUT
+    client.max_queued_messages_set(0)
+    if url.username is not None:
+        client.username_pw_set(url.username, url.password)
+    if url.tls:
+        client.tls_set(
+            ca_certs=_text(settings.tls_ca_file),
+            certfile=_text(settings.tls_cert_file),
+            keyfile=_text(settings.tls_key_file),
+        )
+    return client
+
+
+def _text(path: Any) -> str | None:
+    return None if path is None else str(path)
+
+
+def _properties(kind: str, **values: Any) -> Any:
+    from paho.mqtt.packettypes import PacketTypes  # noqa: PLC0415  after `load_paho`
+    from paho.mqtt.properties import Properties  # noqa: PLC0415
+
+    properties: Any = Properties(getattr(PacketTypes, kind))  # type: ignore[no-untyped-call]
+    for name, value in values.items():
+        setattr(properties, name, value)
+    return properties
+
+
+def connect(client: "paho.Client", settings: WorkerSettings, *, v5: bool, clean: bool) -> None:
+    """Send CONNECT; `OSError` when the broker cannot be reached."""
+    url = settings.broker_url
+    if not v5:
+        client.connect(url.host, url.port, settings.keepalive)
+        return
+    expiry = 0 if clean else SESSION_EXPIRY
+    client.connect(
+        url.host,
+        url.port,
+        settings.keepalive,
+        clean_start=clean,
+        properties=_properties("CONNECT", SessionExpiryInterval=expiry),
+    )
+
+
+class Link:
+    """One connection at a time, made again for ever. `filters` are subscribed to at each."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        filters: list[str],
+        selector: selectors.BaseSelector,
+        begin: Callable[[], tuple[str, bytes]],
+    ) -> None:
+        self._settings = settings
+        self._filters = filters
+        self._selector = selector
+        self._begin = begin  # called before each CONNECT; returns topic and payload of the will
+        self._client: paho.Client | None = None
+        self._registered: Any = None
+        self._interest = 0
+        self._v5 = settings.mqtt_version != "3.1.1"
+        self._answered = False  # whether this connection got as far as CONNACK
+        self._up = False
+        self._made_at = 0.0
+        self._next_at = 0.0
+        self._pause = FIRST_PAUSE
+        self._said = ""
+        self._farewell: int | None = None
+        self._messages: list[Arrived] = []
+        self._events: list[LinkEvent] = []
+        self.short_lived = False  # the last connection was lost soon after it was made
+
+    @property
+    def v5(self) -> bool:
+        return self._v5
+
+    @property
+    def up(self) -> bool:
+        return self._up
+
+    def due(self, now: float) -> bool:
+        """Whether it is time to connect."""
+        return self._client is None and now >= self._next_at
+
+    def deadline(self, now: float) -> float:
+        if self._client is None:
+            return self._next_at
+        # paho sends PINGREQ, and notices a missing PINGRESP, in `loop_misc`.
+        return now + min(5.0, self._settings.keepalive / 4)
+
+    def take(self) -> tuple[list[Arrived], list[LinkEvent]]:
+        messages, self._messages = self._messages, []
+        events, self._events = self._events, []
+        return messages, events
+
+    # --- making a connection ------------------------------------------------------------------------------
+
+    def connect(self, now: float) -> None:
+        """Begin a connection. Whether it comes about, `take` tells."""
+        self._made_at = now
+        self._answered = False
+        topic, will = self._begin()
+        name = f"{self._settings.root.replace('/', '-')}-worker-{self._settings.name}"
+        client = build_client(self._settings, name, v5=self._v5, clean=False)
+        delay = int(min(5, self._settings.keepalive / 4))
+        properties = _properties("WILLMESSAGE", WillDelayInterval=delay) if self._v5 else None
+        client.will_set(topic, will, qos=1, retain=True, properties=properties)
+        client.on_connect = self._on_connect
+        client.on_subscribe = self._on_subscribe
+        client.on_message = self._on_message
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        self._client = client
+        try:
+            connect(client, self._settings, v5=self._v5, clean=False)
+        except (OSError, ValueError) as error:
+            self.failed(f"{type(error).__name__}: {error}", now)
+            return
+        self._watch()
+
+    def failed(self, why: str, now: float) -> None:
+        """Give up this connection, and say why, once for each reason."""
+        text = f"no connection to {self._settings.broker_url}: {why}"
+        if text != self._said:
+            log.warning("%s; trying again for as long as it takes", text)
+            self._said = text
+        self._lose(now)
+
+    def _lose(self, now: float) -> None:
+        self.short_lived = self._up and now - self._made_at < SETTLED_AFTER
+        if self._up and now - self._made_at >= SETTLED_AFTER:
+            self._pause = FIRST_PAUSE
+        self._try_other_version()
+        self.drop()
+        self._next_at = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  no secret
+        self._pause = min(LONGEST_PAUSE, self._pause * 2)
+        self._up = False
+        self._events.append(LinkEvent.DOWN)
+
+    def _try_other_version(self) -> None:
+        """A broker that does not speak MQTT 5 refuses, or closes without a word."""
+        if self._settings.mqtt_version == "auto" and self._registered is not None and not self._answered:
+            self._v5 = not self._v5
+
+    def drop(self) -> None:
+        """Close the socket without a DISCONNECT."""
+        if self._registered is not None:
+            self._selector.unregister(self._registered)
+            self._registered = None
+        client, self._client = self._client, None
+        if client is not None:
+            client.on_disconnect = None
+            channel = client.socket()
+            if channel is not None:
+                channel.close()
+
+    # --- paho's callbacks ---------------------------------------------------------------------------------
+
+    def _on_connect(self, client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.value == UNSUPPORTED_VERSION:
+            return  # as if it had not answered: the other version is next
+        self._answered = True
+        if not code.is_failure:
+            client.subscribe([(topic, 1) for topic in self._filters])
+        elif code.value in DENIED:
+            self._refused(f"access denied ({code}); check user, password and client id of broker_url")
+        else:
+            self._refused(f"refused ({code})")
+
+    def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+        denied = [topic for topic, code in zip(self._filters, codes, strict=False) if code.is_failure]
+        if denied:
+            self._refused(f"the broker denies {', '.join(denied)}; check its access rules (mosquitto/acl)")
+            return
+        self._up = True
+        self._said = ""
+        log.info("connected to %s with MQTT %s", self._settings.broker_url, "5" if self._v5 else "3.1.1")
+        self._events.append(LinkEvent.UP)
+
+    def _refused(self, why: str) -> None:
+        self._why = why
+
+    _why = ""
+
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            topic = ""
+        self._messages.append(Arrived(topic, bytes(message.payload), message.retain))
+
+    def _on_disconnect(self, _client: Any, _data: Any, flags: Any, code: Any, _properties: Any) -> None:
+        if flags.is_disconnect_packet_from_server and code.value == TAKEN_OVER:
+            self._events.append(LinkEvent.TAKEN_OVER)
+        self._why = self._why or f"connection lost ({code})"
+
+    def _on_publish(self, _client: Any, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
+        if mid == self._farewell:
+            self._farewell = None
+
+    # --- driving paho -------------------------------------------------------------------------------------
+
+    def ready(self, mask: int) -> None:
+        """The socket is readable or writable."""
+        client = self._client
+        if client is None:
+            return
+        if mask & selectors.EVENT_READ:
+            client.loop_read()
+            while client is self._client and _has_more(client):
+                client.loop_read()
+        if mask & selectors.EVENT_WRITE:
+            client.loop_write()
+
+    def service(self, now: float) -> None:
+        """Keep-alive, and what follows from the last reads and writes. Call it in each round of the loop."""
+        if self._client is None:
+            return
+        if not self._why:
+            self._client.loop_misc()
+        if not self._why and not self._up and now - self._made_at > HANDSHAKE_TIMEOUT:
+            self._why = "no answer from the broker"
+        if self._client.socket() is None or self._why:
+            why, self._why = self._why or "connection closed", ""
+            self.failed(why, now)
+            return
+        self._watch()
+
+    def _watch(self) -> None:
+        """Keep the selector's view of paho's socket right; paho makes and closes it as it likes."""
+        client = self._client
+        channel = None if client is None else client.socket()
+        if client is None or channel is None:
+            return
+        interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.want_write() else 0)
+        if self._registered is None:
+            self._selector.register(channel, interest, self.ready)
+            self._registered = channel
+        elif interest != self._interest:
+            self._selector.modify(channel, interest, self.ready)
+        self._interest = interest
+
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
+        """Send with QoS 1; without a connection it is dropped, since the journal has what matters."""
+        if self._client is not None and self._up:
+            self._client.publish(topic, payload, qos=1, retain=retain)
+
+    def say_goodbye(self, topic: str, payload: bytes) -> None:
+        """Publish the farewell; `goodbye_heard` tells when the broker has it."""
+        if self._client is not None and self._up:
+            self._farewell = self._client.publish(topic, payload, qos=1, retain=True).mid
+
+    @property
+    def goodbye_heard(self) -> bool:
+        return self._farewell is None or self._client is None
+
+    def disconnect(self) -> None:
+        """End the connection in order: the broker drops the will."""
+        if self._client is not None:
+            self._client.on_disconnect = None
+            self._client.disconnect()
+            self._client.loop_write()
+        self.drop()
+
+    def reconnect(self, why: str, now: float) -> None:
+        if self._client is not None:
+            self.failed(why, now)
+
+
+def _has_more(client: "paho.Client") -> bool:
+    """Whether TLS holds decrypted bytes of which the selector does not know."""
+    channel: Any = client.socket()
+    pending = getattr(channel, "pending", None)
+    return pending is not None and pending() > 0

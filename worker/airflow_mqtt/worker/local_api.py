@@ -1,0 +1,146 @@
+"""The local socket at which runners make their calls."""
+
+import logging
+import selectors
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import Method
+from airflow_mqtt.protocol.topics import JOB_ID
+from airflow_mqtt.worker.core.calls import LocalCall
+from airflow_mqtt.worker.core.effects import Answer
+from airflow_mqtt.worker.frames import Unpacker, pack
+from airflow_mqtt.worker.unix_sockets import listen
+
+log = logging.getLogger(__name__)
+
+#: Leaves room for the counter of `Call.wire_id`.
+MAX_CALL_ID = 48
+
+
+@dataclass(slots=True)
+class _Connection:
+    channel: socket.socket
+    unpacker: Unpacker = field(default_factory=Unpacker)
+    outgoing: bytearray = field(default_factory=bytearray)
+
+
+class LocalApi:
+    """A listener and its connections, registered with the selector of the worker's loop."""
+
+    def __init__(self, path: Path, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._listener = listen(path)
+        self._connections: dict[int, _Connection] = {}
+        self._last_token = 0
+        self.hung_up: list[int] = []
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._calls: list[LocalCall] = []
+
+    def take(self) -> tuple[list[LocalCall], list[int]]:
+        """Return the calls that came, and the tokens of connections that closed."""
+        calls, self._calls = self._calls, []
+        closed, self.hung_up = self.hung_up, []
+        return calls, closed
+
+    def _accept(self, _mask: int) -> None:
+        try:
+            channel, _ = self._listener.accept()
+        except OSError:
+            return
+        channel.setblocking(False)
+        self._last_token += 1
+        token = self._last_token
+        self._connections[token] = _Connection(channel)
+        self._selector.register(channel, selectors.EVENT_READ, lambda mask: self._ready(token, mask))
+
+    def _ready(self, token: int, mask: int) -> None:
+        connection = self._connections[token]
+        try:
+            if mask & selectors.EVENT_READ:
+                self._calls += self._read(token, connection)
+            if mask & selectors.EVENT_WRITE:
+                self._write(token, connection)
+        except (OSError, PayloadError) as error:
+            if isinstance(error, PayloadError):
+                log.warning("closing a connection of the local socket: %s", error)
+            self._close(token)
+
+    def _read(self, token: int, connection: _Connection) -> Iterator[LocalCall]:
+        try:
+            data = connection.channel.recv(262144)
+        except BlockingIOError:
+            return
+        if not data:
+            raise ConnectionResetError
+        for frame in connection.unpacker.feed(data):
+            yield parse_call(token, frame)
+
+    def answer(self, effect: Answer) -> None:
+        """Send an answer; if its connection is gone, the runner asks again."""
+        connection = self._connections.get(effect.token)
+        if connection is None:
+            return
+        frame = {"id": effect.id, "status": effect.status, "headers": dict(effect.headers), "body": effect.body}
+        connection.outgoing += pack(frame)
+        try:
+            self._write(effect.token, connection)
+        except OSError:
+            self._close(effect.token)
+
+    def _write(self, token: int, connection: _Connection) -> None:
+        try:
+            sent = connection.channel.send(connection.outgoing)
+        except BlockingIOError:
+            sent = 0
+        del connection.outgoing[:sent]
+        interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if connection.outgoing else 0)
+        self._selector.modify(connection.channel, interest, lambda mask: self._ready(token, mask))
+
+    def _close(self, token: int) -> None:
+        connection = self._connections.pop(token, None)
+        if connection is not None:
+            self._selector.unregister(connection.channel)
+            connection.channel.close()
+            self.hung_up.append(token)
+
+    def close(self) -> None:
+        for token in list(self._connections):
+            self._close(token)
+        self._selector.unregister(self._listener)
+        self._listener.close()
+
+
+def parse_call(token: int, frame: dict[str, Any]) -> LocalCall:
+    """Return the call in `frame`; `PayloadError` when a field does not fit."""
+    text = {name: frame.get(name) for name in ("id", "job", "method", "path", "query", "body")}
+    headers = frame.get("headers") or {}
+    attempt = frame.get("attempt")
+    fits = (
+        all(isinstance(text[name], str) for name in ("id", "job", "method", "path"))
+        and isinstance(text["query"] or "", str)
+        and isinstance(text["body"] or "", str)
+        and isinstance(headers, dict)
+        and all(isinstance(item, str) for item in headers.values())
+        and isinstance(attempt, int)
+        and JOB_ID.fullmatch(str(text["id"])) is not None
+        and len(str(text["id"])) <= MAX_CALL_ID
+        and text["method"] in frozenset(Method)
+    )
+    if not fits:
+        raise PayloadError("a call on the local socket does not have the fields it must have")
+    return LocalCall(
+        token=token,
+        id=str(text["id"]),
+        job=str(text["job"]),
+        attempt=int(attempt or 0),
+        method=str(text["method"]),
+        path=str(text["path"]).lstrip("/"),
+        query=text["query"] or "",
+        headers=headers,
+        body=text["body"],
+    )

@@ -1,0 +1,230 @@
+"""The worker's loop: one thread, one selector. Gather what happened, tell the core, commit, then act."""
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import get_args
+
+from airflow_mqtt.protocol.errors import RefusedError
+from airflow_mqtt.worker.core import Core
+from airflow_mqtt.worker.core.effects import (
+    Answer,
+    AppendLog,
+    Effect,
+    JournalEffect,
+    Launch,
+    Publish,
+    ReadLog,
+    Reconnect,
+    RemoveFiles,
+    Say,
+    Signal,
+    Stop,
+)
+from airflow_mqtt.worker.journal import Journal
+from airflow_mqtt.worker.link import Link, LinkEvent
+from airflow_mqtt.worker.local_api import LocalApi
+from airflow_mqtt.worker.runners import Runners
+
+log = logging.getLogger(__name__)
+
+JOURNAL_EFFECTS = get_args(JournalEffect)
+LONGEST_SLEEP = 10.0
+GOODBYE_TIMEOUT = 5.0
+IN_USE = "the name {name!r} is in use by another living worker; give this one another --name, or stop that one"
+
+
+class Loop:
+    """Owns the parts and moves things between them. No decision is made here."""
+
+    def __init__(  # noqa: PLR0917
+        self,
+        core: Core,
+        journal: Journal,
+        link: Link,
+        local_api: LocalApi,
+        runners: Runners,
+        selector: selectors.BaseSelector,
+        name_is_taken: Callable[[], bool],
+    ) -> None:
+        self._core = core
+        self._journal = journal
+        self._link = link
+        self._local_api = local_api
+        self._runners = runners
+        self._selector = selector
+        self._name_is_taken = name_is_taken
+        self._must_probe = True
+        self._signals = 0
+        self._stop: Stop | None = None
+
+    # --- running ------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Work until told to stop. `RefusedError` when the worker's name is somebody else's."""
+        with self._signals_wake():
+            self._perform()  # what followed from the start
+            while self._stop is None:
+                self._round()
+        self._say_goodbye(self._stop)
+
+    def recover(self) -> None:
+        """Find out what became of the journaled jobs while no worker ran."""
+        now = time.monotonic()
+        self._core.set_clock(time.time() - now)
+        held = [(job.id, job.attempt) for job in self._core.state.jobs.values()]
+        self._runners.sweep(set(held))
+        for job, attempt in held:
+            living, result, log_size = self._runners.find(job, attempt)
+            self._core.found(job, alive=living, result=result, log_size=log_size, now=now)
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        for key, mask in self._selector.select(self._timeout(now)):
+            key.data(mask)
+        now = time.monotonic()
+        self._core.set_clock(time.time() - now)
+        self._link_round(now)
+        self._hear_signals(now)
+        self._hear_runners(now)
+        self._core.tick(now)
+        self._perform()
+
+    def _timeout(self, now: float) -> float:
+        due = min(self._core.deadline(now), self._link.deadline(now), self._runners.deadline(now))
+        return min(LONGEST_SLEEP, max(0.0, due - now))
+
+    def _perform(self) -> None:
+        """Commit what must not be forgotten, then do the rest; doing may bring new effects."""
+        while effects := self._core.take():
+            self._journal.write([effect for effect in effects if isinstance(effect, JOURNAL_EFFECTS)])
+            for effect in effects:
+                if not isinstance(effect, JOURNAL_EFFECTS):
+                    self._act(effect)
+            self._link.service(time.monotonic())
+
+    def _act(self, effect: Effect) -> None:  # noqa: C901  one line for each kind
+        now = time.monotonic()
+        match effect:
+            case Publish(topic, payload, retain):
+                self._link.publish(topic, payload, retain=retain)
+            case Answer():
+                self._local_api.answer(effect)
+            case Launch(run):
+                self._runners.launch(run)
+            case Signal(job, attempt, kill):
+                self._runners.signal(job, attempt, kill=kill)
+            case AppendLog(job, attempt, line):
+                self._runners.files(job, attempt).append_log(line)
+            case ReadLog(job, attempt, offset, limit):
+                data = self._runners.files(job, attempt).read_log(offset, limit)
+                self._core.log_read(job, attempt, offset, data, now)
+            case RemoveFiles(job, attempt):
+                self._runners.remove(job, attempt)
+            case Say(level, text):
+                log.log(getattr(logging, level.upper()), "%s", text)
+            case Reconnect(reason):
+                self._link.reconnect(reason, now)
+            case Stop():
+                self._stop = effect
+
+    # --- what happened ------------------------------------------------------------------------------------
+
+    def _link_round(self, now: float) -> None:
+        if self._link.due(now):
+            self._connect(now)
+        self._link.service(now)
+        messages, events = self._link.take()
+        # Messages that came before the end of a connection are of that connection, and go first.
+        for message in messages:
+            self._message(message.topic, message.payload, now, retained=message.retained)
+        for event in events:
+            self._link_event(event, now)
+
+    def _link_event(self, event: LinkEvent, now: float) -> None:
+        if event is LinkEvent.UP:
+            self._core.connected(now)
+        elif event is LinkEvent.DOWN:
+            self._core.disconnected(now)
+            self._must_probe = self._must_probe or self._link.short_lived
+        else:
+            raise RefusedError(IN_USE.format(name=self._core.state.config.name) + " (it took the session over)")
+
+    def _message(self, topic: str, payload: bytes, now: float, *, retained: bool) -> None:
+        try:
+            self._core.message(topic, payload, now, retained=retained)
+        except Exception:
+            # Whatever a message does to it, the worker goes on: it may have tasks that nobody else can end.
+            log.exception("a message on %r could not be handled", topic[:200])
+
+    def _connect(self, now: float) -> None:
+        if self._must_probe:
+            try:
+                taken = self._name_is_taken()
+            except (OSError, ValueError) as error:
+                self._link.failed(f"{type(error).__name__}: {error}", now)
+                return
+            if taken:
+                raise RefusedError(IN_USE.format(name=self._core.state.config.name))
+            self._must_probe = False
+        self._link.connect(time.monotonic())
+
+    def begin_connection(self) -> tuple[str, bytes]:
+        """Number a connection and keep the number; return its will."""
+        will = self._core.connecting(time.monotonic())
+        self._perform()
+        return will
+
+    def _hear_runners(self, now: float) -> None:
+        calls, closed = self._local_api.take()
+        for token in closed:
+            self._core.hung_up(token)
+        for call in calls:
+            self._core.call(call, now)
+        self._runners.tick(now)
+        for ended in self._runners.take():
+            self._core.ended(ended.job, ended.attempt, ended.result, ended.log_size, now)
+
+    # --- signals and the end ------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _signals_wake(self) -> Iterator[None]:
+        wake, alarm = os.pipe()
+        for descriptor in (wake, alarm):
+            os.set_blocking(descriptor, False)
+        self._selector.register(wake, selectors.EVENT_READ, lambda _mask: _empty(wake))
+        signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._on_signal)
+        yield
+        signal.set_wakeup_fd(-1)
+        self._selector.unregister(wake)
+        os.close(wake)
+        os.close(alarm)
+
+    def _on_signal(self, *_: object) -> None:
+        self._signals += 1
+
+    def _hear_signals(self, now: float) -> None:
+        while self._signals:
+            self._signals -= 1
+            self._core.signal(now)
+
+    def _say_goodbye(self, stop: Stop) -> None:
+        """The will is dropped with a DISCONNECT, so the farewell must be at the broker before it."""
+        self._link.say_goodbye(stop.topic, stop.farewell)
+        until = time.monotonic() + GOODBYE_TIMEOUT
+        while not self._link.goodbye_heard and time.monotonic() < until:
+            self._link.service(time.monotonic())
+            for key, mask in self._selector.select(0.2):
+                key.data(mask)
+        self._link.disconnect()
+
+
+def _empty(descriptor: int) -> None:
+    with contextlib.suppress(BlockingIOError):
+        os.read(descriptor, 4096)

@@ -1,0 +1,107 @@
+"""Is a worker of this name alive? Asked with a connection of its own, before ours could take its session over.
+
+`docs/reference/protocol.md`, "Identity": the retained status says who was there last; a living worker answers a
+`Probe` by publishing its status.
+"""
+
+import logging
+import os
+import select
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import Probe, ReportedState, WorkerStatus
+from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.worker.link import HANDSHAKE_TIMEOUT, build_client, connect
+from airflow_mqtt.worker.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+#: The retained status follows the SUBACK at once; this is for slow links.
+RETAINED_WAIT = 1.0
+ANSWER_WAIT = 5.0
+
+
+@dataclass(slots=True)
+class _Seen:
+    granted: bool = False
+    failed: str = ""
+    retained: WorkerStatus | None = None
+    live: list[WorkerStatus] = field(default_factory=list)
+
+
+def name_is_taken(settings: WorkerSettings, ours: frozenset[str], instance: str, *, v5: bool) -> bool:
+    """Whether another living worker has the name. `ours` are instances that are or were this worker.
+
+    `OSError` when the broker cannot be asked.
+    """
+    topics = Topics(settings.root)
+    seen = _Seen()
+    client_id = f"{settings.root.replace('/', '-')}-worker-{settings.name}-probe-{os.urandom(4).hex()}"
+    client = build_client(settings, client_id, v5=v5, clean=True)
+    topic = topics.worker(settings.name, TopicKind.STATUS)
+    _listen(client, topic, seen)
+    connect(client, settings, v5=v5, clean=True)
+    try:
+        _spin(client, HANDSHAKE_TIMEOUT, lambda: seen.granted, seen)
+        if not seen.granted:
+            raise ConnectionError(seen.failed or "no answer from the broker")
+        _spin(client, RETAINED_WAIT, lambda: seen.retained is not None, seen)
+        if seen.retained is None or not _foreign(seen.retained, ours):
+            return False
+        log.info("the last status of %s is another instance's; asking whether it lives", settings.name)
+        client.publish(topics.worker(settings.name, TopicKind.PROBE), Probe(instance=instance).encode(), qos=1)
+        _spin(client, ANSWER_WAIT, lambda: any(_foreign(status, ours) for status in seen.live), seen)
+        return any(_foreign(status, ours) for status in seen.live)
+    finally:
+        client.disconnect()
+        client.loop_write()
+
+
+def _foreign(status: WorkerStatus, ours: frozenset[str]) -> bool:
+    return status.state != ReportedState.OFFLINE and status.instance not in ours
+
+
+def _listen(client: Any, topic: str, seen: _Seen) -> None:
+    def on_connect(client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        if code.is_failure:
+            seen.failed = f"refused ({code})"
+        else:
+            client.subscribe(topic, 1)
+
+    def on_subscribe(_client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
+        seen.granted = not any(code.is_failure for code in codes)
+        seen.failed = "" if seen.granted else f"the broker denies {topic}"
+
+    def on_message(_client: Any, _data: Any, message: Any) -> None:
+        try:
+            status = WorkerStatus.decode(message.payload)
+        except PayloadError:
+            return
+        if message.retain:
+            seen.retained = status
+        else:
+            seen.live.append(status)
+
+    client.on_connect = on_connect
+    client.on_subscribe = on_subscribe
+    client.on_message = on_message
+
+
+def _spin(client: Any, timeout: float, done: Any, seen: _Seen) -> None:
+    """Drive `client` until `done`, it failed, or time is up."""
+    until = time.monotonic() + timeout
+    while not done() and not seen.failed:
+        channel = client.socket()
+        remaining = until - time.monotonic()
+        if channel is None or remaining <= 0:
+            return
+        writable = [channel] if client.want_write() else []
+        readable, writable, _ = select.select([channel], writable, [], min(remaining, 0.5))
+        if readable:
+            client.loop_read()
+        if writable:
+            client.loop_write()
+        client.loop_misc()

@@ -1,0 +1,76 @@
+"""What differs between the versions of the Task SDK (Airflow 3.1 to 3.3), and nothing else."""
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk.api.client import Client
+from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
+from airflow.sdk.execution_time import supervisor
+
+from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
+
+#: Modules that every task needs sooner or later; the warm process has them before it forks.
+WARM = (
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.sdk.log",
+    "airflow.dag_processing.bundles.manager",
+    "airflow.sdk.execution_time.callback_supervisor",  # 3.3 and later
+)
+
+
+def warm_up() -> None:
+    """Import what tasks need, and make what a `Client` caches."""
+    for module in WARM:
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            continue  # an older SDK, or one without Airflow's core beside it
+    Client(base_url=BASE_URL, token="").close()
+
+
+def make_client(transport: WorkerTransport) -> Any:
+    return Client(base_url=BASE_URL, token="", transport=transport)
+
+
+def configure_logging() -> None:
+    """Let the supervisor's own messages (not the task's) go to stdout as JSON."""
+    from airflow.sdk.log import configure_logging as configure  # noqa: PLC0415  slow, and only children need it
+
+    configure(json_output=True, output=sys.stdout.buffer)
+
+
+def run_task(workload: dict[str, Any], client: Any, log_path: Path) -> int:
+    """Run an `ExecuteTask` workload to its end; return the exit code of the task's process."""
+    arguments = {
+        "ti": TaskInstance.model_validate(workload["ti"]),
+        "bundle_info": BundleInfo.model_validate(workload["bundle_info"]),
+        "dag_rel_path": workload["dag_rel_path"],
+        "token": "",
+        "client": client,
+        "log_path": str(log_path),
+    }
+    sentry = workload.get("sentry_integration", "")
+    if sentry:
+        arguments["sentry_integration"] = sentry  # 3.2 and later
+    supervise = getattr(supervisor, "supervise_task", None) or supervisor.supervise
+    return int(supervise(**arguments))
+
+
+def run_callback(workload: dict[str, Any], client: Any, log_path: Path) -> int:
+    """Run an `ExecuteCallback` workload to its end. The SDK raises when the callback fails."""
+    from airflow.sdk.execution_time.callback_supervisor import supervise_callback  # noqa: PLC0415  3.3 and later
+
+    callback = workload["callback"]
+    return int(
+        supervise_callback(
+            id=callback["id"],
+            callback_path=callback["data"].get("path", ""),
+            callback_kwargs=callback["data"].get("kwargs", {}),
+            dag_rel_path=workload["dag_rel_path"],
+            bundle_info=BundleInfo.model_validate(workload["bundle_info"]),
+            client=client,
+            log_path=str(log_path),
+        )
+    )

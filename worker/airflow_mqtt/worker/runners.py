@@ -1,0 +1,278 @@
+"""Runners, as the worker sees them: the warm host, the attempts under way, and what is left of them."""
+
+import contextlib
+import logging
+import selectors
+import socket
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import Run
+from airflow_mqtt.worker import job_files, processes
+from airflow_mqtt.worker.core.jobs import Result
+from airflow_mqtt.worker.frames import Unpacker, pack
+from airflow_mqtt.worker.job_files import JobFiles
+from airflow_mqtt.worker.processes import ProcessId
+
+log = logging.getLogger(__name__)
+
+#: How often runners that another worker process started are looked at. Our own report through their host.
+POLL_INTERVAL = 0.5
+
+#: A host that is told to start a job and dies at once is not started again sooner than this.
+HOST_PAUSE = 5.0
+
+Attempt = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A runner is gone."""
+
+    job: str
+    attempt: int
+    result: Result | None
+    log_size: int
+
+
+class Runners:
+    """Starts and watches runners. Deterministic parts of this are in `core.endings`."""
+
+    def __init__(self, state_dir: Path, python: str, idle_timeout: float, selector: selectors.BaseSelector) -> None:
+        self._state_dir = state_dir
+        self._python = python
+        self._idle_timeout = idle_timeout
+        self._selector = selector
+        self._host: _Host | None = None
+        self._ours: set[Attempt] = set()  # started through the host that runs now
+        self._others: dict[Attempt, ProcessId] = {}  # found, or left by a host that died
+        self._removed: set[Attempt] = set()  # whose runner had yet to leave when their files went
+        self._ended: list[Ended] = []
+        self._polled_at = 0.0
+        self._idle_since: float | None = None
+
+    def files(self, job: str, attempt: int) -> JobFiles:
+        return JobFiles(self._state_dir, job, attempt)
+
+    # --- at the start -------------------------------------------------------------------------------------
+
+    def find(self, job: str, attempt: int) -> tuple[bool, Result | None, int]:
+        """Return whether the runner of a journaled job lives, the result that it wrote, and its log's size."""
+        files = self.files(job, attempt)
+        result = files.read_result()
+        process = files.read_runner()
+        living = result is None and process is not None and processes.alive(process)
+        if living and process is not None:
+            self._others[job, attempt] = process
+        return living, result, files.log_size()
+
+    def sweep(self, known: set[Attempt]) -> None:
+        """End and delete what no journaled job explains."""
+        for files in job_files.directories(self._state_dir):
+            if (files.job, files.attempt) not in known:
+                process = files.read_runner()
+                if process is not None:
+                    processes.kill_session(process)
+                files.remove()
+
+    # --- start and end ------------------------------------------------------------------------------------
+
+    def launch(self, run: Run) -> None:
+        files = self.files(run.job, run.attempt)
+        files.directory.mkdir(parents=True, exist_ok=True)
+        (files.directory / "result.json").unlink(missing_ok=True)
+        attempt = (run.job, run.attempt)
+        self._ours.add(attempt)
+        self._idle_since = None
+        order = {"op": "start", "job": run.job, "attempt": run.attempt, "workload": run.workload}
+        try:
+            if self._host is None:
+                self._host = _Host(self._python, self._state_dir, self._selector, self._host_ready)
+            self._host.send(order)
+        except OSError as error:
+            log.error("cannot start the runner host (%s): %s", self._python, error)
+            self._unusable(attempt, f"the runner host could not be started: {error}")
+
+    def _unusable(self, attempt: Attempt, reason: str) -> None:
+        self._ours.discard(attempt)
+        size = self.files(*attempt).log_size()
+        self._ended.append(Ended(*attempt, Result(returned=False, reason=reason), size))
+
+    def signal(self, job: str, attempt: int, *, kill: bool) -> None:
+        process = self.files(job, attempt).read_runner()
+        if process is None:
+            return
+        if kill:
+            processes.kill_session(process)
+        else:
+            processes.terminate(process)
+
+    def remove(self, job: str, attempt: int) -> None:
+        """Delete the directory of an attempt; again when its runner, killed just now, has left."""
+        self.files(job, attempt).remove()
+        self._others.pop((job, attempt), None)
+        if (job, attempt) in self._ours:
+            self._removed.add((job, attempt))
+
+    # --- watching -----------------------------------------------------------------------------------------
+
+    def take(self) -> list[Ended]:
+        ended, self._ended = self._ended, []
+        return ended
+
+    def tick(self, now: float) -> None:
+        """Look at runners that nobody reports, and end a host that has had nothing to do for long."""
+        if self._others and now - self._polled_at >= POLL_INTERVAL:
+            self._polled_at = now
+            for attempt, process in list(self._others.items()):
+                if not processes.alive(process):
+                    del self._others[attempt]
+                    self._gone(attempt)
+        if self._host is None or self._ours:
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= self._idle_timeout:
+            log.info("the runner host has been idle for %g s and is ended", self._idle_timeout)
+            self._drop_host()
+
+    def deadline(self, now: float) -> float:
+        times = [float("inf")]
+        if self._others:
+            times.append(self._polled_at + POLL_INTERVAL)
+        if self._idle_since is not None:
+            times.append(self._idle_since + self._idle_timeout)
+        elif self._host is not None and not self._ours:
+            times.append(now)
+        return min(times)
+
+    def _gone(self, attempt: Attempt) -> None:
+        files = self.files(*attempt)
+        self._ended.append(Ended(*attempt, files.read_result(), files.log_size()))
+
+    def _host_ready(self, _mask: int) -> None:
+        if self._host is None:
+            return
+        try:
+            reports = self._host.receive()
+        except (OSError, PayloadError) as error:
+            self._host_died(str(error))
+            return
+        for report in reports or ():
+            self._take_report(report)
+        if reports is None:
+            self._host_died("it ended")
+
+    def _take_report(self, report: dict[str, Any]) -> None:
+        if report.get("op") == "ready":
+            log.debug("the runner host is ready")
+        elif report.get("op") == "unusable":
+            reason = f"the Task SDK cannot be loaded by {self._python}: {report.get('reason')}"
+            log.error("%s", reason)
+            for attempt in list(self._ours):
+                self._unusable(attempt, reason)
+        elif report.get("op") == "exited":
+            self._exited((str(report["job"]), int(report["attempt"])))
+
+    def _exited(self, attempt: Attempt) -> None:
+        """A child of the host ended. When it left since another runs this attempt, that one is watched."""
+        if attempt not in self._ours:
+            return
+        self._ours.discard(attempt)
+        if attempt in self._removed:
+            self._removed.discard(attempt)
+            self.files(*attempt).remove()
+            return
+        living, _, _ = self.find(*attempt)
+        if not living:
+            self._gone(attempt)
+
+    def _host_died(self, why: str) -> None:
+        """Its children go on without it; those that never began are started again by the core."""
+        if self._ours:
+            log.warning("the runner host is gone (%s); its runners are watched without it", why)
+        self._drop_host()
+        for attempt in list(self._ours):
+            self._ours.discard(attempt)
+            living, _, _ = self.find(*attempt)
+            if not living:
+                self._gone(attempt)
+
+    def _drop_host(self) -> None:
+        if self._host is not None:
+            self._host.close()
+        self._host = None
+        self._idle_since = None
+
+    def close(self) -> None:
+        self._drop_host()
+
+
+class _Host:
+    """The warm process and the socket to it."""
+
+    def __init__(self, python: str, state_dir: Path, selector: selectors.BaseSelector, ready: Any) -> None:
+        self._channel, theirs = socket.socketpair()
+        with theirs, (state_dir / "host.log").open("wb") as sink:
+            command = [python, "-m", "airflow_mqtt.worker.runner.host", str(theirs.fileno()), str(state_dir)]
+            self._process = subprocess.Popen(  # noqa: S603  our own module, with the interpreter of the settings
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=sink,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._channel.setblocking(False)
+        self._unpacker = Unpacker()
+        self._outgoing = bytearray()
+        self._selector = selector
+        self._ready = ready
+        selector.register(self._channel, selectors.EVENT_READ, ready)
+
+    def send(self, order: dict[str, Any]) -> None:
+        self._outgoing += pack(order)
+        self._flush()
+
+    def _flush(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            sent = self._channel.send(self._outgoing)
+            del self._outgoing[:sent]
+        interest = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._outgoing else 0)
+        self._selector.modify(self._channel, interest, self._ready)
+
+    def receive(self) -> list[dict[str, Any]] | None:
+        """Return what the host reports; None when it is gone."""
+        if self._outgoing:
+            self._flush()
+        try:
+            data = self._channel.recv(262144)
+        except BlockingIOError:
+            return []
+        return list(self._unpacker.feed(data)) if data else None
+
+    def close(self) -> None:
+        self._selector.unregister(self._channel)
+        self._channel.close()
+        if self._process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.2)  # it ends by itself; a reaper collects it if it takes longer
+        _ZOMBIES.append(self._process)
+        _ZOMBIES[:] = [process for process in _ZOMBIES if process.poll() is None]
+
+
+_ZOMBIES: list[subprocess.Popen[bytes]] = []
+
+
+def environment_has_task_sdk() -> bool:
+    """Whether this interpreter's packages include the Task SDK, without importing it."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  not needed again
+
+    try:
+        version("apache-airflow-task-sdk")
+    except PackageNotFoundError:
+        return False
+    return True

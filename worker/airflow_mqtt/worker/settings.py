@@ -1,0 +1,178 @@
+"""The settings of `airflow-mqtt worker run`."""
+
+import os
+import re
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
+from airflow_mqtt.protocol.errors import SettingError
+from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pairs, seconds, text
+from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
+
+
+def _matching(pattern: re.Pattern[str]) -> Any:
+    def parse(value: str) -> str:
+        if pattern.fullmatch(value) is None:
+            raise SettingError("it has other characters, or is too long")
+        return value
+
+    return parse
+
+
+def _queues(value: str) -> tuple[str, ...]:
+    found = names(value)
+    if any(len(queue) > MAX_QUEUE_LENGTH for queue in found):
+        raise SettingError(f"a queue's name is longer than {MAX_QUEUE_LENGTH} characters")
+    return found
+
+
+def _file(value: str) -> Path:
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise SettingError("there is no such file")
+    return path
+
+
+def _path(value: str) -> Path:
+    return Path(text(value)).expanduser()
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "broker_url",
+        parse_broker_url,
+        EXPECTED,
+        "Where the MQTT broker is. Give a password in the environment rather than as a flag.",
+        required=True,
+        secret=True,
+    ),
+    Setting(
+        "name",
+        _matching(WORKER_NAME),
+        "1 to 64 letters, digits, _ and -",
+        "The worker's name, one for each device; the broker must know it as user name. Default: the host name.",
+    ),
+    Setting("queues", _queues, "names, comma-separated", "Airflow queues whose tasks it takes.", "default"),
+    Setting("slots", integer(0, 10_000), "0 to 10000", "How many tasks run at once, counted by pool_slots.", "1"),
+    Setting(
+        "state_dir",
+        _path,
+        "a directory that the worker may write",
+        "Where journal and logs are. It must survive a restart. Default: ~/.local/state/airflow-mqtt/NAME.",
+    ),
+    Setting("root", _matching(ROOT), "topic levels of letters, digits, _ and -", "First topic level.", "airflow"),
+    Setting(
+        "keepalive",
+        integer(1, 65535),
+        "1 to 65535 seconds",
+        "MQTT keep-alive. The broker calls the worker offline after 1.5 of it without a sign of life.",
+        "30",
+    ),
+    Setting(
+        "heartbeat_interval",
+        seconds(1, 3600),
+        "1 to 3600 seconds",
+        "How often it publishes its status. Three missed ones make it unknown.",
+        "30",
+    ),
+    Setting("mqtt_version", choice("auto", "5", "3.1.1"), "auto, 5 or 3.1.1", "auto tries 5, then 3.1.1.", "auto"),
+    Setting("tls_ca_file", _file, "a PEM file", "Authorities to trust for mqtts://. Default: the system's."),
+    Setting("tls_cert_file", _file, "a PEM file", "Client certificate for mqtts://."),
+    Setting("tls_key_file", _file, "a PEM file", "Key of the client certificate."),
+    Setting(
+        "max_message_bytes",
+        integer(16_384, 256 * 1024 * 1024),
+        "16384 to 268435456 bytes",
+        "The largest message that it sends; the broker and the bridge must allow as much.",
+        "1044480",
+    ),
+    Setting(
+        "drain_timeout",
+        seconds(0, 86_400 * 7),
+        "0 to 604800 seconds",
+        "After a first SIGTERM or SIGINT, how long running tasks may go on before they are sent TERM.",
+        "60",
+    ),
+    Setting(
+        "kill_grace",
+        seconds(0.1, 3600),
+        "0.1 to 3600 seconds",
+        "How long a task may take to end after TERM before it is killed.",
+        "10",
+    ),
+    Setting(
+        "runner_idle_timeout",
+        seconds(0, 86_400 * 7),
+        "0 to 604800 seconds",
+        "How long the warm process that has the Task SDK loaded is kept without tasks. It needs about 120 MB.",
+        "300",
+    ),
+    Setting("log_rate", integer(1024, 1024**3), "1024 to 1073741824 bytes a second", "Limit for task logs.", "65536"),
+    Setting("labels", pairs, "key=value, comma-separated", "Shown with the worker.", ""),
+    Setting(
+        "log_level",
+        choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error",
+        "What the worker says on stderr.",
+        "info",
+    ),
+    Setting(
+        "python",
+        text,
+        "a Python interpreter with apache-airflow-task-sdk",
+        "Runs the tasks. Default: the one that runs the worker.",
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """The values of `SETTINGS`, with the defaults that depend on the machine filled in."""
+
+    broker_url: BrokerUrl
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+    state_dir: Path
+    root: str
+    keepalive: int
+    heartbeat_interval: float
+    mqtt_version: str
+    tls_ca_file: Path | None
+    tls_cert_file: Path | None
+    tls_key_file: Path | None
+    max_message_bytes: int
+    drain_timeout: float
+    kill_grace: float
+    runner_idle_timeout: float
+    log_rate: int
+    labels: dict[str, str]
+    log_level: str
+    python: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Build from what `protocol.settings.resolve` returns."""
+        known = {field.name: values[field.name] for field in fields(cls)}
+        known["name"] = known["name"] or host_name()
+        known["state_dir"] = (known["state_dir"] or default_state_dir(known["name"])).absolute()
+        known["python"] = known["python"] or sys.executable
+        if (known["tls_cert_file"] is None) != (known["tls_key_file"] is None):
+            raise SettingError("tls_cert_file and tls_key_file go together: give both or none")
+        return cls(**known)
+
+
+def host_name() -> str:
+    """Return the host's name as a worker name."""
+    found = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname().split(".")[0])[:64]
+    return found or "worker"
+
+
+def default_state_dir(name: str) -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "airflow-mqtt" / name

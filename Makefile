@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix servers check format clean
+.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix simulate simulate-mutants servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -48,6 +48,13 @@ test-airflow-matrix: servers ## the acceptance tests on each Airflow that is sup
 	done
 	@echo "=== the newest Airflow"
 	@$(MAKE) acceptance
+
+SEEDS ?= 1000
+simulate: setup ## the real cores in a world that breaks: SEEDS=1000 schedules, a table of faults and violations
+	@cd tests && ../$(BIN)/python -m simulation --seeds $(SEEDS)
+
+simulate-mutants: setup ## show that the simulation catches each deliberate defect
+	@cd tests && ../$(BIN)/python -m simulation --mutants --seeds $(SEEDS)
 
 servers: # Mosquitto and PostgreSQL, and what a network namespace needs
 	@sh scripts/install-debian mosquitto postgresql iproute2 util-linux

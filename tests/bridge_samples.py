@@ -14,7 +14,7 @@ def job(**values: Any) -> Job:
     base: dict[str, Any] = {
         "id": "job-1", "kind": "airflow", "workload_type": "ExecuteTask", "queue": "default", "priority": 1,
         "slots": 1, "state": JobState.QUEUED, "attempt": 1, "reason": "", "worker": None, "subject": "ti-1",
-        "dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1, "try_number": 1, "gate_request": None,
+        "dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1, "try_number": 1, "gate_request": None, "accept_journal": None, "accept_seq": None,
         "pid": None, "final_state": None, "log_bytes": 0, "publishes": 0, "published_at": None, "queued_at": NOW,
         "started_at": None, "running_since": None,
     }  # fmt: skip

@@ -37,7 +37,7 @@ class FakeWorker:
         self.journal, self.instance = uuid.uuid4().hex, uuid.uuid4().hex
         self.connection, self.births, self.seq, self.acked = 1, 0, 0, 0
         self.running = 0
-        self.holds: list[dict] = []
+        self.held: dict[tuple[str, int], str] = {}
         self.events: list[Event] = []
         self.orders: queue.Queue[Run | Cancel] = queue.Queue()
         self.responses: queue.Queue[Response] = queue.Queue()
@@ -90,7 +90,7 @@ class FakeWorker:
         pending = [event for event in self.events if event.seq > self.acked]
         born = Born(
             journal=self.journal, first=self.acked + 1, last=self.seq, instance=self.instance,
-            connection=self.connection, number=self.births, holds=self.holds, queues=self.queues, kinds=["airflow"],
+            connection=self.connection, number=self.births, holds=[{"job": job, "attempt": attempt, "state": state} for (job, attempt), state in self.held.items()], queues=self.queues, kinds=["airflow"],
         )  # fmt: skip
         self.say(TopicKind.EVENTS, born)
         for event in pending:
@@ -108,6 +108,7 @@ class FakeWorker:
 
     def event(self, type_, run, **values):
         self.seq += 1
+        self.held[run.job, run.attempt] = "accepted" if type_ == "accepted" else "ended"
         event = Event(
             type=type_, journal=self.journal, seq=self.seq, job=run.job, attempt=run.attempt, ts=time.time(), **values
         )

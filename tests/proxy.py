@@ -172,7 +172,7 @@ class Proxy:
 
     def _write(self, pipe: _Pipe, now: float, elapsed: float) -> None:
         if self._rate is not None:
-            pipe.budget = min(pipe.budget + self._rate * elapsed, max(self._rate, 1.0))
+            pipe.budget = max(0.0, min(pipe.budget + self._rate * elapsed, max(self._rate, 1.0)))
         while pipe in self._pipes and pipe.waiting and not (pipe.direction & self._stalled):
             due, data = pipe.waiting[0]
             allowed = len(data) if self._rate is None else min(len(data), int(pipe.budget))
@@ -192,7 +192,7 @@ class Proxy:
     def _sent(self, pipe: _Pipe, due: float, data: bytes, sent: int) -> None:
         self.bytes[pipe.direction] += sent
         pipe.size -= sent
-        pipe.budget -= sent
+        pipe.budget = max(0.0, pipe.budget - sent)
         pipe.waiting.popleft()
         if sent < len(data):
             pipe.waiting.appendleft((due, data[sent:]))

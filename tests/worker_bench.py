@@ -223,7 +223,7 @@ class FakeBridge(Peer):
 
         return wait_for(found, what=f"status {state} {fields}", timeout=timeout)
 
-    def log(self, job: str, text: str, timeout: float = 20) -> str:
+    def log(self, job: str, text: str, timeout: float = 60) -> str:
         wait_for(lambda: text.encode() in self.logs.get(job, b""), what=f"{text!r} in the log", timeout=timeout)
         return self.logs[job].decode()
 
@@ -283,11 +283,12 @@ def airflow_environment(directory: Path) -> dict[str, str]:
         "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
         "kwargs": {"path": str(directory / "dags")},
     }
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW", "PYTHONDONT"))
+    }
     return kept | {
         "AIRFLOW_HOME": str(directory / "airflow"),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "PYTHONUNBUFFERED": "1",
     }
-

@@ -37,7 +37,7 @@ class Site:
     def start_bridge(self, *flags):
         arguments = [
             "--broker-url", self.broker.url("bridge"), "--database-url", self.url, "--execution-api-url", self.api.url,
-            "--task-heartbeat-interval", "0.5", "--accept-timeout", "2", "--lease-ttl", "1.5", "--status-interval", "0.5",
+            "--task-heartbeat-interval", "0.5", "--accept-timeout", "10", "--lease-ttl", "3", "--status-interval", "0.5",
             *flags,
         ]  # fmt: skip
         log = (self.directory / f"bridge-{len(self.bridges)}.log").open("w")
@@ -166,6 +166,7 @@ def test_only_its_own_jobs_and_only_once(site, worker, broker):
     body = {"hostname": "pi", "unixname": "u", "pid": 7}
     assert worker.call(run, "PUT", f"{path}/rtif", {}).status == 409  # before the gate
     assert worker.call(run, "PATCH", f"{path}/run", body, attempt=2).status == 409
+    worker.event("accepted", run)
     first = worker.request(run, "PATCH", f"{path}/run", body)
     again = worker.request(run, "PATCH", f"{path}/run", body, id_=first)
     assert first == again
@@ -186,7 +187,7 @@ def test_only_its_own_jobs_and_only_once(site, worker, broker):
 
 
 def test_a_job_that_is_not_accepted_moves_on(site, worker, broker):
-    site.start_bridge("--accept-tries", "2")
+    site.start_bridge("--accept-tries", "2", "--accept-timeout", "1")
     job = site.queue()
     first = worker.order()
     second = worker.order()
@@ -266,7 +267,7 @@ def test_a_worker_without_its_journal(site, worker):
     body = {"hostname": "pi", "unixname": "u", "pid": 7}
     assert worker.call(runs[running], "PATCH", f"task-instances/{SUBJECT}1/run", body).status == 200
     site.wait_state(accepted, "accepted")
-    worker.journal, worker.seq, worker.acked, worker.events = uuid.uuid4().hex, 0, 0, []
+    worker.journal, worker.seq, worker.acked, worker.events, worker.held = uuid.uuid4().hex, 0, 0, [], {}
     worker.connection += 1
     worker.introduce()
     site.wait_state(running, "lost")
@@ -291,7 +292,6 @@ def test_a_standby_takes_over(site, worker):
     site.wait_state(job, "accepted")
     standby = site.start_bridge("--instance", "two")
     time.sleep(1)
-    worker.holds = [{"job": run.job, "attempt": run.attempt, "state": "accepted"}]
     epoch = worker.epoch
     leader.kill()
     wait_for(lambda: worker.epoch > epoch, 10, "the next leader")

@@ -115,3 +115,19 @@ def test_a_mistake_in_the_settings_is_one_line_and_exit_2(flags: list[str], expe
     assert done.returncode == 2
     assert expected in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("version", ["auto", "3.1.1"])
+def test_a_broker_without_mqtt_5_will_do(tmp_path: Path, version: str) -> None:
+    with (
+        servers.nats(tmp_path / "broker", accounts=[NAME]) as broker,
+        servers.running(WorkerProcess(tmp_path / "one", broker.url(NAME), mqtt_version=version)) as worker,
+    ):
+        servers.wait_for(lambda: "with MQTT 3.1.1" in worker.log.read_text(), what="a connection", timeout=20)
+
+
+def test_mosquitto_with_mqtt_3_1_1(bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto) -> None:
+    with servers.running(WorkerProcess(tmp_path / "one", broker.url(NAME), mqtt_version="3.1.1")) as worker:
+        bridge.status("idle")
+        worker.kill()
+        bridge.status("offline", reason="lost", timeout=5)

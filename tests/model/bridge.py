@@ -11,7 +11,7 @@ from airflow_mqtt.protocol.jobs import JobEvent as E
 from airflow_mqtt.protocol.jobs import Verdict
 
 from model import real
-from model.edit import ACCEPTED, CANCELLING, DISPATCHED, QUEUED, RUNNING, is_held, moved, send, spend, with_row, with_worker
+from model.edit import ACCEPTED, CANCELLING, DISPATCHED, QUEUED, RUNNING, is_held, moved, send, disturb, with_row, with_worker
 from model.state import Birth, Instance, Launch, Message, Report, Row, Rules, State, Worker
 
 Step = tuple[str, State]
@@ -70,7 +70,7 @@ def _doubt(state: State, job: int, instance: Instance) -> Iterator[Step]:
     row = state.rows[job]
     event = real.given_up(row.state, row.begun)
     after = None if event is None else moved(row, event)
-    spent = spend(state, "doubts")
+    spent = disturb(state)
     if after is not None and spent is not None and after.attempt <= instance.attempts:
         yield f"bridge: takes worker {row.worker} for gone; job {job} is {after.state}", with_row(spent, job, after)
 
@@ -90,7 +90,7 @@ def _resend(state: State, job: int) -> Iterator[Step]:
 
 def _cancel(state: State, job: int) -> Iterator[Step]:
     row = state.rows[job]
-    after, spent = moved(row, E.CANCEL), spend(state, "cancels")
+    after, spent = moved(row, E.CANCEL), disturb(state)
     if after is None or spent is None:
         return
     spent = with_row(spent, job, after)
@@ -179,10 +179,10 @@ def _hear_birth(state: State, message: Message, rules: Rules) -> State | None:
     worker = state.workers[number]
     if journal > worker.known and not rules.new_disk_is_new:
         return None  # its numbers begin anew, and look old
-    state = _forget_births(state, number, order, keep=not rules.ignores_late_birth)
-    worker = state.workers[number]
+    state = _forget_births(state, number, order, journal, rules)
     if journal != worker.known:
-        worker = worker._replace(known=journal, applied=0, old=())
+        state = _new_journal(state, number, journal, rules)
+    worker = state.workers[number]
     worker = worker._replace(applied=max(worker.applied, 0), heard=Birth(behind, holds) if behind >= 0 else None)
     state = with_worker(state, number, worker)
     later = worker.outbox[worker.applied :]
@@ -192,13 +192,26 @@ def _hear_birth(state: State, message: Message, rules: Rules) -> State | None:
     return _settle_if_due(state, number, rules)
 
 
-def _forget_births(state: State, number: int, order: int, *, keep: bool) -> State:
+def _new_journal(state: State, number: int, journal: int, rules: Rules) -> State:
+    """The stream begins anew. What the worker accepted before, it cannot hold, whatever is under way."""
+    worker = state.workers[number]
+    state = with_worker(state, number, worker._replace(known=journal, applied=0, old=()))
+    if rules.new_disk_holds_nothing:
+        for job, row in enumerate(state.rows):
+            if row.worker == number and (row.state in (ACCEPTED, RUNNING) or (row.state == CANCELLING and row.begun)):
+                state = _forgotten(state, number, job)
+    return state
+
+
+def _forget_births(state: State, number: int, order: int, journal: int, rules: Rules) -> State:
     """Count births from the one heard now; what is not newer will be ignored."""
     net = set()
     for message in state.net:
         if message[0] != "born" or message[1] != number:
             net.add(message)
-        elif message[2] > order or keep:
+            continue
+        keep = not rules.ignores_late_birth or (not rules.old_disk_is_old and message[3] != journal)
+        if message[2] > order or keep:
             net.add((message[0], number, max(0, message[2] - order), *message[3:]))
     worker = state.workers[number]
     worker = worker._replace(births=max(0, worker.births - order))
@@ -216,14 +229,14 @@ def _settle_if_due(state: State, number: int, rules: Rules) -> State:
     listed = {(job, attempt) for job, attempt, _ in birth.holds}
     for job, row in enumerate(state.rows):
         if row.worker == number and is_held(row, number, row.attempt) and (job, row.attempt) not in listed:
-            state = _forgotten(state, number, job, rules)
+            state = _forgotten(state, number, job)
     for job, attempt, phase in birth.holds:
         if not is_held(state.rows[job], number, attempt) and phase != "ended":
             state = send(state, ("cancel", number, job, attempt))
     return state
 
 
-def _forgotten(state: State, number: int, job: int, rules: Rules) -> State:
+def _forgotten(state: State, number: int, job: int) -> State:
     """The database says that the worker holds the job, the worker does not."""
     row, worker = state.rows[job], state.workers[number]
     if row.state == DISPATCHED:
@@ -294,11 +307,11 @@ def _refused(state: State, number: int, job: int) -> State:
 
 
 def _lead(state: State, rules: Rules) -> Iterator[Step]:
-    spent = spend(state, "takeovers")
+    spent = disturb(state)
     if spent is not None:
         workers = tuple(worker._replace(heard=None) for worker in state.workers)
         yield f"the other bridge leads, epoch {state.epoch + 1}", spent._replace(epoch=state.epoch + 1, workers=workers)
-    spent = spend(state, "stale") if state.sleeper is None else None
+    spent = disturb(state) if state.sleeper is None else None
     if spent is not None:
         for number in range(len(state.workers)):
             yield f"bridge: reads the row of worker {number} and sleeps", spent._replace(

@@ -5,7 +5,7 @@ from airflow_mqtt.protocol.jobs import JobEvent
 from airflow_mqtt.protocol.jobs import JobState as S
 
 from model import real
-from model.state import NOTHING_LEFT, Hold, Launch, Message, Row, Rules, State, Worker
+from model.state import Hold, Launch, Message, Row, Rules, State, Worker
 
 #: As plain texts, whose hash is not that of the enum's members.
 HELD = frozenset(state.value for state in jobs.HELD)
@@ -28,10 +28,9 @@ def send(state: State, *messages: Message) -> State:
     return state._replace(net=state.net.union(messages))
 
 
-def spend(state: State, kind: str) -> State | None:
-    """Return `state` with one disturbance of `kind` less to come; None when there is none left."""
-    left = getattr(state.budget, kind)
-    return state._replace(budget=state.budget._replace(**{kind: left - 1})) if left else None
+def disturb(state: State) -> State | None:
+    """Return `state` with one disturbance less to come; None when there is none left."""
+    return state._replace(left=state.left - 1) if state.left else None
 
 
 def with_hold(worker: Worker, job: int, hold: Hold | None) -> Worker:
@@ -85,7 +84,7 @@ def undisturbed(state: State) -> State:
     """
     rows = tuple(_future_of(state, row, job) for job, row in enumerate(state.rows))
     workers = tuple(_future_of_worker(state, worker) for worker in state.workers)
-    return State(rows=rows, workers=workers, net=frozenset(), epoch=1, budget=NOTHING_LEFT)
+    return State(rows=rows, workers=workers, net=frozenset(), epoch=1, left=0)
 
 
 def _future_of(state: State, row: Row, job: int) -> Row:
@@ -112,8 +111,7 @@ def tidied(state: State, rules: Rules) -> State:
     """Drop messages that can do nothing any more, so that states which differ only by them are one."""
     if not state.net:
         return state
-    budget = state.budget
-    forgets = budget.crashes + budget.power + budget.wipes > 0
+    forgets = state.left > 0
     net = frozenset(message for message in state.net if _matters(state, message, forgets, rules))
     return state if len(net) == len(state.net) else state._replace(net=net)
 

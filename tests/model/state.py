@@ -72,23 +72,6 @@ class Worker(NamedTuple):
     heard: Birth | None = None  # in the leader's memory
 
 
-class Budget(NamedTuple):
-    """How often each disturbance may still happen, all jobs and workers together."""
-
-    doubts: int = 0  # the bridge takes a worker that lives for gone, or gives up waiting for it
-    rejects: int = 0  # a worker takes no job
-    cancels: int = 0  # Airflow wants a job ended
-    failures: int = 0  # a supervisor fails
-    crashes: int = 0  # a worker process is killed; its runners live
-    power: int = 0  # a device loses power
-    wipes: int = 0  # ... and its disk
-    takeovers: int = 0  # the lease changes hands
-    stale: int = 0  # a transaction that read a worker's row is put to sleep before it writes
-
-
-NOTHING_LEFT = Budget()
-
-
 class State(NamedTuple):
     """All of it."""
 
@@ -96,25 +79,33 @@ class State(NamedTuple):
     workers: tuple[Worker, ...]
     net: frozenset[Message]
     epoch: int
-    budget: Budget
+    left: int  # disturbances that may still happen
     sleeper: tuple[int, int, int] | None = None  # (epoch, worker, reports applied to its row since it was read)
     broken: str = ""  # which promise the step before broke
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A bounded instance. `attempts` is the last one to which a doubt or a reject may lead."""
+    """A bounded instance: `disturbances` of any kind, at any moment, beside what happens to messages.
+
+    A doubt of the bridge or a reject leads to no attempt above `attempts`.
+    """
 
     name: str
     jobs: int
     workers: int
     attempts: int
-    budget: Budget
+    disturbances: int
+    wipes: bool = True  # whether a disk may be emptied; that multiplies the states most
 
     def initial(self) -> State:
         worker = Worker(holds=(None,) * self.jobs, gone=(0,) * self.jobs)
         return State(
-            rows=(Row(),) * self.jobs, workers=(worker,) * self.workers, net=frozenset(), epoch=1, budget=self.budget
+            rows=(Row(),) * self.jobs,
+            workers=(worker,) * self.workers,
+            net=frozenset(),
+            epoch=1,
+            left=self.disturbances,
         )
 
 
@@ -142,6 +133,8 @@ class Rules:
     repeats_birth: bool = True  # a birth that the bridge has not answered is sent again
     gate_checks_journal: bool = True  # a request of another journal than the one last born waits
     new_disk_is_new: bool = True  # a journal never seen is newer than all that were, whatever its numbers
+    old_disk_is_old: bool = True  # a late birth of a journal that was followed by another changes nothing
+    new_disk_holds_nothing: bool = True  # what another journal had accepted is forgotten as soon as one is born
 
     @property
     def guards_gate(self) -> bool:

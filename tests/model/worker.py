@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from model.edit import begin, leave_ask, send, spend, with_gone, with_hold, with_report, with_row, with_worker
+from model.edit import begin, leave_ask, send, disturb, with_gone, with_hold, with_report, with_row, with_worker
 from model.state import Hold, Instance, Message, Rules, State, Worker
 
 Step = tuple[str, State]
@@ -16,7 +16,7 @@ def steps(state: State, rules: Rules, instance: Instance, workers: range) -> Ite
         yield from _run(state, number, rules)
         yield from _acknowledged(state, number, rules)
         yield from _introduce(state, number, rules)
-        yield from _suffer(state, number, rules)
+        yield from _suffer(state, number, rules, instance)
 
 
 # --- messages ---------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def _ordered(state: State, number: int, job: int, attempt: int, instance: Instan
     accepted = with_hold(worker, job, Hold(attempt, "accepted", (worker.journal, worker.boot)))
     accepted = with_report(accepted, "accepted", job, attempt)
     yield f"worker {number}: accepts job {job} attempt {attempt}", with_worker(state, number, accepted)
-    spent = spend(state, "rejects")
+    spent = disturb(state)
     if spent is not None and attempt < instance.attempts:
         rejected = with_report(with_gone(with_hold(worker, job, None), job, attempt), "rejected", job, attempt)
         yield f"worker {number}: rejects job {job} attempt {attempt}", with_worker(spent, number, rejected)
@@ -87,7 +87,7 @@ def _run(state: State, number: int, rules: Rules) -> Iterator[Step]:
             yield f"worker {number}: job {job} begins without an answer", _begun(state, number, job)
         if hold.phase == "running":
             yield f"worker {number}: job {job} ends", _ended(_code_ended(state, number, job), number, job, "finished")
-            spent = spend(state, "failures")
+            spent = disturb(state)
             if spent is not None:
                 yield f"worker {number}: the supervisor of job {job} dies", _ended(spent, number, job, "failed")
         if hold.phase == "stopping":
@@ -157,16 +157,14 @@ def _born(state: State, number: int) -> State:
 # --- what happens to workers ------------------------------------------------------------------------------
 
 
-def _suffer(state: State, number: int, rules: Rules) -> Iterator[Step]:
-    spent = spend(state, "crashes")
-    if spent is not None:
-        yield f"worker {number}: its process is killed and started again", _born(_crashed(spent, number, rules), number)
-    spent = spend(state, "power")
-    if spent is not None:
-        spent = _crashed(spent, number, rules)
-        yield f"worker {number}: loses power and starts again", _born(_darkened(spent, number, rules), number)
-    spent = spend(state, "wipes")
-    if spent is not None:
+def _suffer(state: State, number: int, rules: Rules, instance: Instance) -> Iterator[Step]:
+    spent = disturb(state)
+    if spent is None:
+        return
+    crashed = _crashed(spent, number, rules)
+    yield f"worker {number}: its process is killed and started again", _born(crashed, number)
+    yield f"worker {number}: loses power and starts again", _born(_darkened(crashed, number, rules), number)
+    if instance.wipes:
         yield f"worker {number}: starts again with an empty disk", _born(_wiped(spent, number), number)
 
 

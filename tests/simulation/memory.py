@@ -122,7 +122,7 @@ def new_row(id_: str, subject: str, now: float, **values: Any) -> dict[str, Any]
     row: dict[str, Any] = {
         "id": id_, "kind": "airflow", "workload_type": "ExecuteTask", "queue": "default", "priority": 1, "slots": 1,
         "state": JobState.QUEUED.value, "attempt": 1, "reason": "", "worker": None, "subject": subject,
-        "dag_id": "dag", "run_id": "run", "task_id": id_, "map_index": -1, "try_number": 1, "gate_request": None,
+        "dag_id": "dag", "run_id": "run", "task_id": id_, "map_index": -1, "try_number": 1, "gate_request": None, "accept_journal": None, "accept_seq": None,
         "pid": None, "final_state": None, "log_bytes": 0, "publishes": 0, "published_at": None, "queued_at": now,
         "started_at": None, "running_since": None, "workload": '{"type":"ExecuteTask"}', "report_pending": False,
     }  # fmt: skip

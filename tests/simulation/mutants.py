@@ -167,17 +167,9 @@ def _():
 
 @mutant("bridge: a birth counts however late it comes")
 def _():
-    real = dispatcher.Dispatcher._settle_birth
-
-    async def settle_birth(self, tx, name, state, now):
-        born = self._births.get(name)
-        if born is not None:
-            self._births[name] = replace(born, last=state.workers[name].seq)
-        await real(self, tx, name, state, now)
-
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(fleet, "is_late", lambda _worker, _born: False))
-    stack.enter_context(mock.patch.object(dispatcher.Dispatcher, "_settle_birth", settle_birth))
+    stack.enter_context(mock.patch.object(fleet, "should_hold", lambda _job, _born: True))
     return stack
 
 

@@ -4,8 +4,8 @@ A script reads, asks the pure functions (`fleet`, `placement`, `sweep`, `protoco
 and returns what to publish *after* the commit. It takes `now` and touches neither sockets nor clocks, so that the
 simulation runs the very same code over a database and a broker of its own.
 
-What is kept in memory between transactions (`_paused`, `_births`, `_early`, `_wishes`) is a convenience: a new
-leader starts without it and comes to the same end.
+What is kept in memory between transactions (`_paused`, `_early`, `_wishes`) is a convenience: a new leader
+starts without it and comes to the same end.
 """
 
 import logging
@@ -41,8 +41,8 @@ REJECT_PAUSE = 5.0
 
 #: What a report asks of the job. `started` is information: only the start gate starts a job.
 _EVENTS = {
-    EventType.ACCEPTED: JobEvent.ACCEPT,
     EventType.REJECTED: JobEvent.REJECT,
+    EventType.CANCELLED: JobEvent.CONFIRM,
 }
 
 #: How often a report is settled again when somebody else moved the job in between.
@@ -80,7 +80,6 @@ class Dispatcher:
         self._by = f"bridge:{settings.instance}"
         self._post = Post(Topics(settings.root), int(settings.accept_timeout * settings.accept_tries) + 1)
         self._paused: dict[str, float] = {}
-        self._births: dict[str, Born] = {}
         self._early: dict[str, WorkerStatus] = {}
         self._wishes: dict[str, int] = {}
 
@@ -97,7 +96,6 @@ class Dispatcher:
         for heard in batch:
             await self._hear_one(tx, heard, state, now)
         for name in names:
-            await self._settle_birth(tx, name, state, now)
             await self._save(tx, known.get(name), state.workers[name], now, hearing_since)
         acks = [
             self._post.ack(state.workers[name], self._epoch, state.logs.get(name, {}))
@@ -120,7 +118,7 @@ class Dispatcher:
                 state.answered.add(worker.name)
                 if not fleet.is_late(worker, born):
                     state.workers[worker.name] = self._hear_birth(worker, born, now)
-                    self._births[worker.name] = born
+                    await self._settle_birth(tx, worker.name, born, state, now)
             case Event() as event:
                 await self._hear_event(tx, worker, event, state, now)
             case LogChunk() as chunk:
@@ -206,24 +204,14 @@ class Dispatcher:
             state.jobs |= await tx.jobs([job_id])
             marks[job_id] = end
 
-    async def _settle_birth(self, tx: Tx, name: str, state: _Round, now: float) -> None:
-        """Settle what a worker says that it holds with what we say, once all events before that are applied."""
-        worker, born = state.workers[name], self._births.get(name)
-        if born is None or born.journal != worker.journal:
-            return
-        if worker.seq > born.last:
-            del self._births[name]  # it has reported since: its reports tell more than its birth
-            return
-        if worker.seq < born.last:
-            return
-        del self._births[name]
+    async def _settle_birth(self, tx: Tx, name: str, born: Born, state: _Round, now: float) -> None:
+        """Settle what a worker says that it holds with what we say that it holds."""
         held = {(item.job, item.attempt) for item in born.held()}
         for job in await tx.jobs_of(name):
-            if (job.id, job.attempt) not in held:
-                await self._forgotten(tx, job, worker, state, now)
-        foreign = [item for item in born.held() if not _holds(state.jobs.get(item.job), name, item.attempt)]
-        known = await tx.jobs({item.job for item in foreign})
-        for item in foreign:
+            if (job.id, job.attempt) not in held and fleet.should_hold(job, born):
+                await self._forgotten(tx, job, state.workers[name], state, now)
+        known = await tx.jobs({item.job for item in born.held()})
+        for item in born.held():
             ours = known.get(item.job)
             if not _holds(ours, name, item.attempt) and not (ours and item.state == HeldState.ENDED):
                 queue = ours.queue if ours else "unknown"
@@ -363,8 +351,8 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     """Return what `event` asks of `job`: the transition, its reason, further columns. None: it asks nothing."""
     if event.type == EventType.STARTED:
         return None
-    if event.type == EventType.CANCELLED:
-        return JobEvent.CONFIRM, event.reason, {}
+    if event.type == EventType.ACCEPTED:
+        return JobEvent.ACCEPT, "", {"accept_journal": event.journal, "accept_seq": event.seq}
     if event.type != EventType.FINISHED:
         return _EVENTS[EventType(event.type)], event.reason, {}
     values: dict[str, object] = {"exit_code": event.exit_code}

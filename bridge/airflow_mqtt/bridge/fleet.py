@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from airflow_mqtt.bridge.values import Worker
+from airflow_mqtt.bridge.values import Job, Worker
 from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import (
     SILENT_AFTER_INTERVALS,
@@ -62,6 +62,16 @@ def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
         birth=born.number,
         seen_at=now,
     )
+
+
+def should_hold(job: Job, born: Born) -> bool:
+    """Whether the worker held `job`, which is bound to it, when it said `born`, unless it has forgotten it.
+
+    It may have accepted the job since: a `Born` can be overtaken by all that was said after it.
+    """
+    if job.accept_journal != born.journal:
+        return True  # not accepted, or by a journal that is no more
+    return job.accept_seq is not None and job.accept_seq <= born.last
 
 
 def _info(worker: Worker, born: Born) -> WorkerInfo:

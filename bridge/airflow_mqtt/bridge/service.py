@@ -16,6 +16,7 @@ from airflow_mqtt.bridge.intake import Call, Echo, Intake, Other
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.link import Link
 from airflow_mqtt.bridge.outgoing import Outgoing
+from airflow_mqtt.bridge.retention import Retention
 from airflow_mqtt.bridge.settings import BridgeSettings
 from airflow_mqtt.bridge.store import SqlTx
 from airflow_mqtt.bridge.values import Job
@@ -162,6 +163,7 @@ class Leader:
             clock=time.time,
             max_message_bytes=settings.max_message_bytes,
         )
+        self._retention = Retention(database, settings.retention)
         self._hearing_since: float | None = None
         self._heard: list[Heard] = []
         self._work = asyncio.Event()  # messages wait
@@ -182,6 +184,7 @@ class Leader:
                 group.create_task(self._tick(), name="place and sweep")
                 group.create_task(self._every(settings.task_heartbeat_interval, self._beat), name="heartbeats")
                 group.create_task(self._every(settings.status_interval, self._figures), name="figures")
+                group.create_task(self._forget(), name="retention")
         finally:
             await self._api.close()
 
@@ -292,6 +295,11 @@ class Leader:
             started = time.monotonic()
             await self._guarded(work())
             await asyncio.sleep(max(0.1, interval - (time.monotonic() - started)))
+
+    async def _forget(self) -> None:
+        while True:
+            await asyncio.sleep(self._retention.pause)
+            await self._guarded(self._retention.step(time.time()))
 
     async def _beat(self) -> None:
         await heartbeats.beat(self._database, self._api, self._stop_job)

@@ -22,6 +22,7 @@ from airflow_mqtt.protocol.settings import (
 from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
 
 _DAY: Final = 86400.0
+_SHORTEST_RETENTION: Final = 3600.0  # a log may arrive some time after the end of its job
 _DATABASES: Final = ("postgresql", "postgres", "sqlite")
 
 
@@ -42,6 +43,13 @@ def _root(value: str) -> str:
     if not ROOT.fullmatch(value):
         raise SettingError("it is no topic of letters, digits, '_', '-' and '/'")
     return value
+
+
+def _retention(value: str) -> float:
+    number = seconds(0, 3650 * _DAY)(value)
+    if 0 < number < _SHORTEST_RETENTION:
+        raise SettingError("it is shorter than an hour")
+    return number
 
 
 def _instance(value: str) -> str:
@@ -153,6 +161,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "67108864",
     ),
     Setting(
+        "retention",
+        _retention,
+        "0, or 3600 to 315360000 seconds",
+        "How long an ended job is kept, with its events and its log, which Airflow's UI then no longer shows."
+        " 0 keeps them for ever.",
+        "2592000",
+    ),
+    Setting(
         "mqtt_version",
         choice("auto", "5", "3.1.1"),
         "auto, 5 or 3.1.1",
@@ -191,6 +207,7 @@ class BridgeSettings:
     status_interval: float
     max_message_bytes: int
     log_limit: int
+    retention: float
     mqtt_version: str
     tls_ca_file: str | None
     tls_cert_file: str | None

@@ -4,14 +4,17 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import and_, func, insert, select, update
+from sqlalchemy import Select, Table, and_, delete, func, insert, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airflow_mqtt.bridge import tables, transitions
 from airflow_mqtt.bridge.values import JOB_SELECTION, Job, Worker
-from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobEvent, JobState
+from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 
 _JOB = tables.job.c
+
+#: `tables.LIVES`: beside the states that are wanted, what lets a database look among the living jobs only.
+_LIVES = _JOB.finished_at.is_(None)
 
 #: PostgreSQL takes at most 32,767 parameters in a statement.
 _CHUNK = 1000
@@ -72,20 +75,21 @@ class SqlTx:
 
     async def jobs_of(self, worker: str) -> list[Job]:
         """The jobs that `worker` holds."""
-        return await self._select_jobs(_JOB.worker == worker, _JOB.state.in_(_values(HELD)))
+        return await self._select_jobs(_LIVES, _JOB.worker == worker, _JOB.state.in_(_values(HELD)))
 
     async def due(self, gone: Collection[str]) -> list[Job]:
         """The jobs to which time may have done something: `gone` names the workers that are not heard of."""
         waiting = _JOB.state.in_(_values((JobState.DISPATCHED, JobState.CANCELLING)))
         started = _JOB.state.in_(_values((JobState.ACCEPTED, JobState.RUNNING)))
-        found = await self._select_jobs(waiting)
+        found = await self._select_jobs(_LIVES, waiting)
         for chunk in _chunks(gone):
-            found += await self._select_jobs(and_(started, _JOB.worker.in_(chunk)))
+            found += await self._select_jobs(_LIVES, and_(started, _JOB.worker.in_(chunk)))
         return found
 
     async def queued(self, queues: Collection[str], limit: int) -> list[Job]:
         """The first `limit` queued jobs of `queues`, in the order of placement."""
         return await self._select_jobs(
+            _LIVES,
             _JOB.state == JobState.QUEUED.value,
             _JOB.queue.in_(list(queues)),
             limit=limit,
@@ -95,7 +99,7 @@ class SqlTx:
     async def used_slots(self) -> dict[str, int]:
         query = (
             select(_JOB.worker, func.sum(_JOB.slots))
-            .where(_JOB.team_name == self._team, _JOB.state.in_(_values(HELD)))
+            .where(_LIVES, _JOB.team_name == self._team, _JOB.state.in_(_values(HELD)))
             .group_by(_JOB.worker)
         )
         return {row[0]: int(row[1]) for row in await self._connection.execute(query)}
@@ -195,6 +199,7 @@ class SqlTx:
     async def running_tasks(self) -> list[tuple[Job, Credentials]]:
         """The tasks that Airflow must hear of: it has accepted their start, and not yet their end."""
         query = select(*JOB_SELECTION, _JOB.token, _JOB.token_at).where(
+            _LIVES,
             _JOB.team_name == self._team,
             _JOB.state == JobState.RUNNING.value,
             _JOB.workload_type == "ExecuteTask",
@@ -216,13 +221,60 @@ class SqlTx:
                 func.min(_JOB.queued_at).filter(is_queued).label("oldest"),
                 func.max(_JOB.slots).filter(is_queued).label("widest"),
             )
-            .where(_JOB.team_name == self._team, _JOB.state.not_in(_values(TERMINAL)))
+            .where(_LIVES, _JOB.team_name == self._team, _JOB.state.in_(_values((JobState.QUEUED, *HELD))))
             .group_by(_JOB.queue)
         )
         return {
             row.queue: QueueFigures(row.queued, row.held, row.oldest, row.widest or 0)
             for row in await self._connection.execute(query)
         }
+
+    # --- retention ----------------------------------------------------------------------------------------
+
+    async def forget_jobs(self, *, before: float, unheard_before: float, limit: int) -> int:
+        """Delete up to `limit` jobs that ended before `before`, with their events and logs; return how many.
+
+        One of which a scheduler has yet to hear stays until it ended before `unheard_before`. Only an ended job
+        has `finished_at`. The jobs go first: who appends a log or an event holds the row of its job, so nothing
+        is added behind our back.
+        """
+        heard = or_(_JOB.report_pending.is_(False), _JOB.finished_at < unheard_before)
+        query = (
+            select(_JOB.id)
+            .where(_JOB.team_name == self._team, _JOB.finished_at < before, heard)
+            .order_by(_JOB.finished_at)
+            .limit(limit)
+            .with_for_update(skip_locked=True)  # who holds one now may wait for another: never wait for them
+        )
+        ids = list((await self._connection.execute(query)).scalars())
+        for chunk in _chunks(ids):
+            await self._connection.execute(delete(tables.job).where(_JOB.id.in_(chunk)))
+            await self._forget_belongings(chunk)
+        return len(ids)
+
+    async def forget_orphans(self, after: str, limit: int) -> str:
+        """Delete the events and logs that belong to no job, among `limit` job ids that come next after `after`.
+
+        Returns the last id that was looked at, from which to go on; empty at the end of both tables. Order and
+        comparison are the database's: its collation need not be Python's.
+        """
+        pages = [_owners(table, after, limit).subquery() for table in (tables.job_log, tables.job_event)]
+        query = union(*(select(page.c.job_id) for page in pages)).order_by("job_id").limit(limit)
+        seen = list((await self._connection.execute(query)).scalars())
+        known = (await self._connection.execute(select(_JOB.id).where(_JOB.id.in_(seen)))).scalars()
+        for chunk in _chunks(set(seen) - set(known)):
+            await self._forget_belongings(chunk)
+        return seen[-1] if len(seen) == limit else ""
+
+    async def _forget_belongings(self, ids: list[str]) -> None:
+        await self._connection.execute(delete(tables.job_event).where(tables.job_event.c.job_id.in_(ids)))
+        await self._connection.execute(delete(tables.job_log).where(tables.job_log.c.job_id.in_(ids)))
+
+
+def _owners(table: Table, after: str, limit: int) -> Select[tuple[str]]:
+    """The first `limit` job ids after `after` of which `table` has rows."""
+    owner = table.c.job_id
+    return select(owner).where(owner > after).group_by(owner).order_by(owner).limit(limit)
 
 
 def _values(states: Iterable[JobState]) -> list[str]:

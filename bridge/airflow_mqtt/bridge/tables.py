@@ -29,6 +29,14 @@ NOTIFY_CHANNEL: Final = "airflow_mqtt"
 #: SQLite counts only INTEGER primary keys up by itself.
 _Id = BigInteger().with_variant(Integer, "sqlite")
 
+#: Holds exactly for the jobs that have not ended. A query that wants the small indexes says so in these words.
+LIVES: Final = "finished_at IS NULL"
+
+
+def _partial(name: str, *columns: str, where: str, sqlite: str = "") -> Index:
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(sqlite or where))
+
+
 job = Table(
     "mqtt_job",
     metadata,
@@ -58,6 +66,9 @@ job = Table(
     # Between bridge and executor.
     Column("owner", Text, nullable=False),  # the scheduler's job id that hears of it
     Column("report_pending", Boolean, nullable=False, server_default=false()),
+    # Which event accepted it: a `Born` that is older does not list it.
+    Column("accept_journal", Text),
+    Column("accept_seq", BigInteger),
     # What passed the gateway.
     Column("gate_request", Text),  # id of the request that passed the start gate
     Column("unixname", Text),
@@ -73,12 +84,13 @@ job = Table(
     Column("started_at", Double),
     Column("running_since", Double),  # when Airflow accepted the start; no heartbeat goes there before
     Column("finished_at", Double),
-    Index("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at"),
-    Index("ix_mqtt_job_report", "owner", "report_pending"),
-    Index("ix_mqtt_job_worker", "worker", "state"),
+    # What lives, and what is to be heard, is found among little, however long the history is.
+    _partial("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at", where=LIVES),
+    _partial("ix_mqtt_job_worker", "worker", "state", where=LIVES),
+    _partial("ix_mqtt_job_report", "owner", where="report_pending", sqlite="report_pending = 1"),
     Index("ix_mqtt_job_subject", "subject"),
     Index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number"),
-    Index("ix_mqtt_job_finished", "finished_at"),
+    Index("ix_mqtt_job_finished", "team_name", "finished_at"),
 )
 
 job_event = Table(

@@ -31,6 +31,8 @@ _RELEASED = {
     "worker": None,
     "dispatched_at": None,
     "accepted_at": None,
+    "accept_journal": None,
+    "accept_seq": None,
     **_UNPUBLISHED,
     "gate_request": None,
 }

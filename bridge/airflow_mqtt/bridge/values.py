@@ -31,6 +31,8 @@ class Job:
     task_id: str
     map_index: int
     try_number: int
+    accept_journal: str | None
+    accept_seq: int | None
     gate_request: str | None
     pid: int | None
     final_state: str | None

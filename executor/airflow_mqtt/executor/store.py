@@ -113,7 +113,7 @@ def _reported() -> list[str]:
 
 def ownerless_callbacks(session: Session, living: Collection[str], team_name: str) -> Sequence[Record]:
     """Return callbacks whose scheduler is not among `living` and of which somebody has yet to hear the end."""
-    unheard = or_(_job.report_pending, _job.state.not_in([state.value for state in TERMINAL]))
+    unheard = or_(_job.report_pending, _job.finished_at.is_(None))
     statement = (
         select(_job.id, _job.subject, _job.owner)
         .where(_job.workload_type == Subject.CALLBACK.value, _job.team_name == team_name)
@@ -161,7 +161,7 @@ def aging_tokens(
     )
     statement = (
         select(_job.id, _job.subject, _job.state, _job.token_at)
-        .where(_job.owner == owner, _job.team_name == team_name, old)
+        .where(_job.owner == owner, _job.team_name == team_name, _job.finished_at.is_(None), old)
         .order_by(_job.token_at)
         .limit(BATCH)
     )

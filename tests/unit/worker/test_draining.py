@@ -2,7 +2,7 @@
 
 import json
 
-from airflow_mqtt.worker.core.effects import Signal, Stop
+from airflow_mqtt.worker.core.effects import Force, Signal, Stop
 
 STATE = '{"state":"failed"}'
 
@@ -17,7 +17,7 @@ def test_a_drain_gives_back_what_has_not_started(device):
     device.run("a")
     device.signal()
     assert device.reports()[-1].reason == "draining"
-    assert device.of(Signal) == [Signal("a", 1, kill=True)]
+    assert device.of(Signal) == [Signal("a", 1, Force.KILL)]
     device.ack()
     assert device.of(Stop)
 
@@ -47,9 +47,11 @@ def test_the_stages_of_a_drain(device):
     device.wait(59)
     assert device.of(Signal) == []
     device.wait(2)
-    assert device.of(Signal) == [Signal("a", 1)]
+    assert device.of(Signal) == [Signal("a", 1, Force.TERM)]
     device.wait(10)
-    assert device.of(Signal) == [Signal("a", 1), Signal("a", 1, kill=True)]
+    assert device.of(Signal) == [Signal("a", 1, Force.TERM), Signal("a", 1, Force.KILL_TASK)]
+    device.wait(10)
+    assert device.of(Signal)[2:] == [Signal("a", 1, Force.KILL)]
     assert device.of(Stop) == []
     device.end("a", None)
     device.wait(1)
@@ -57,16 +59,16 @@ def test_the_stages_of_a_drain(device):
     device.ack(a=len(device.logs["a"]))
     assert device.of(Stop)
     assert device.logs["a"].count(b"is sent TERM") == 1
-    assert device.logs["a"].count(b"killed") == 2  # said before, and found after
+    assert device.logs["a"].count(b"killed") == 3  # said before, and found after
 
 
 def test_more_signals_are_less_patience(device):
     device.start("a")
     device.signal()
     device.signal()
-    assert device.of(Signal) == [Signal("a", 1)]
+    assert device.of(Signal) == [Signal("a", 1, Force.TERM)]
     device.signal()
-    assert device.of(Signal) == [Signal("a", 1), Signal("a", 1, kill=True)]
+    assert device.of(Signal) == [Signal("a", 1, Force.TERM), Signal("a", 1, Force.KILL_TASK)]
 
 
 def test_reports_of_a_drain_are_waited_for_but_not_for_ever(device):
@@ -94,7 +96,7 @@ def test_without_a_link_nothing_is_waited_for(device):
 def test_what_cannot_be_killed_does_not_hold_a_drain_for_ever(device):
     device.start("a")
     device.signal()
-    device.wait(60 + 10 + 10 + 1)
+    device.wait(60 + 10 + 20 + 1)
     assert device.of(Stop)
 
 

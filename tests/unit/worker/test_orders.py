@@ -3,7 +3,7 @@
 import pytest
 
 from airflow_mqtt.protocol.messages import HeldState
-from airflow_mqtt.worker.core.effects import Answer, Launch, RemoveFiles, Say, SaveJob, Signal
+from airflow_mqtt.worker.core.effects import Answer, Force, Launch, RemoveFiles, SaveJob, Say, Signal
 
 
 def test_a_run_is_journaled_answered_and_launched(device):
@@ -53,7 +53,7 @@ def test_a_newer_attempt_replaces_one_that_has_not_started(device):
     device.run("a", attempt=1)
     device.run("a", attempt=2)
     assert device.core.state.jobs["a"].attempt == 2
-    assert device.of(Signal) == [Signal("a", 1, kill=True)]
+    assert device.of(Signal) == [Signal("a", 1, Force.KILL)]
     assert device.of(RemoveFiles) == [RemoveFiles("a", 1)]
     assert [event.attempt for event in device.reports()] == [1, 2]
     assert device.core.state.used == 1
@@ -127,7 +127,7 @@ def test_cancel_before_the_gate_drops_the_job(device):
     call = device.call("a", "PATCH", "task-instances/a/run")
     device.cancel("a")
     assert device.said("a") == ["accepted", "cancelled"]
-    assert device.of(Signal) == [Signal("a", 1, kill=True)]
+    assert device.of(Signal) == [Signal("a", 1, Force.KILL)]
     assert device.answers()[call] == 410
     assert device.jobs == {}
 
@@ -165,12 +165,12 @@ def test_a_task_that_ignores_its_cancel_is_sent_term_then_killed(device):
     device.wait(17)
     assert device.of(Signal) == []  # the SDK had its chance
     device.wait(2)
-    assert device.of(Signal) == [Signal("a", 1)]
-    device.wait(10)
-    assert device.of(Signal) == [Signal("a", 1), Signal("a", 1, kill=True)]
+    assert device.of(Signal) == [Signal("a", 1, Force.TERM)]
+    device.wait(20)
+    assert [signal.force for signal in device.of(Signal)] == [Force.TERM, Force.KILL_TASK, Force.KILL]
     device.end("a", None)
     assert device.said("a")[-1] == "cancelled"
-    assert device.logs["a"].count(b"\n") == 3
+    assert device.logs["a"].count(b"\n") == 4
 
 
 def test_a_second_cancel_changes_nothing(device):

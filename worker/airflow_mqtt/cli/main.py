@@ -8,10 +8,8 @@ import contextlib
 import importlib
 import os
 import sys
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +79,8 @@ def _run(given: list[str]) -> int:
         _parser(wanted, settings).print_help()
         return EXIT_SETTINGS
     sources = _sources(settings, chosen, os.environ)
-    if hasattr(module, "airflow_sources"):  # a part that runs at the Airflow site
-        sources += module.airflow_sources(os.environ)
+    if more := getattr(module, "airflow_sources", None):  # a part that runs at the Airflow site
+        sources += more(os.environ)
     values = resolve(settings, sources)
     run: Callable[[dict[str, Any]], int] = _import(wanted.main, wanted).run
     return run(values)
@@ -113,7 +111,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser(wanted: Part | None, settings: Sequence[Setting]) -> argparse.ArgumentParser:
     parser = _Parser(prog="airflow-mqtt", description="Airflow where only MQTT reaches.", epilog=EPILOG)
-    parser.add_argument("--version", action="version", version=f"airflow-mqtt {_version()}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="Say the version.")
     parts = parser.add_subparsers(metavar="worker|bridge", parser_class=_Parser)
     for part in PARTS:
         actions = parts.add_parser(part.name, help=part.summary, description=part.summary).add_subparsers(
@@ -134,11 +132,18 @@ def _add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> 
         parser.add_argument(setting.flag, dest=setting.name, metavar=setting.name.upper(), help=text.replace("%", "%%"))
 
 
-def _version() -> str:
-    try:
-        return version("airflow-mqtt")
-    except PackageNotFoundError:
-        return "0"
+class _Version(argparse.Action):
+    """Looks the version up when it is asked for, since that costs memory."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+        try:
+            found = version("airflow-mqtt")
+        except PackageNotFoundError:
+            found = "(not installed)"
+        print(f"airflow-mqtt {found}")  # noqa: T201
+        parser.exit()
 
 
 # --- sources ----------------------------------------------------------------------------------------------
@@ -180,6 +185,8 @@ class _Known(set[str]):
 
 
 def _read(file: str) -> dict[str, Any]:
+    import tomllib  # noqa: PLC0415  few use a file, and it costs memory
+
     try:
         return tomllib.loads(Path(file).read_text(encoding="utf-8"))
     except OSError as error:

@@ -42,21 +42,38 @@ TAKEN_OVER = 0x8E
 DENIED = frozenset({0x86, 0x87})
 
 
-def load_paho() -> Any:
-    """Import paho's client without `urllib.request`, of which a worker has no use.
+#: What paho uses where it is installed, and a worker does not: SRV lookups and proxies.
+OPTIONAL = ("dns", "socks")
 
-    It serves proxies (only with PySocks) and brings http, email and more: 2 MB of the 30 that a worker may take.
+
+def load_paho(*, tls: bool) -> Any:
+    """Import paho's client without the modules that a worker has no use for: 7 MB of the 30 that it may take.
+
+    `urllib.request` (with http, email and more) serves proxies, `hashlib` websockets, and `ssl` only mqtts://.
+    paho catches `ssl.SSLWantReadError` on every socket, so its stand-in has that much.
     """
-    name = "urllib.request"
-    hidden = name not in sys.modules and "paho.mqtt.client" not in sys.modules
-    if hidden:
-        sys.modules[name] = types.ModuleType(name)
+    hidden = ["urllib.request", *OPTIONAL] if tls else ["urllib.request", "hashlib", "ssl", *OPTIONAL]
+    if "paho.mqtt.client" in sys.modules:
+        hidden = []
+    hidden = [name for name in hidden if name not in sys.modules]
+    sys.modules.update({name: _stand_in(name) for name in hidden})
     try:
         from paho.mqtt import client  # noqa: PLC0415  see above
     finally:
-        if hidden:
+        for name in hidden:
             del sys.modules[name]
     return client
+
+
+def _stand_in(name: str) -> Any:
+    """Return an empty module, or None, which makes the import an ImportError."""
+    if name in OPTIONAL:
+        return None
+    module = types.ModuleType(name)
+    if name == "ssl":
+        for error in ("SSLWantReadError", "SSLWantWriteError", "CertificateError"):
+            setattr(module, error, type(error, (OSError,), {}))
+    return module
 
 
 class LinkEvent(Enum):
@@ -79,7 +96,7 @@ class Arrived:
 def build_client(settings: WorkerSettings, client_id: str, *, v5: bool, clean: bool) -> "paho.Client":
     """Return a client with everything set but its will and its callbacks."""
     url = settings.broker_url
-    module = load_paho()
+    module = load_paho(tls=url.tls)
     client: paho.Client = module.Client(
         module.CallbackAPIVersion.VERSION2,
         client_id=client_id,
@@ -219,16 +236,17 @@ class Link:
         self.short_lived = self._up and now - self._made_at < SETTLED_AFTER
         if self._up and now - self._made_at >= SETTLED_AFTER:
             self._pause = FIRST_PAUSE
-        self._try_other_version()
+        if self._registered is not None and not self._answered:
+            self.try_other_version()
         self.drop()
         self._next_at = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  no secret
         self._pause = min(LONGEST_PAUSE, self._pause * 2)
         self._up = False
         self._events.append(LinkEvent.DOWN)
 
-    def _try_other_version(self) -> None:
+    def try_other_version(self) -> None:
         """A broker that does not speak MQTT 5 refuses, or closes without a word."""
-        if self._settings.mqtt_version == "auto" and self._registered is not None and not self._answered:
+        if self._settings.mqtt_version == "auto":
             self._v5 = not self._v5
 
     def drop(self) -> None:
@@ -294,12 +312,16 @@ class Link:
         client = self._client
         if client is None:
             return
-        if mask & selectors.EVENT_READ:
-            client.loop_read()
-            while client is self._client and _has_more(client):
+        try:
+            if mask & selectors.EVENT_READ:
                 client.loop_read()
-        if mask & selectors.EVENT_WRITE:
-            client.loop_write()
+                while client is self._client and _has_more(client):
+                    client.loop_read()
+            if mask & selectors.EVENT_WRITE:
+                client.loop_write()
+        except Exception as error:
+            # paho raises whatever comes at what it cannot parse, such as a refusal of MQTT 3.1.1 in answer to 5.
+            self._why = f"the broker's answer is not understood: {error}"
 
     def service(self, now: float) -> None:
         """Keep-alive, and what follows from the last reads and writes. Call it in each round of the loop."""

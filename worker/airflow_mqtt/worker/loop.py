@@ -28,6 +28,7 @@ from airflow_mqtt.worker.core.effects import (
 from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.link import Link, LinkEvent
 from airflow_mqtt.worker.local_api import LocalApi
+from airflow_mqtt.worker.probe import NoAnswerError
 from airflow_mqtt.worker.runners import Runners
 
 log = logging.getLogger(__name__)
@@ -116,8 +117,8 @@ class Loop:
                 self._local_api.answer(effect)
             case Launch(run):
                 self._runners.launch(run)
-            case Signal(job, attempt, kill):
-                self._runners.signal(job, attempt, kill=kill)
+            case Signal(job, attempt, force):
+                self._runners.signal(job, attempt, force)
             case AppendLog(job, attempt, line):
                 self._runners.files(job, attempt).append_log(line)
             case ReadLog(job, attempt, offset, limit):
@@ -166,6 +167,8 @@ class Loop:
             try:
                 taken = self._name_is_taken()
             except (OSError, ValueError) as error:
+                if isinstance(error, NoAnswerError):
+                    self._link.try_other_version()
                 self._link.failed(f"{type(error).__name__}: {error}", now)
                 return
             if taken:

@@ -6,7 +6,6 @@ import os
 import platform
 import selectors
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,9 @@ from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.link import Link
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
+from airflow_mqtt.worker.packages import installed_version
 from airflow_mqtt.worker.probe import name_is_taken
-from airflow_mqtt.worker.runners import Runners, environment_has_task_sdk
+from airflow_mqtt.worker.runners import Runners
 from airflow_mqtt.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def _config(settings: WorkerSettings, journal: str) -> Config:
         kinds=_kinds(settings),
         labels=settings.labels,
         platform=_platform(),
-        version=own_version(),
+        version=installed_version("airflow-mqtt") or "",
         root=settings.root,
         heartbeat_interval=settings.heartbeat_interval,
         drain_timeout=settings.drain_timeout,
@@ -110,7 +110,7 @@ def _config(settings: WorkerSettings, journal: str) -> Config:
 
 def _kinds(settings: WorkerSettings) -> tuple[str, ...]:
     """Return what this worker can run. Another interpreter than ours is taken at its owner's word."""
-    if settings.python == sys.executable and not environment_has_task_sdk():
+    if settings.python == sys.executable and installed_version("apache-airflow-task-sdk") is None:
         log.warning("apache-airflow-task-sdk is not installed beside the worker: it can run no tasks of Airflow")
         return ()
     return (JobKind.AIRFLOW.value,)
@@ -118,10 +118,3 @@ def _kinds(settings: WorkerSettings) -> tuple[str, ...]:
 
 def _platform() -> dict[str, str]:
     return {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()}
-
-
-def own_version() -> str:
-    try:
-        return version("airflow-mqtt")
-    except PackageNotFoundError:
-        return "0"

@@ -14,7 +14,7 @@ from typing import Any
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Probe, ReportedState, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind, Topics
-from airflow_mqtt.worker.link import HANDSHAKE_TIMEOUT, build_client, connect
+from airflow_mqtt.worker.link import HANDSHAKE_TIMEOUT, UNSUPPORTED_VERSION, build_client, connect
 from airflow_mqtt.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -24,8 +24,13 @@ RETAINED_WAIT = 1.0
 ANSWER_WAIT = 5.0
 
 
+class NoAnswerError(ConnectionError):
+    """The broker closed the connection, or refused this version of MQTT, before it granted anything."""
+
+
 @dataclass(slots=True)
 class _Seen:
+    answered: bool = False
     granted: bool = False
     failed: str = ""
     retained: WorkerStatus | None = None
@@ -35,7 +40,7 @@ class _Seen:
 def name_is_taken(settings: WorkerSettings, ours: frozenset[str], instance: str, *, v5: bool) -> bool:
     """Whether another living worker has the name. `ours` are instances that are or were this worker.
 
-    `OSError` when the broker cannot be asked.
+    `OSError` when the broker cannot be asked; `NoAnswerError` when another version of MQTT may help.
     """
     topics = Topics(settings.root)
     seen = _Seen()
@@ -46,6 +51,8 @@ def name_is_taken(settings: WorkerSettings, ours: frozenset[str], instance: str,
     connect(client, settings, v5=v5, clean=True)
     try:
         _spin(client, HANDSHAKE_TIMEOUT, lambda: seen.granted, seen)
+        if not seen.answered:
+            raise NoAnswerError(seen.failed or "no answer from the broker")
         if not seen.granted:
             raise ConnectionError(seen.failed or "no answer from the broker")
         _spin(client, RETAINED_WAIT, lambda: seen.retained is not None, seen)
@@ -66,6 +73,7 @@ def _foreign(status: WorkerStatus, ours: frozenset[str]) -> bool:
 
 def _listen(client: Any, topic: str, seen: _Seen) -> None:
     def on_connect(client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+        seen.answered = code.value != UNSUPPORTED_VERSION
         if code.is_failure:
             seen.failed = f"refused ({code})"
         else:
@@ -100,8 +108,12 @@ def _spin(client: Any, timeout: float, done: Any, seen: _Seen) -> None:
             return
         writable = [channel] if client.want_write() else []
         readable, writable, _ = select.select([channel], writable, [], min(remaining, 0.5))
-        if readable:
-            client.loop_read()
-        if writable:
-            client.loop_write()
-        client.loop_misc()
+        try:
+            if readable:
+                client.loop_read()
+            if writable:
+                client.loop_write()
+            client.loop_misc()
+        except Exception as error:
+            # paho raises whatever comes at what it cannot parse, see `link.Link.ready`.
+            seen.failed = f"the broker's answer is not understood: {error}"

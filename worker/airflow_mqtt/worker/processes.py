@@ -66,8 +66,8 @@ def terminate(process: ProcessId) -> None:
             os.kill(process.pid, signal.SIGTERM)
 
 
-def kill_session(leader: ProcessId) -> None:
-    """Kill every process of the session that `leader` began.
+def kill_session(leader: ProcessId, *, spare_leader: bool = False) -> None:
+    """Kill every process of the session that `leader` began, but for itself with `spare_leader`.
 
     A task runs in a process group of its own (`airflow.sdk.execution_time.supervisor`, `new_process_group`), so
     killing the supervisor's group would leave it.
@@ -77,7 +77,7 @@ def kill_session(leader: ProcessId) -> None:
     stat = _stat(leader.pid)
     if stat and stat["ticks"] != leader.ticks:
         return  # the id is somebody else's by now
-    for pid in [*_session_members(leader.pid), leader.pid]:
+    for pid in [*_session_members(leader.pid), *(() if spare_leader else (leader.pid,))]:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 

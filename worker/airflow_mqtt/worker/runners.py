@@ -12,6 +12,7 @@ from typing import Any
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Run
 from airflow_mqtt.worker import job_files, processes
+from airflow_mqtt.worker.core.effects import Force
 from airflow_mqtt.worker.core.jobs import Result
 from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.job_files import JobFiles
@@ -101,14 +102,14 @@ class Runners:
         size = self.files(*attempt).log_size()
         self._ended.append(Ended(*attempt, Result(returned=False, reason=reason), size))
 
-    def signal(self, job: str, attempt: int, *, kill: bool) -> None:
+    def signal(self, job: str, attempt: int, force: Force) -> None:
         process = self.files(job, attempt).read_runner()
         if process is None:
             return
-        if kill:
-            processes.kill_session(process)
-        else:
+        if force is Force.TERM:
             processes.terminate(process)
+        else:
+            processes.kill_session(process, spare_leader=force is Force.KILL_TASK)
 
     def remove(self, job: str, attempt: int) -> None:
         """Delete the directory of an attempt; again when its runner, killed just now, has left."""
@@ -265,14 +266,3 @@ class _Host:
 
 
 _ZOMBIES: list[subprocess.Popen[bytes]] = []
-
-
-def environment_has_task_sdk() -> bool:
-    """Whether this interpreter's packages include the Task SDK, without importing it."""
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415  not needed again
-
-    try:
-        version("apache-airflow-task-sdk")
-    except PackageNotFoundError:
-        return False
-    return True

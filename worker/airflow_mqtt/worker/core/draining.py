@@ -3,12 +3,9 @@
 from airflow_mqtt.protocol.messages import OfflineReason, RejectReason, ReportedState
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core import endings, orders, status
-from airflow_mqtt.worker.core.effects import Stop
+from airflow_mqtt.worker.core.effects import Force, Stop
 from airflow_mqtt.worker.core.jobs import Phase
 from airflow_mqtt.worker.core.state import Stage, State, say
-
-#: `Job.signals` of one whose processes were killed.
-KILLED = 2
 
 
 def signal(state: State, now: float) -> None:
@@ -39,17 +36,20 @@ def _alive(state: State) -> list[str]:
 def _term(state: State, now: float, why: str) -> None:
     state.stage = Stage.TERM
     state.stage_until = now + state.config.kill_grace
-    for job in state.jobs.values():
-        if job.phase is not Phase.ENDED:
-            orders.ask_to_end(state, job, now, f"The worker is stopping ({why}); the task is sent TERM.")
+    _use(state, Force.TERM, now, f"The worker is stopping ({why}); the task is sent TERM.")
 
 
 def _kill(state: State, now: float) -> None:
+    """Kill the tasks; `orders.escalate` kills those supervisors that do not end with them."""
     state.stage = Stage.KILL
-    state.stage_until = now + state.config.kill_grace
+    state.stage_until = now + 2 * state.config.kill_grace
+    _use(state, Force.KILL_TASK, now, "The worker is stopping and the task has not ended; it is killed.")
+
+
+def _use(state: State, force: Force, now: float, text: str) -> None:
     for job in state.jobs.values():
-        if job.phase is not Phase.ENDED and job.signals < KILLED:
-            orders.kill(state, job, now, "The worker is stopping and the task has not ended; it is killed.")
+        if job.phase is not Phase.ENDED and job.force < force:
+            orders.make_end(state, job, force, now, text)
 
 
 def advance(state: State, now: float) -> None:

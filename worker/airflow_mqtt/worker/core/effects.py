@@ -6,6 +6,7 @@ that round: what has been said to anybody is in the journal.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from typing import Any
 
 from airflow_mqtt.protocol.messages import Run
@@ -107,13 +108,21 @@ class Launch:
     run: Run
 
 
+class Force(IntEnum):
+    """How hard a runner is made to end."""
+
+    TERM = 1  # ask its supervisor, which passes it on: `on_kill` runs, and the task may go on all the same
+    KILL_TASK = 2  # kill the task's processes; its supervisor lives to tell Airflow
+    KILL = 3  # kill them all
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Ask the runner of an attempt to end, or (`kill`) end it with all its processes."""
+    """Make the runner of an attempt end."""
 
     job: str
     attempt: int
-    kill: bool = False
+    force: Force
 
 
 @dataclass(frozen=True, slots=True)

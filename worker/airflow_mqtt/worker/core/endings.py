@@ -3,7 +3,7 @@
 from typing import Any
 
 from airflow_mqtt.protocol.messages import EventType, FinishOutcome, RejectReason
-from airflow_mqtt.worker.core.effects import DropCall, DropJob, Launch, RemoveFiles, Signal
+from airflow_mqtt.worker.core.effects import DropCall, DropJob, Force, Launch, RemoveFiles, Signal
 from airflow_mqtt.worker.core.jobs import Job, Phase, Result
 from airflow_mqtt.worker.core.state import Stage, State, note, remember, report, save, say
 
@@ -103,7 +103,7 @@ def reject(state: State, job: Job, why: RejectReason, now: float) -> None:
 def discard(state: State, job: Job) -> None:
     """Drop an attempt that has not run: its runner, its calls, its files."""
     if job.alive:
-        state.out.append(Signal(job.id, job.attempt, kill=True))
+        state.out.append(Signal(job.id, job.attempt, Force.KILL))
     state.out.extend(DropCall(call.id) for call in job.calls if call.stored)
     state.out.append(DropJob(job.id))
     state.out.append(RemoveFiles(job.id, job.attempt))

@@ -110,8 +110,8 @@ class Job:
     calls: list[Call] = field(default_factory=list)
     alive: bool = False  # a runner was started or found
     gate_sent: bool = False
-    signals: int = 0  # 1: asked to end, 2: killed
-    signal_at: float | None = None  # when the next of them is due
+    force: int = 0  # the `Force` used on its runner so far
+    signal_at: float | None = None  # when more of it is due
     log_sent: int = 0
     log_due: float = 0.0
     log_progress: float = 0.0

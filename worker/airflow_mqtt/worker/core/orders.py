@@ -3,7 +3,7 @@
 from airflow_mqtt.protocol.messages import Cancel, EventType, RejectReason, Run
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core import calls, endings
-from airflow_mqtt.worker.core.effects import Publish, Signal
+from airflow_mqtt.worker.core.effects import Force, Publish, Signal
 from airflow_mqtt.worker.core.jobs import Job, Phase
 from airflow_mqtt.worker.core.state import Stage, State, note, remember, report, save, say, wall
 
@@ -126,25 +126,24 @@ def resume(state: State, job: Job, now: float) -> None:
 
 
 def escalate(state: State, now: float) -> None:
-    """Go on with runners that were to end and have not: ask them, then kill them."""
+    """Go on with runners that were to end and have not: ask them, then kill the task, then its supervisor too."""
     for job in state.jobs.values():
         if job.signal_at is None or now < job.signal_at or job.phase is Phase.ENDED:
             continue
-        if job.signals == 0:
-            ask_to_end(state, job, now, "The task has not ended in time; its supervisor is sent TERM.")
-        else:
-            kill(state, job, now, "The task has not ended after TERM; its processes are killed.")
+        force = Force(min(job.force + 1, Force.KILL))
+        make_end(state, job, force, now, _SAID[force])
 
 
-def ask_to_end(state: State, job: Job, now: float, text: str) -> None:
+_SAID = {
+    Force.TERM: "The task has not ended in time; its supervisor is sent TERM.",
+    Force.KILL_TASK: "The task has not ended after TERM; its processes are killed.",
+    Force.KILL: "The task's supervisor has not ended either; it is killed.",
+}
+
+
+def make_end(state: State, job: Job, force: Force, now: float, text: str) -> None:
+    """Use `force` on a runner, say so in the task's log, and look again after `kill_grace`."""
     note(state, job, now, text, "warning")
-    state.out.append(Signal(job.id, job.attempt))
-    job.signals = 1
-    job.signal_at = now + state.config.kill_grace
-
-
-def kill(state: State, job: Job, now: float, text: str) -> None:
-    note(state, job, now, text, "warning")
-    state.out.append(Signal(job.id, job.attempt, kill=True))
-    job.signals = 2
+    state.out.append(Signal(job.id, job.attempt, force))
+    job.force = force
     job.signal_at = now + state.config.kill_grace

@@ -12,6 +12,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+LIVES = "finished_at IS NULL"
+
 
 def upgrade() -> None:
     _create_mqtt_bridge()
@@ -64,6 +66,8 @@ def _create_mqtt_job() -> None:
         sa.Column("log_path", sa.Text(), server_default="", nullable=False),
         sa.Column("owner", sa.Text(), nullable=False),
         sa.Column("report_pending", sa.Boolean(), server_default=sa.false(), nullable=False),
+        sa.Column("accept_journal", sa.Text(), nullable=True),
+        sa.Column("accept_seq", sa.BigInteger(), nullable=True),
         sa.Column("gate_request", sa.Text(), nullable=True),
         sa.Column("unixname", sa.Text(), nullable=True),
         sa.Column("pid", sa.Integer(), nullable=True),
@@ -80,16 +84,17 @@ def _create_mqtt_job() -> None:
         sa.Column("finished_at", sa.Double(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_mqtt_job_finished", "mqtt_job", ["finished_at"], unique=False)
-    op.create_index(
-        "ix_mqtt_job_placement", "mqtt_job", ["team_name", "state", "queue", "priority", "queued_at"], unique=False
-    )
-    op.create_index("ix_mqtt_job_report", "mqtt_job", ["owner", "report_pending"], unique=False)
-    op.create_index("ix_mqtt_job_subject", "mqtt_job", ["subject"], unique=False)
-    op.create_index(
-        "ix_mqtt_job_task", "mqtt_job", ["dag_id", "run_id", "task_id", "map_index", "try_number"], unique=False
-    )
-    op.create_index("ix_mqtt_job_worker", "mqtt_job", ["worker", "state"], unique=False)
+    _create_index("ix_mqtt_job_finished", "team_name", "finished_at")
+    _create_index("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at", where=LIVES)
+    _create_index("ix_mqtt_job_report", "owner", where="report_pending", sqlite="report_pending = 1")
+    _create_index("ix_mqtt_job_subject", "subject")
+    _create_index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number")
+    _create_index("ix_mqtt_job_worker", "worker", "state", where=LIVES)
+
+
+def _create_index(name: str, *columns: str, where: str = "", sqlite: str = "") -> None:
+    only = {"postgresql_where": sa.text(where), "sqlite_where": sa.text(sqlite or where)} if where else {}
+    op.create_index(name, "mqtt_job", list(columns), unique=False, **only)
 
 
 def _create_mqtt_job_event() -> None:

@@ -1,0 +1,296 @@
+"""Retention on each database: what goes, what stays, and that sizes and query plans do not grow with history.
+
+`python -m retention` in `tests/` is the same at full size: 300,000 jobs.
+"""
+
+import asyncio
+import re
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.orm import Session
+
+from airflow_mqtt.bridge import tables, transitions
+from airflow_mqtt.bridge.database import Database, DeposedError, make_engine
+from airflow_mqtt.bridge.retention import BATCH, BUSY_PAUSE, IDLE_PAUSE, UNHEARD, Retention
+from airflow_mqtt.bridge.store import SqlTx
+from airflow_mqtt.protocol.jobs import JobEvent
+from retention.months import DAY, START, Site
+
+KEEP = 3 * DAY
+NOW = START + 100 * DAY
+
+
+@pytest.fixture
+def site(database_url: str) -> Iterator[Site]:
+    made = Site(database_url, retention=KEEP)
+    yield made
+    made.close()
+
+
+def add(
+    site: Site, id_: str, *, state: str = "succeeded", ended: float | None = NOW - 4 * DAY, **values: object
+) -> None:
+    """Commit a job with one event and two chunks of log, one of them a triggerer's."""
+    row = {
+        "id": id_, "kind": "airflow", "workload_type": "ExecuteTask", "workload": "{}", "token": "t", "token_at": 0.0,
+        "queue": "default", "priority": 1, "slots": 1, "subject": id_, "owner": "1",
+    }  # fmt: skip
+    team = {"team_name": values.pop("team_name")} if "team_name" in values else {}
+    with site.engine.begin() as connection:
+        for statement in transitions.creation({**row, **team}, now=NOW - 5 * DAY, by="test"):
+            connection.execute(statement)
+        connection.execute(
+            sa.update(tables.job).where(tables.job.c.id == id_).values(state=state, finished_at=ended, **values)
+        )
+        add_logs(connection, id_, 1, -7)
+
+
+def add_logs(connection: sa.Connection, id_: str, *attempts: int) -> None:
+    for attempt in attempts:
+        row = {"job_id": id_, "attempt": attempt, "offset": 0, "data": b"x"}
+        connection.execute(sa.insert(tables.job_log).values(**row))
+
+
+def owners(site: Site) -> list[set[str]]:
+    """Of which jobs there are jobs, events and logs."""
+    columns = (tables.job.c.id, tables.job_event.c.job_id, tables.job_log.c.job_id)
+    with site.engine.connect() as connection:
+        return [set(connection.execute(sa.select(column)).scalars()) for column in columns]
+
+
+def test_what_ended_long_ago_goes_with_all_that_belongs_to_it(site: Site) -> None:
+    add(site, "old")
+    add(site, "lost", state="lost")
+    add(site, "new", ended=NOW - 2 * DAY)
+    add(site, "running", state="running", ended=None)
+    site.forget(NOW)
+    assert owners(site) == [{"new", "running"}] * 3
+
+
+def test_an_end_that_nobody_heard_stays_longer(site: Site) -> None:
+    add(site, "unheard", report_pending=True)
+    add(site, "forlorn", ended=NOW - UNHEARD - 1, report_pending=True)
+    site.forget(NOW)
+    assert owners(site) == [{"unheard"}] * 3
+
+
+def test_another_teams_jobs_are_that_teams_business(site: Site) -> None:
+    add(site, "theirs", team_name="b")
+    site.forget(NOW)
+    assert owners(site) == [{"theirs"}] * 3
+
+
+def test_for_ever(site: Site) -> None:
+    site.retention = 0
+    add(site, "old", ended=START)
+    site.forget(NOW)
+    assert owners(site) == [{"old"}] * 3
+
+
+@pytest.mark.parametrize("retention", [KEEP, 0])
+def test_what_belongs_to_no_job_goes_page_by_page(site: Site, monkeypatch, retention: float) -> None:
+    monkeypatch.setattr("airflow_mqtt.bridge.retention.ORPHAN_PAGE", 3)
+    site.retention = retention
+    for number in range(5):
+        add(site, f"new-{number}", ended=NOW)
+    with site.engine.begin() as connection:
+        add_logs(connection, "Gone", -3)
+        add_logs(connection, "new", -3)
+        add_logs(connection, "zzz", 1)
+        event_row = {"job_id": "a", "attempt": 1, "at": 0.0, "by": "x", "event": "queue", "after": "queued"}
+        connection.execute(sa.insert(tables.job_event).values(**event_row))
+    pages = asyncio.run(walk(site))
+    assert pages == 4  # 9 ids, three a page, and one look beyond the last
+    assert owners(site) == [{f"new-{number}" for number in range(5)}] * 3
+
+
+async def walk(site: Site) -> int:
+    """Run a leader's retention until it has looked at everything once; return its steps."""
+    async with leading(site) as database:
+        retention = Retention(database, site.retention)
+        for steps in range(1, 20):
+            await retention.step(NOW)
+            assert retention.pause == IDLE_PAUSE
+            if not retention._orphans_after:
+                return steps
+    raise AssertionError("it does not come to an end")
+
+
+class leading:
+    """A `Database` that holds the lease."""
+
+    def __init__(self, site: Site) -> None:
+        self.engine = make_engine(site.url)
+
+    async def __aenter__(self) -> Database:
+        async with self.engine.begin() as connection:
+            await connection.execute(sa.delete(tables.bridge))
+            await connection.execute(sa.insert(tables.bridge).values(epoch=3, beat=0, holder="me"))
+        database = Database(self.engine, "")
+        database.epoch = 3
+        return database
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.engine.dispose()
+
+
+def test_a_deposed_bridge_deletes_nothing(site: Site) -> None:
+    add(site, "old")
+
+    async def step() -> None:
+        async with leading(site) as database:
+            database.epoch = 2
+            with pytest.raises(DeposedError):
+                await Retention(database, KEEP).step(NOW)
+
+    asyncio.run(step())
+    assert owners(site) == [{"old"}] * 3
+
+
+def test_it_goes_in_small_transactions(site: Site) -> None:
+    site.work(0, BATCH * 2 + 1)
+
+    async def steps() -> list[tuple[int, float]]:
+        async with leading(site) as database:
+            retention = Retention(database, KEEP)
+            seen = []
+            for _ in range(3):
+                await retention.step(NOW)
+                seen.append((site.rows()["mqtt_job"], retention.pause))
+            return seen
+
+    assert asyncio.run(steps()) == [(BATCH + 1, BUSY_PAUSE), (1, BUSY_PAUSE), (0, IDLE_PAUSE)]
+
+
+def test_a_log_that_is_being_appended_leaves_no_orphan(shared_postgres) -> None:
+    """The appender holds the job's row: retention leaves that job for the next time."""
+    site = Site(shared_postgres.new_database(), retention=KEEP)
+    add(site, "old")
+    add(site, "older", ended=NOW - 9 * DAY)
+
+    async def race() -> None:
+        async with leading(site) as database, database.write() as connection:
+            tx = SqlTx(connection, "")
+            job = (await tx.jobs(["old"]))["old"]
+            assert await tx.append_log(job, 100, b"tail", 104)
+            await asyncio.wait_for(Retention(database, KEEP).step(NOW), 10)
+
+    asyncio.run(race())
+    assert owners(site) == [{"old"}] * 3
+    site.forget(NOW)
+    assert owners(site) == [set()] * 3
+    site.close()
+
+
+def test_days_go_by_and_the_tables_stay_as_they_are(site: Site) -> None:
+    sizes = []
+    for day in range(10):
+        site.work(day, 400)
+        site.forget(START + (day + 1) * DAY)
+        site.vacuum()
+        sizes.append(site.size())
+    counts = {"mqtt_job": 1200, "mqtt_job_event": 6000, "mqtt_job_log": 2400}
+    assert [size.rows for size in sizes[3:]] == [counts] * 7
+    assert sizes[-1].table_bytes <= 1.3 * sizes[4].table_bytes
+    assert sizes[-1].index_bytes <= 1.3 * sizes[4].index_bytes
+    assert sizes[-1].held <= 1.3 * sizes[4].held
+
+
+# --- plans --------------------------------------------------------------------------------------------------
+
+
+class Plans:
+    """Explains every statement that goes over an engine."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.engine = engine
+        self.statements: list[str] = []
+        event.listen(engine, "before_execute", self._note)
+
+    def _note(self, _connection, clause, *_):
+        if not isinstance(clause, sa.TextClause | sa.Insert):
+            self.statements.append(
+                str(clause.compile(dialect=self.engine.dialect, compile_kwargs={"literal_binds": True}))
+            )
+
+    def whole_reads(self, explain: sa.Engine) -> list[str]:
+        """The statements that read a whole table of ours, each with its plan."""
+        found = []
+        with explain.connect() as connection:
+            for statement in dict.fromkeys(self.statements):
+                prefix = "EXPLAIN " if explain.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN "
+                plan = "\n".join(
+                    str(row[-1]) for row in connection.exec_driver_sql(prefix + statement.replace("%", "%%"))
+                )
+                if re.search(r"Seq Scan on mqtt_job|SCAN mqtt_job\w*$|SCAN mqtt_job\w*\n", plan):
+                    found.append(f"{statement}\n{plan}")
+        return found
+
+
+@pytest.fixture
+def busy(site: Site) -> Site:
+    """Much history, and a little that lives."""
+    for day in range(4):
+        site.work(day, 2000)
+    for number, state in enumerate(["queued", "dispatched", "accepted", "running", "cancelling"] * 4):
+        worker = None if state == "queued" else "edge-1"
+        add(site, f"live-{number}", state=state, ended=None, worker=worker, running_since=1.0)
+    with site.engine.begin() as connection:
+        connection.exec_driver_sql("ANALYZE")
+    return site
+
+
+def test_the_bridge_reads_no_whole_table(busy: Site, monkeypatch) -> None:
+    monkeypatch.setattr("airflow_mqtt.bridge.retention.BATCH", 20)  # small, as a batch is beside a real history
+
+    async def everything() -> Plans:
+        async with leading(busy) as database:
+            plans = Plans(database.engine.sync_engine)
+            async with database.write() as connection:
+                await use(SqlTx(connection, ""))
+            retention = Retention(database, KEEP)
+            await retention.step(START + 3.5 * DAY)
+            await retention._forget_orphans()
+            return plans
+
+    plans = asyncio.run(everything())
+    assert len(plans.statements) > 15
+    assert plans.whole_reads(busy.engine) == []
+
+
+async def use(tx: SqlTx) -> None:
+    """Every query of `SqlTx` on jobs."""
+    jobs = await tx.jobs(["live-0", "live-3"])
+    await tx.jobs_of("edge-1")
+    await tx.due(["edge-1", "edge-2"])
+    await tx.queued(["default", "queue-1"], 100)
+    await tx.used_slots()
+    await tx.workloads(["live-0"])
+    await tx.move(jobs["live-0"], JobEvent.DISPATCH, now=NOW, by="test", worker="edge-2")
+    await tx.published(["live-1"], NOW)
+    await tx.append_log(jobs["live-3"], 10, b"x", 11)
+    await tx.credentials("live-3")
+    await tx.set_token(jobs["live-3"], "new", NOW)
+    await tx.set_running_since(jobs["live-3"], NOW)
+    await tx.set_final_state(jobs["live-3"], "success")
+    await tx.running_tasks()
+    await tx.queue_figures()
+
+
+def test_the_scheduler_reads_no_whole_table(busy: Site) -> None:
+    store = pytest.importorskip("airflow_mqtt.executor.store", exc_type=ImportError)
+    plans = Plans(busy.engine)
+    with Session(busy.engine) as session:
+        store.relatives(session, "live-0", "live-0")
+        store.existing(session, ["live-0"])
+        rows = store.pending(session, "1", "")
+        store.clear_pending(session, rows)
+        store.by_id(session, ["live-0"], "")
+        store.adopt(session, ["live-0"], "2")
+        store.ownerless_callbacks(session, ["1", "2"], "")
+        store.aging_tokens(session, "1", "", waiting_before=NOW, started_before=NOW)
+        session.rollback()
+    assert plans.whole_reads(busy.engine) == []

@@ -1,0 +1,81 @@
+"""Deliberate defects. Each takes one mechanism away, and the search must find what that breaks.
+
+A defect is a rule that is switched off, or rows of `protocol.jobs.TABLE` that are changed. Those marked `TODAY`
+are not inventions: the search found them in code of this project.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from unittest.mock import patch
+
+from airflow_mqtt.protocol import jobs
+from airflow_mqtt.protocol.jobs import JobEvent as E
+from airflow_mqtt.protocol.jobs import JobState as S
+
+from model import real
+from model.instances import CALM, ONE_FAULT, ONE_WORKER, TWO_WORKERS
+from model.search import Result, search
+from model.state import Instance, Rules
+
+Rows = Mapping[tuple[S, E], S | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """What is wrong, and the smallest instance in which it shows. A row of `rows` that is None is removed."""
+
+    name: str
+    instance: Instance
+    rules: Rules = Rules()
+    rows: Rows = field(default_factory=dict)
+
+
+def hunt(defect: Defect) -> Result:
+    """Search with the defect in place."""
+    with _changed(defect.rows):
+        return search(defect.instance, defect.rules)
+
+
+@contextmanager
+def _changed(rows: Rows) -> Iterator[None]:
+    table = {key: after for key, after in (jobs.TABLE | dict(rows)).items() if after is not None}
+    with patch.dict(jobs.TABLE, table, clear=True):
+        real.forget()
+        try:
+            yield
+        finally:
+            real.forget()
+    real.forget()
+
+
+DEFECTS = (
+    Defect("reports of older attempts count", ONE_WORKER, Rules(checks_attempt=False)),
+    Defect("the gate lets other requests through again", ONE_FAULT, Rules(checks_gate_request=False)),
+    Defect("the gate does not move the job", TWO_WORKERS, Rules(gate_moves_job=False)),
+    Defect("anybody may report and ask for any job", TWO_WORKERS, Rules(checks_worker=False)),
+    Defect("the worker does not wait for the gate", TWO_WORKERS, Rules(waits_for_gate=False)),
+    Defect("acknowledged before it is committed", CALM, Rules(acks_after_commit=False)),
+    Defect("the outbox is in memory", ONE_FAULT, Rules(keeps_outbox=False)),
+    Defect("reports beyond a gap are applied", CALM, Rules(stops_at_gap=False)),
+    Defect("a deposed leader may write", Instance("takeover", 1, 1, 1, 2), Rules(fences=False)),
+    Defect("a worker's row is written from an old read", ONE_FAULT, Rules(locks_row=False)),
+    Defect("what ran before a power loss runs again", ONE_FAULT, Rules(knows_ended=False)),
+    Defect("orders are published once", CALM, Rules(resends_orders=False)),
+    Defect("no birth for a new leader", ONE_WORKER, Rules(born_to_new_leader=False)),
+    Defect("late births count", ONE_WORKER, Rules(ignores_late_birth=False)),
+    Defect("a birth is settled before the reports that it follows", ONE_FAULT, Rules(waits_before_settling=False)),
+    Defect("a cancel of what is not there is not confirmed", ONE_FAULT, Rules(confirms_absent=False)),
+    Defect("later reports in one batch hide a birth", ONE_FAULT, Rules(settles_each_birth=False)),
+    Defect("a birth is sent once", ONE_FAULT, Rules(repeats_birth=False)),
+    Defect("the gate opens for another journal", ONE_FAULT, Rules(gate_checks_journal=False)),
+    Defect("a new disk's numbers look old", ONE_FAULT, Rules(new_disk_is_new=False)),
+    Defect("an old disk's birth counts", ONE_WORKER, Rules(old_disk_is_old=False)),
+    Defect("a new disk is settled after its reports", Instance("", 1, 1, 2, 3), Rules(new_disk_holds_nothing=False)),
+    Defect("table: a job starts before it is accepted", ONE_FAULT, rows={(S.DISPATCHED, E.START): S.RUNNING}),
+    Defect("table: a running job goes back", TWO_WORKERS, rows={(S.RUNNING, E.LOSE): S.QUEUED}),
+    Defect("table: a lost job may succeed", ONE_FAULT, rows={(S.LOST, E.SUCCEED): S.SUCCEEDED}),
+    Defect("table: an accepted job succeeds", CALM, rows={(S.ACCEPTED, E.FAIL): S.SUCCEEDED}),
+    Defect("table: nobody confirms a cancel", ONE_FAULT, rows={(S.CANCELLING, E.CONFIRM): None}),
+    Defect("table: a rejected job stays", ONE_FAULT, rows={(S.DISPATCHED, E.REJECT): None}),
+)

@@ -1,0 +1,36 @@
+"""A slice of `make simulate` and `make simulate-mutants`, in processes of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).resolve().parents[1]
+
+
+def simulation(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "simulation", *arguments]
+    return subprocess.run(command, cwd=TESTS, capture_output=True, text=True, timeout=280)
+
+
+def test_no_promise_is_violated():
+    result = simulation("--seeds", "600")
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert "600 schedules" in result.stdout
+
+
+def test_one_seed_is_one_run():
+    sys.path.insert(0, str(TESTS / "simulation"))
+    try:
+        from scenario import run
+
+        first, second = run(7), run(7)
+    finally:
+        sys.path.remove(str(TESTS / "simulation"))
+    assert (first.trace, first.faults, first.states) == (second.trace, second.faults, second.states)
+    assert first.trace != run(8).trace
+
+
+def test_every_defect_is_caught():
+    result = simulation("--mutants", "--seeds", "1000")
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
+    assert "NOT CAUGHT" not in result.stdout

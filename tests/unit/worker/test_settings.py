@@ -1,0 +1,136 @@
+"""The settings of a worker, and the command line made of them."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from airflow_mqtt.cli.main import main
+from airflow_mqtt.protocol.errors import RefusedError, SettingError
+from airflow_mqtt.protocol.settings import Source, resolve
+from airflow_mqtt.worker import main as worker_main
+from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings, default_state_dir, host_name
+
+
+def _settings(**values: str) -> WorkerSettings:
+    source = Source(lambda setting: setting.flag, {"broker_url": "mqtt://u:p@h", **values})
+    return WorkerSettings.of(resolve(SETTINGS, [source]))
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """Catches what `worker run` would run with."""
+    seen: list[dict] = []
+    monkeypatch.setattr(worker_main, "run", lambda values: seen.append(values) or 0)
+    for name in [name for name in os.environ if name.startswith("AIRFLOW_MQTT_")]:
+        monkeypatch.delenv(name)
+    return seen
+
+
+def test_defaults_fit_the_machine() -> None:
+    settings = _settings()
+    assert settings.name == host_name()
+    assert settings.state_dir == default_state_dir(settings.name)
+    assert (settings.queues, settings.slots) == (("default",), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("name", "a b"),
+        ("name", "x" * 65),
+        ("queues", " , "),
+        ("queues", "q" * 300),
+        ("slots", "-1"),
+        ("slots", "many"),
+        ("keepalive", "0"),
+        ("mqtt_version", "4"),
+        ("tls_ca_file", "/nowhere/ca.pem"),
+        ("root", "a/#"),
+        ("broker_url", "amqp://h"),
+        ("labels", "no-equals"),
+        ("log_level", "loud"),
+    ],
+)
+def test_what_does_not_fit_is_named(name: str, value: str) -> None:
+    with pytest.raises(SettingError, match=name):
+        _settings(**{name: value})
+
+
+def test_certificate_and_key_go_together(tmp_path: Path) -> None:
+    (tmp_path / "c.pem").touch()
+    with pytest.raises(SettingError, match="tls_key_file"):
+        _settings(tls_cert_file=str(tmp_path / "c.pem"))
+
+
+def test_a_flag_goes_before_the_environment_and_that_before_the_file(ran, tmp_path: Path, monkeypatch) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('broker_url = "mqtt://file"\nqueues = ["a", "b"]\nslots = 3\nkeepalive = 5\n')
+    monkeypatch.setenv("AIRFLOW_MQTT_SLOTS", "4")
+    monkeypatch.setenv("AIRFLOW_MQTT_KEEPALIVE", "6")
+    assert main(["worker", "run", "--config", str(file), "--slots", "5"]) == 0
+    values = ran[0]
+    assert (values["slots"], values["keepalive"], values["queues"]) == (5, 6, ("a", "b"))
+    assert values["broker_url"].host == "file"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["worker", "run"], "broker_url is missing"),
+        (["worker", "run", "--broker-url", "mqtt://u:hidden@h:x"], "broker_url from the flag"),
+        (["worker", "run", "--config", "/nowhere.toml"], "/nowhere.toml cannot be read"),
+        (["worker", "run", "--broker-url"], "expected one argument"),
+        (["nonsense"], "invalid choice"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(ran, capsys, arguments: list[str], said: str) -> None:
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert "hidden" not in err
+
+
+def test_a_wrong_key_in_the_file_is_named(ran, capsys, tmp_path: Path) -> None:
+    file = tmp_path / "worker.toml"
+    file.write_text('broker_ulr = "mqtt://h"\n')
+    assert main(["worker", "run", "--config", str(file)]) == 2
+    assert "'broker_ulr'" in capsys.readouterr().err
+
+
+def test_a_wrong_variable_is_named_and_the_bridges_are_not_wrong(ran, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("AIRFLOW_MQTT_DATABASE_URL", "sqlite://")
+    assert main(["worker", "run", "--broker-url", "mqtt://h"]) == 0
+    monkeypatch.setenv("AIRFLOW_MQTT_BROKER_ULR", "mqtt://h")
+    assert main(["worker", "run", "--broker-url", "mqtt://h"]) == 2
+    assert "AIRFLOW_MQTT_BROKER_ULR" in capsys.readouterr().err
+
+
+def test_a_missing_extra_says_what_to_install(ran, capsys, monkeypatch) -> None:
+    def missing(_name: str) -> None:
+        raise ModuleNotFoundError("No module named 'aiomqtt'", name="aiomqtt")
+
+    monkeypatch.setattr(sys.modules["airflow_mqtt.cli.main"].importlib, "import_module", missing)
+    assert main(["bridge", "run"]) == 2
+    assert "pip install 'airflow-mqtt[bridge]'" in capsys.readouterr().err
+
+
+def test_a_refusal_is_exit_1(ran, capsys, monkeypatch) -> None:
+    def refuse(_values: dict) -> int:
+        raise RefusedError("somebody else holds it")
+
+    monkeypatch.setattr(worker_main, "run", refuse)
+    assert main(["worker", "run", "--broker-url", "mqtt://h"]) == 1
+    assert capsys.readouterr().err == "airflow-mqtt: somebody else holds it\n"
+
+
+def test_help_teaches(ran, capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["worker", "run", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for setting in SETTINGS:
+        assert setting.flag in text
+        assert setting.env in text

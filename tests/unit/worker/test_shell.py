@@ -1,0 +1,212 @@
+"""The parts of the shell that need no server: journal, files, processes, local socket, transport."""
+
+import os
+import selectors
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from airflow_mqtt.worker import processes
+from airflow_mqtt.worker.core.effects import (
+    Answer,
+    DropCall,
+    DropEvents,
+    DropJob,
+    SaveCall,
+    SaveEvent,
+    SaveJob,
+    SaveMeta,
+)
+from airflow_mqtt.worker.core.jobs import Result
+from airflow_mqtt.worker.frames import Unpacker, pack
+from airflow_mqtt.worker.job_files import JobFiles, directories
+from airflow_mqtt.worker.journal import Journal
+from airflow_mqtt.worker.local_api import LocalApi
+from airflow_mqtt.worker.unix_sockets import connect, listen
+
+
+def test_a_journal_gives_back_what_was_written(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        name = journal.load().meta["journal"]
+        journal.write([SaveMeta("connection", "3"), SaveJob("a", {"x": 1}), SaveJob("b", {}), SaveEvent(1, b"one")])
+        journal.write([SaveEvent(2, b"two"), SaveCall("c2", "a", 2, {"n": 2}), SaveCall("c1", "a", 1, {"n": 1})])
+        journal.write([DropJob("b"), DropEvents(1)])
+    with Journal(tmp_path / "j") as journal:
+        held = journal.load()
+        assert held.meta["journal"] == name
+        assert (held.meta["connection"], held.meta["acked"]) == ("3", "1")
+        assert (held.jobs, held.events) == ([{"x": 1}], {2: b"two"})
+        assert held.calls == [("a", {"n": 1}), ("a", {"n": 2})]
+        journal.write([DropCall("c1")])
+        assert len(journal.load().calls) == 1
+
+
+def test_a_write_is_all_or_nothing(tmp_path: Path) -> None:
+    with Journal(tmp_path / "j") as journal:
+        with pytest.raises(TypeError):
+            journal.write([SaveEvent(1, b"one"), SaveJob("a", {"x": object()})])
+        assert journal.load().events == {}
+        journal.write([SaveEvent(1, b"one")])
+        assert journal.load().events == {1: b"one"}
+
+
+def test_job_files(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path, "with-dash", 3)
+    files.append_log(b"one\n")
+    files.append_log(b"two\n")
+    assert (files.log_size(), files.read_log(4, 100), files.read_log(99, 1)) == (8, b"two\n", b"")
+    assert files.read_result() is None
+    files.write_result({"returned": True, "exit_code": 0, "reason": ""})
+    assert files.read_result() == Result(returned=True, exit_code=0)
+    (files.directory / "result.json").write_bytes(b"{")
+    assert files.read_result() is None
+    assert directories(tmp_path) == [files]
+    files.remove()
+    assert directories(tmp_path) == []
+
+
+def test_a_process_is_known_by_more_than_its_id() -> None:
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, start_new_session=True)
+    known = processes.identify(child.pid)
+    assert processes.alive(known)
+    assert not processes.alive(processes.ProcessId(known.pid, known.ticks + 1, known.boot))
+    assert not processes.alive(processes.ProcessId(known.pid, known.ticks, "another boot"))
+    os.kill(child.pid, 9)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not processes.alive(known)  # it is a zombie
+    child.wait()
+    child.stdin.close()
+
+
+def test_a_session_is_killed_with_its_groups() -> None:
+    code = (
+        "import os, sys, time\npid = os.fork()\nif pid == 0:\n os.setpgid(0, 0)\n time.sleep(60)\n"
+        "print(pid, flush=True)\ntime.sleep(60)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
+    grandchild = processes.identify(int(child.stdout.readline()))
+    processes.kill_session(processes.identify(child.pid))
+    assert child.wait(10) == -9
+    from demo.processes import wait_for
+
+    wait_for(lambda: not processes.alive(grandchild), what="the other group to end")
+    child.stdout.close()
+
+
+def test_sockets_at_paths_longer_than_an_address(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    with listen(folder / "s") as listener, connect(folder / "s"):
+        assert listener.accept()
+    assert (folder / "s").stat().st_mode & 0o777 == 0o600
+
+
+def test_frames_survive_any_cut() -> None:
+    data = pack({"a": 1}) + pack({"b": "x" * 1000})
+    unpacker = Unpacker()
+    found = [frame for byte in data for frame in unpacker.feed(bytes([byte]))]
+    assert found == [{"a": 1}, {"b": "x" * 1000}]
+
+
+class Server:
+    """A local socket served by a thread, as the worker's loop would."""
+
+    def __init__(self, path: Path, answer) -> None:
+        self.selector = selectors.DefaultSelector()
+        self.api = LocalApi(path, self.selector)
+        self.answer = answer
+        self.calls = []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.serve)
+        self.thread.start()
+
+    def serve(self) -> None:
+        while not self.stop.is_set():
+            for key, mask in self.selector.select(0.02):
+                key.data(mask)
+            for call in self.api.take()[0]:
+                self.calls.append(call)
+                status = self.answer(call)
+                if status is not None:
+                    self.api.answer(
+                        Answer(call.token, call.id, status, '{"x":1}', {"content-type": "application/json"})
+                    )
+        self.api.close()
+
+    def close(self) -> None:
+        self.stop.set()
+        self.thread.join()
+
+
+@pytest.fixture
+def transport(tmp_path: Path):
+    pytest.importorskip("httpx")
+    from airflow_mqtt.worker.runner.transport import WorkerTransport
+
+    return WorkerTransport(tmp_path, "job", 2)
+
+
+@pytest.fixture
+def client(transport):
+    import httpx
+
+    from airflow_mqtt.worker.runner.transport import BASE_URL
+
+    return httpx.Client(base_url=BASE_URL, transport=transport, timeout=0.1)
+
+
+def test_a_call_goes_through_as_it_is(tmp_path: Path, client) -> None:
+    server = Server(tmp_path / "worker.sock", lambda _call: 201)
+    try:
+        answer = client.post("xcoms/d/r/t/a%2Fb", params={"map_index": 1}, content='"\u00e4"')
+        assert (answer.status_code, answer.json()) == (201, {"x": 1})
+        call = server.calls[0]
+        assert (call.job, call.attempt, call.method) == ("job", 2, "POST")
+        assert (call.path, call.query, call.body) == ("xcoms/d/r/t/a%2Fb", "map_index=1", '"\u00e4"')
+    finally:
+        server.close()
+
+
+def test_a_call_waits_for_a_worker_that_comes_back_and_keeps_its_id(tmp_path: Path, client, transport) -> None:
+    first = Server(tmp_path / "worker.sock", lambda _call: None)
+    servers = [first]
+
+    def restart(_pause: float) -> None:
+        if len(servers) == 1:
+            servers.append(Server(tmp_path / "worker.sock", lambda _call: 200))
+
+    transport._sleep = restart
+    threading.Timer(0.3, first.close).start()
+    try:
+        assert client.get("variables/x").status_code == 200
+        assert first.calls[0].id == servers[1].calls[0].id
+    finally:
+        servers[-1].close()
+
+
+def test_a_heartbeat_never_waits_long(tmp_path: Path, client, monkeypatch) -> None:
+    from airflow_mqtt.worker.runner import transport
+
+    monkeypatch.setattr(transport, "HEARTBEAT_WAIT", 0.2)
+    assert client.put("task-instances/x/heartbeat", content="{}").status_code == 204
+    server = Server(tmp_path / "worker.sock", lambda _call: None)
+    try:
+        assert client.put("task-instances/x/heartbeat", content="{}").status_code == 204
+        server.answer = lambda _call: 410
+        assert client.put("task-instances/x/heartbeat", content="{}").status_code == 410
+    finally:
+        server.close()
+
+
+def test_garbage_on_the_socket_closes_that_connection_only(tmp_path: Path, client) -> None:
+    server = Server(tmp_path / "worker.sock", lambda _call: 200)
+    try:
+        with connect(tmp_path / "worker.sock") as channel:
+            channel.sendall(pack({"id": 1}))
+            assert channel.recv(10) == b""
+        assert client.get("variables/x").status_code == 200
+    finally:
+        server.close()

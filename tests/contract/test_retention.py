@@ -109,7 +109,7 @@ def test_what_belongs_to_no_job_goes_page_by_page(site: Site, monkeypatch, reten
 
 async def walk(site: Site) -> int:
     """Run a leader's retention until it has looked at everything once; return its steps."""
-    async with leading(site) as database:
+    async with Leading(site) as database:
         retention = Retention(database, site.retention)
         for steps in range(1, 20):
             await retention.step(NOW)
@@ -119,7 +119,7 @@ async def walk(site: Site) -> int:
     raise AssertionError("it does not come to an end")
 
 
-class leading:
+class Leading:
     """A `Database` that holds the lease."""
 
     def __init__(self, site: Site) -> None:
@@ -141,7 +141,7 @@ def test_a_deposed_bridge_deletes_nothing(site: Site) -> None:
     add(site, "old")
 
     async def step() -> None:
-        async with leading(site) as database:
+        async with Leading(site) as database:
             database.epoch = 2
             with pytest.raises(DeposedError):
                 await Retention(database, KEEP).step(NOW)
@@ -154,7 +154,7 @@ def test_it_goes_in_small_transactions(site: Site) -> None:
     site.work(0, BATCH * 2 + 1)
 
     async def steps() -> list[tuple[int, float]]:
-        async with leading(site) as database:
+        async with Leading(site) as database:
             retention = Retention(database, KEEP)
             seen = []
             for _ in range(3):
@@ -172,7 +172,7 @@ def test_a_log_that_is_being_appended_leaves_no_orphan(shared_postgres) -> None:
     add(site, "older", ended=NOW - 9 * DAY)
 
     async def race() -> None:
-        async with leading(site) as database, database.write() as connection:
+        async with Leading(site) as database, database.write() as connection:
             tx = SqlTx(connection, "")
             job = (await tx.jobs(["old"]))["old"]
             assert await tx.append_log(job, 100, b"tail", 104)
@@ -247,7 +247,7 @@ def test_the_bridge_reads_no_whole_table(busy: Site, monkeypatch) -> None:
     monkeypatch.setattr("airflow_mqtt.bridge.retention.BATCH", 20)  # small, as a batch is beside a real history
 
     async def everything() -> Plans:
-        async with leading(busy) as database:
+        async with Leading(busy) as database:
             plans = Plans(database.engine.sync_engine)
             async with database.write() as connection:
                 await use(SqlTx(connection, ""))

@@ -38,6 +38,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
+    def handle_error(self, *_: object) -> None:
+        """Clients that are killed end their connections anyhow."""
+
 
 class ExecutionApi:
     """Serves on a port of 127.0.0.1. `down` and `crashy` break it."""

@@ -140,16 +140,22 @@ class Jobs:
                 time.sleep(0.3)
 
     def unfinished(self) -> list[str]:
-        """Return what is still to come: jobs without an end, ends that were not heard, logs that are not there."""
-        rows, logs = self.rows(), self._logs()
-        open_ = []
-        for plan in self.planned:
-            row = rows.get(plan.id)
-            if row is None or row.state not in TERMINAL or plan.id not in self.heard:
-                open_.append(f"{plan.id} {row.state if row else 'missing'}")
-            elif self._log_gap(plan, logs):
-                open_.append(f"{plan.id} log")
-        return open_
+        """Return what is still to come: jobs without an end, ends that were not heard, or else logs with gaps."""
+        query = sa.select(tables.job.c.id, tables.job.c.state)
+        try:
+            with self.engine.connect() as connection:
+                states = {row.id: row.state for row in connection.execute(query)}
+        except SQLAlchemyError as error:
+            return [f"the database does not answer: {error}"]
+        open_ = [
+            f"{plan.id} {states.get(plan.id, 'missing')}"
+            for plan in self.planned
+            if states.get(plan.id) not in TERMINAL or plan.id not in self.heard
+        ]
+        if open_:
+            return open_
+        logs = self._logs()
+        return [f"{plan.id} {gap}" for plan in self.planned if (gap := self._log_gap(plan, logs))]
 
     def _logs(self) -> dict[str, bytes]:
         query = sa.select(tables.job_log).order_by(tables.job_log.c.job_id, tables.job_log.c.attempt, tables.job_log.c.offset)
@@ -170,10 +176,16 @@ class Jobs:
         path = self._evidence / f"{plan.subject}.{kind}"
         return path.read_text().splitlines() if path.exists() else []
 
-    def started_at(self, worker: str | None = None) -> list[float]:
-        """Return when jobs passed the start gate (on `worker`), in order."""
-        rows = self.rows().values()
-        return sorted(row.started_at for row in rows if row.started_at and worker in (None, row.worker))
+    def started_after(self, moment: float, worker: str | None = None) -> float | None:
+        """Return when the first job after `moment` passed the start gate (on `worker`); None while none has."""
+        query = sa.select(sa.func.min(tables.job.c.started_at)).where(tables.job.c.started_at > moment)
+        if worker is not None:
+            query = query.where(tables.job.c.worker == worker)
+        try:
+            with self.engine.connect() as connection:
+                return connection.execute(query).scalar()
+        except SQLAlchemyError:
+            return None
 
     def judge(self) -> Verdict:
         rows, logs = self.rows(), self._logs()

@@ -16,6 +16,13 @@ from faults.rig import Database, Rig
 #: Share of the jobs that are committed while faults happen; the rest come after the last.
 DURING = 0.8
 
+#: Seconds between two jobs, and between two when as many as should were committed already.
+INTERVAL = 0.1
+TRICKLE = 1.0
+
+#: No recovery may take longer, in seconds.
+LONGEST = 90
+
 HEADER = (
     "fault", "times", "jobs", "lost", "started twice", "wrongly failed", "log cut", "time to recover, worst (median)",
     "whole row",
@@ -70,9 +77,8 @@ def run(
     with Rig(directory, database, seed=seed, overrides=fault.overrides or None) as rig, ExitStack() as stack:
         stack.enter_context(fault.around(rig) if fault.around else nullcontext())
         _warm_up(rig)
-        injected = _inject(rig, fault, times, jobs, random.Random(f"{fault.name} {seed}"))
+        recovered = _inject(rig, fault, times, jobs, random.Random(f"{fault.name} {seed}"))
         unfinished = _settle(rig, settle)
-        recovered = [found for one in injected if (found := _recovery(rig, one)) is not None]
         verdict = rig.jobs.judge()
         exits = list(rig.keeper.exits)
     crashes = [
@@ -90,46 +96,47 @@ def _warm_up(rig: Rig) -> None:
     wait_for(lambda: not rig.jobs.unfinished(), what="the first jobs", timeout=60, every=0.2)
 
 
-def _inject(rig: Rig, fault: Fault, times: int, jobs: int, rng: random.Random) -> list[Injected]:
-    """Let jobs flow and inject; return the injections."""
-    over = threading.Event()
-    pace = _Pace(times, fault, jobs)
-    flow = threading.Thread(target=_flow, args=(rig, jobs, pace, over), name="flow", daemon=True)
+def _inject(rig: Rig, fault: Fault, times: int, jobs: int, rng: random.Random) -> list[float]:
+    """Let jobs flow and inject; return the seconds that each recovery took."""
+    pace = _Pace(times, jobs)
+    flow = threading.Thread(target=_flow, args=(rig, pace), name="flow", daemon=True)
     flow.start()
-    injected = []
+    recovered = []
     try:
         for number in range(times):
             time.sleep(rng.uniform(*fault.pauses))
-            injected.append(fault.inject(rig, rng))
+            recovered.append(_recovery(rig, fault.inject(rig, rng)))
             pace.injected = number + 1
     finally:
-        over.set()
-        flow.join(60)
-    return injected
+        pace.over.set()
+        flow.join(120)
+    return recovered
 
 
 @dataclass
 class _Pace:
-    """How fast jobs are committed: most while faults happen, and none too many for three small workers."""
+    """How many jobs may be committed by now: most of them while faults happen."""
 
     times: int
-    fault: Fault
     jobs: int
     injected: int = 0
+    over: threading.Event = field(default_factory=threading.Event)
 
     def allowed(self) -> int:
-        """How many jobs may be committed by now."""
-        if not self.times:
+        if not self.times or self.over.is_set():
             return self.jobs
         return int(self.jobs * DURING * (self.injected + 1) / self.times)
 
 
-def _flow(rig: Rig, jobs: int, pace: _Pace, over: threading.Event) -> None:
-    for number in range(jobs - len(rig.jobs.planned)):
-        while not over.is_set() and number >= pace.allowed():
-            time.sleep(0.05)
-        rig.jobs.commit()
-        time.sleep(0.1 if over.is_set() or not pace.times else 0.12)
+def _flow(rig: Rig, pace: _Pace) -> None:
+    """Commit jobs one by one. A trickle goes on when a recovery takes longer: it is by new starts that it is seen."""
+    waited = 0.0
+    while (done := len(rig.jobs.planned)) < pace.jobs or not pace.over.is_set():
+        if done < pace.allowed() or waited >= TRICKLE:
+            rig.jobs.commit()
+            waited = 0.0
+        time.sleep(INTERVAL)
+        waited += INTERVAL
 
 
 def _settle(rig: Rig, bound: float) -> list[str]:
@@ -140,10 +147,12 @@ def _settle(rig: Rig, bound: float) -> list[str]:
     return left
 
 
-def _recovery(rig: Rig, one: Injected) -> float | None:
-    """Return the seconds from the end of a fault to the next start of a job; None when none was left to start."""
-    starts = [at for at in rig.jobs.started_at(one.worker) if at > one.over]
-    return starts[0] - one.over if starts else None
+def _recovery(rig: Rig, one: Injected) -> float:
+    """Wait for the next start of a job after a fault; return after how many seconds that was."""
+    found = wait_for(
+        lambda: rig.jobs.started_after(one.over, one.worker), what=f"a job to start after {one}", timeout=LONGEST, every=0.1
+    )
+    return found - one.over
 
 
 def markdown(rows: list[Row]) -> str:

@@ -68,7 +68,7 @@ def judge(sizes: list[Size], keep: int) -> bool:
         "indexes": last.index_bytes / first.index_bytes,
         "disk": last.held / first.held,
     }
-    print(f"from day {keep + 2} to day {len(sizes)}: " + ", ".join(f"{name} × {by:.2f}" for name, by in growth.items()))
+    print(f"from day {keep + 2} to day {len(sizes)}: " + ", ".join(f"{name} x {by:.2f}" for name, by in growth.items()))
     return first.rows == last.rows and max(growth.values()) < 1.25
 
 

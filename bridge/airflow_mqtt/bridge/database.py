@@ -31,8 +31,13 @@ class DeposedError(AirflowMqttError):
     """Another bridge has taken the lease: nothing may be written any more."""
 
 
-def make_engine(url: str) -> AsyncEngine:
-    """Return an engine for Airflow's database URL, whichever driver that names."""
+def make_engine(url: str, *, idle_limit: float = 3.0) -> AsyncEngine:
+    """Return an engine for Airflow's database URL, whichever driver that names.
+
+    `idle_limit` is for how many seconds PostgreSQL waits for the next statement of a transaction. A leader that was
+    stopped, or cut off, in the middle of one holds a lock on the lease, and nobody could take over until its TCP
+    connection is given up, which may be hours.
+    """
     parsed = make_url(url)
     backend = parsed.drivername.partition("+")[0]
     parsed = parsed.set(drivername=_DRIVERS[backend])
@@ -42,7 +47,10 @@ def make_engine(url: str) -> AsyncEngine:
         return engine
     if "sslmode" in parsed.query:  # libpq's name, which asyncpg does not know
         parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": str(parsed.query["sslmode"])})
-    return create_async_engine(parsed, pool_size=10, max_overflow=10, pool_pre_ping=True)
+    limit = {"idle_in_transaction_session_timeout": str(max(1, round(idle_limit * 1000)))}
+    return create_async_engine(
+        parsed, pool_size=10, max_overflow=10, pool_pre_ping=True, connect_args={"server_settings": limit}
+    )
 
 
 def _take_write_lock_at_begin(engine: AsyncEngine) -> None:
@@ -77,14 +85,16 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that commits only if this bridge still leads.
 
-        The lease's row is locked for the time of the transaction: nobody takes over between check and commit.
+        The lease's row is locked for the time of the transaction: nobody takes over between check and commit. The
+        lock is the weakest there is, `FOR KEY SHARE`. With `FOR SHARE`, transactions that overlap without a gap would
+        keep the renewal of the lease waiting for as long as they come; this one only `lease.take` waits for.
         Raises `DeposedError`.
         """
         async with self.engine.begin() as connection:
             epoch = await connection.scalar(
                 select(tables.bridge.c.epoch)
                 .where(tables.bridge.c.team_name == self.team_name)
-                .with_for_update(read=True)
+                .with_for_update(read=True, key_share=True)
             )
             if epoch != self.epoch:
                 raise DeposedError(f"the lease has epoch {epoch}, this bridge held {self.epoch}")

@@ -7,7 +7,7 @@ another machine is ever compared; `database.Database.write` fences a leader that
 
 from dataclasses import dataclass
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Update, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_mqtt.bridge import tables
@@ -60,9 +60,17 @@ async def read(database: Database) -> Lease:
 
 
 async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease | None:
-    """Take over the lease as `seen`; None when somebody was faster."""
+    """Take over the lease as `seen`; None when somebody was faster.
+
+    Transactions of the leader before that still run are waited for: their `FOR KEY SHARE` gives way to renewals, and
+    not to `FOR UPDATE`.
+    """
     after = Lease(holder, seen.epoch + 1, 0)
-    changed = await _set(database, seen, holder=holder, epoch=after.epoch, beat=0, host=host)
+    statement = _compare_and_set(database, seen, holder=holder, epoch=after.epoch, beat=0, host=host)
+    async with database.engine.begin() as connection:
+        row = select(tables.bridge.c.epoch).where(tables.bridge.c.team_name == database.team_name)
+        await connection.execute(row.with_for_update())
+        changed = (await connection.execute(statement)).rowcount == 1
     return after if changed else None
 
 
@@ -78,7 +86,12 @@ async def give_back(database: Database, held: Lease) -> None:
 
 
 async def _set(database: Database, seen: Lease, **values: object) -> bool:
-    statement = (
+    async with database.engine.begin() as connection:
+        return (await connection.execute(_compare_and_set(database, seen, **values))).rowcount == 1
+
+
+def _compare_and_set(database: Database, seen: Lease, **values: object) -> Update:
+    return (
         update(tables.bridge)
         .where(
             tables.bridge.c.team_name == database.team_name,
@@ -88,5 +101,3 @@ async def _set(database: Database, seen: Lease, **values: object) -> bool:
         )
         .values(**values)
     )
-    async with database.engine.begin() as connection:
-        return (await connection.execute(statement)).rowcount == 1

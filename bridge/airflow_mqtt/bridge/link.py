@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 #: Seconds within which the broker must acknowledge a publication.
 _ACK_TIMEOUT: Final = 20.0
 
+#: Seconds from CONNECT to CONNACK, and for a farewell. aiomqtt does not notice a connection that ends before CONNACK
+#: (a broker that is killed behind a proxy): it waits for this long.
+_HANDSHAKE_TIMEOUT: Final = 5.0
+
 #: Seconds between two messages to ourselves, and after how many without one we connect anew.
 ECHO_INTERVAL: Final = 10.0
 ECHO_TIMEOUT: Final = 25.0
@@ -56,6 +60,7 @@ class Link:
         self._client: aiomqtt.Client | None = None
         self._v5 = False
         self._echoed = asyncio.Event()
+        self._lost = asyncio.Event()
 
     async def run(self, receive: Receive, connected: Callable[[], Awaitable[None]], lost: Callable[[], None]) -> None:
         """Connect and receive, again and again, until cancelled."""
@@ -75,6 +80,7 @@ class Link:
                 log.warning("broker %s: %s", self._settings.broker_url, error)
             finally:
                 self._client = None
+                self._lost.set()
                 lost()
             failures += 1
             state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
@@ -96,7 +102,7 @@ class Link:
             will=will,
             keepalive=_KEEPALIVE,
             tls_context=_tls(settings) if url.tls else None,
-            timeout=_ACK_TIMEOUT,
+            timeout=_HANDSHAKE_TIMEOUT,
             max_inflight_messages=_INFLIGHT,
             max_queued_incoming_messages=_QUEUED_IN,
         )
@@ -106,8 +112,8 @@ class Link:
         self._echoed.set()
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(self._read(client, receive), name="read from the broker")
-            await client.subscribe([(name, 1) for name in filters])
-            self._client = client
+            await client.subscribe([(name, 1) for name in filters], timeout=_ACK_TIMEOUT)
+            self._client, self._lost = client, asyncio.Event()
             log.info("connected to broker %s", self._settings.broker_url)
             await connected()
             group.create_task(self._echo(client), name="listen to ourselves")
@@ -127,7 +133,7 @@ class Link:
         topic = self._topics.bridge_echo(self._settings.instance)
         while True:
             self._echoed.clear()
-            await client.publish(topic, b"{}", qos=1)
+            await client.publish(topic, b"{}", qos=1, timeout=_ACK_TIMEOUT)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._echoed.wait(), ECHO_TIMEOUT)
             if not self._echoed.is_set():
@@ -142,19 +148,34 @@ class Link:
         client = self._client
         if client is None or not messages:
             return
-        results = await asyncio.gather(
+        under_way = asyncio.gather(
             *(self._publish_one(client, message) for message in messages), return_exceptions=True
         )
-        failed = [result for result in results if isinstance(result, BaseException)]
+        if not await self._finished(under_way):
+            log.warning("the connection was lost while %d messages were published", len(messages))
+            return
+        failed = [result for result in under_way.result() if isinstance(result, BaseException)]
         for error in failed[:1]:
             log.warning("%d of %d messages were not published: %s", len(failed), len(messages), error)
+
+    async def _finished(self, under_way: "asyncio.Future[list[BaseException | None]]") -> bool:
+        """Wait for publications, but not longer than their connection stands: aiomqtt would wait for their PUBACKs."""
+        lost = asyncio.ensure_future(self._lost.wait())
+        try:
+            await asyncio.wait({under_way, lost}, return_when=asyncio.FIRST_COMPLETED)
+            return under_way.done()
+        finally:
+            lost.cancel()
+            under_way.cancel()
 
     async def _publish_one(self, client: aiomqtt.Client, message: Outgoing) -> None:
         properties = None
         if self._v5 and message.expiry is not None:
             properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
             properties.MessageExpiryInterval = message.expiry
-        await client.publish(message.topic, message.payload, message.qos, message.retain, properties=properties)
+        await client.publish(
+            message.topic, message.payload, message.qos, message.retain, properties=properties, timeout=_ACK_TIMEOUT
+        )
 
 
 def _tls(settings: BridgeSettings) -> ssl.SSLContext:

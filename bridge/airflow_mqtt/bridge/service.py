@@ -43,7 +43,7 @@ class Bridge:
 
     def __init__(self, settings: BridgeSettings) -> None:
         self._settings = settings
-        self._engine = make_engine(settings.database_url)
+        self._engine = make_engine(settings.database_url, idle_limit=settings.lease_ttl)
         self._database = Database(self._engine, settings.team_name)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -87,7 +87,7 @@ job = Table(
     # What lives, and what is to be heard, is found among little, however long the history is.
     _partial("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at", where=LIVES),
     _partial("ix_mqtt_job_worker", "worker", "state", where=LIVES),
-    _partial("ix_mqtt_job_report", "owner", where="report_pending", sqlite="report_pending = 1"),
+    _partial("ix_mqtt_job_report", "team_name", "owner", where="report_pending", sqlite="report_pending = 1"),
     Index("ix_mqtt_job_subject", "subject"),
     Index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number"),
     Index("ix_mqtt_job_finished", "team_name", "finished_at"),

@@ -86,7 +86,7 @@ def _create_mqtt_job() -> None:
     )
     _create_index("ix_mqtt_job_finished", "team_name", "finished_at")
     _create_index("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at", where=LIVES)
-    _create_index("ix_mqtt_job_report", "owner", where="report_pending", sqlite="report_pending = 1")
+    _create_index("ix_mqtt_job_report", "team_name", "owner", where="report_pending", sqlite="report_pending = 1")
     _create_index("ix_mqtt_job_subject", "subject")
     _create_index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number")
     _create_index("ix_mqtt_job_worker", "worker", "state", where=LIVES)

@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix simulate simulate-mutants servers check format clean
+.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -55,6 +55,10 @@ simulate: setup ## the real cores in a world that breaks: SEEDS=1000 schedules, 
 
 simulate-mutants: setup ## show that the simulation catches each deliberate defect
 	@cd tests && ../$(BIN)/python -m simulation --mutants --seeds $(SEEDS)
+
+SEED ?= 1
+faults: setup servers ## break real brokers, bridges, databases and workers under 200 jobs: one table (SLICE=1: a part of it; ONLY=leader-kill,…)
+	@cd tests && PYTHONPATH=../examples ../$(BIN)/python -m faults --seed $(SEED) $(if $(SLICE),--slice) $(if $(ONLY),--only $(ONLY)) $(if $(KEEP),--keep $(KEEP))
 
 servers: # Mosquitto and PostgreSQL, and what a network namespace needs
 	@sh scripts/install-debian mosquitto postgresql iproute2 util-linux

@@ -128,15 +128,22 @@ class Nats(Broker):
         )
 
     def _config(self, name: str, cluster_port: int, peers: list[int]) -> dict[str, object]:
+        mqtt: dict[str, object] = {
+            "listen": f"127.0.0.1:{self.port}",
+            "ack_wait": "30s",
+            "max_ack_pending": ACK_PENDING,
+        }
         config: dict[str, object] = {
             "server_name": name,
             "listen": f"127.0.0.1:{self.client_port}",
             "jetstream": {"store_dir": str(self.directory / "store")},
-            "mqtt": {"listen": f"127.0.0.1:{self.port}", "ack_wait": "30s", "max_ack_pending": ACK_PENDING},
+            "mqtt": mqtt,
             "max_payload": 2 * 1024 * 1024,
             "authorization": {"users": [nats_user(name, word) for name, word in self.passwords.items()]},
         }
         if cluster_port:
+            # Unless told, NATS counts the nodes that it sees when the first client comes: one, and all hangs on that.
+            config["mqtt"] = mqtt | {"stream_replicas": len(peers) + 1, "js_api_timeout": "30s"}
             config["cluster"] = {
                 "name": "airflow-mqtt",
                 "listen": f"127.0.0.1:{cluster_port}",

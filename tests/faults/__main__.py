@@ -4,6 +4,8 @@ python -m faults [--slice] [--only NAME,…] [--seed N] [--jobs N] [--keep DIR]
 """
 
 import argparse
+import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -17,6 +19,7 @@ from faults import faults, rig, table  # noqa: E402  the path is set above
 
 def main() -> int:
     arguments = _parse()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # so that all that was started is stopped
     names = faults.SLICE if arguments.slice else tuple(faults.FAULTS)
     if arguments.only:
         names = tuple(arguments.only.split(","))
@@ -38,6 +41,7 @@ def _row(name: str, database: rig.Database, directory: Path, seed: int, jobs: in
         print(f"{name}: skipped, it needs root", file=sys.stderr, flush=True)
         return []
     times = min(fault.times, 3) if short else None
+    shutil.rmtree(directory, ignore_errors=True)  # evidence of an earlier run would count
     row = table.run(fault, database, directory, seed=seed, jobs=jobs, times=times)
     print(f"{name}: {' | '.join(row.cells()[1:])}\n{row.details()}".rstrip(), file=sys.stderr, flush=True)
     return [row]

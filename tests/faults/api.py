@@ -72,7 +72,11 @@ class ExecutionApi:
             protocol_version = "HTTP/1.1"
 
             def _do(self) -> None:
-                content = self.rfile.read(int(self.headers.get("content-length") or 0))
+                length = int(self.headers.get("content-length") or 0)
+                content = self.rfile.read(length)
+                if len(content) < length:
+                    self.close_connection = True  # whoever asked was killed in the middle
+                    return
                 path = urlsplit(self.path).path.removeprefix("/execution/")
                 status, body = (503, None) if api.down else api.answer(self.command, path, json.loads(content or b"{}"))
                 if api.crashy:

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 
 from demo.processes import Server, wait_for
 from faults.rig import BRIDGES, WORKERS, Database, Rig
-from proxy import Direction, Proxy
+from faults.links import Link
+from proxy import Direction
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def pause_database(rig: Rig, rng: random.Random) -> Injected:
 
 def one_direction(rig: Rig, rng: random.Random) -> Injected:
     """Nothing gets through in one direction of one link; the connection stands."""
-    links: list[tuple[str | None, Proxy]] = [(name, rig.worker_links[name]) for name in WORKERS]
+    links: list[tuple[str | None, Link]] = [(name, rig.worker_links[name]) for name in WORKERS]
     links += [(None, rig.bridge_links[name]) for name in BRIDGES]
     links += [(None, rig.database_links[name]) for name in BRIDGES]
     worker, link = rng.choice(links)

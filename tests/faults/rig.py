@@ -22,7 +22,7 @@ from airflow_mqtt.bridge import tables
 from demo.processes import Server
 from faults.api import ExecutionApi
 from faults.jobs import Jobs
-from proxy import Proxy
+from faults.links import Link
 
 DEVICE = Path(__file__).with_name("device")
 ROOT = Path(__file__).resolve().parents[2]
@@ -157,9 +157,9 @@ class Rig:
         self._stack = ExitStack()
         self.workers: dict[str, Server] = {}
         self.bridges: dict[str, Server] = {}
-        self.worker_links: dict[str, Proxy] = {}
-        self.bridge_links: dict[str, Proxy] = {}
-        self.database_links: dict[str, Proxy] = {}
+        self.worker_links: dict[str, Link] = {}
+        self.bridge_links: dict[str, Link] = {}
+        self.database_links: dict[str, Link] = {}
 
     def __enter__(self) -> "Rig":
         try:
@@ -185,11 +185,11 @@ class Rig:
         self._stack.callback(self.jobs.close)
         self.keeper = Keeper()
         for number, name in enumerate(BRIDGES):
-            self.bridge_links[name] = enter(Proxy(self.broker.port, seed=self.seed * 100 + number))
-            self.database_links[name] = enter(Proxy(self.database.port, seed=self.seed * 100 + 10 + number))
+            self.bridge_links[name] = enter(Link(self.broker.port, seed=self.seed * 100 + number))
+            self.database_links[name] = enter(Link(self.database.port, seed=self.seed * 100 + 10 + number))
             self._run(self.bridge(name), self.bridges)
         for number, name in enumerate(WORKERS):
-            self.worker_links[name] = enter(Proxy(self.broker.port, seed=self.seed * 100 + 20 + number))
+            self.worker_links[name] = enter(Link(self.broker.port, seed=self.seed * 100 + 20 + number))
             self.clock(name).parent.mkdir(parents=True, exist_ok=True)
             self._run(self.worker(name, self.worker_links[name].port), self.workers)
         enter(self.keeper)
@@ -200,7 +200,7 @@ class Rig:
         self.keeper.keep(server)
 
     @property
-    def proxies(self) -> list[Proxy]:
+    def proxies(self) -> list[Link]:
         return [*self.worker_links.values(), *self.bridge_links.values(), *self.database_links.values()]
 
     def _environment(self) -> dict[str, str]:

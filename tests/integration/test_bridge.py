@@ -186,6 +186,36 @@ def test_only_its_own_jobs_and_only_once(site, worker, broker):
     assert site.job(job).final_state is None
 
 
+def test_an_execution_api_that_stumbles(site, worker):
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    site.api.answer("PATCH", "run", 503)
+    site.api.answer("PATCH", "run", 403, {"detail": "Invalid auth token"})
+    site.api.answer("PATCH", "run", 500)
+    site.api.answer("PATCH", "run", 200, {"max_tries": 0})
+    assert start(worker, run).status == 200
+    assert len(site.api.calls("PATCH", "run")) == 4
+    site.api.answer("PUT", "rtif", 500)
+    assert worker.call(run, "PUT", f"task-instances/{SUBJECT}0/rtif", {}).status == 500  # the call's own fault
+    assert len(site.api.calls("PUT", "rtif")) == 6
+    assert site.job(job).running_since
+
+
+def test_a_call_is_not_made_for_a_job_that_has_ended(site, worker):
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    start(worker, run)
+    site.api.answer("GET", "late", 503)
+    id_ = worker.request(run, "GET", "variables/late")
+    wait_for(lambda: len(site.api.calls("GET", "late")) > 1, 20, "a second try")
+    worker.event("finished", run, outcome="failed")
+    site.wait_state(job, "failed")
+    answer = worker.responses.get(timeout=30)
+    assert (answer.id, answer.status) == (id_, 409)
+
+
 def test_a_job_that_is_not_accepted_moves_on(site, worker, broker):
     site.start_bridge("--accept-tries", "2", "--accept-timeout", "1")
     job = site.queue()
@@ -326,6 +356,18 @@ def test_garbage_stops_nothing(site, worker, broker):
     log = (site.directory / "bridge-0.log").read_text()
     assert "Traceback" not in log
     assert log.count("dropped a message") <= 5
+
+
+def test_a_job_too_large_for_the_broker_fails_with_the_settings_name(site, worker):
+    import random
+
+    site.start_bridge("--max-message-bytes", "4096")
+    noise = "".join(random.choices("abcdefghijklmnopqrstuvwxyz0123456789", k=20_000))
+    job = site.queue(workload=json.dumps({"noise": noise}))
+    site.wait_state(job, "failed")
+    assert "max_message_bytes" in site.job(job).reason
+    site.queue()
+    assert worker.order()
 
 
 def test_nobody_serves_the_queue(site, broker):

@@ -9,10 +9,21 @@ from collections.abc import Iterator
 from airflow_mqtt.bridge.sweep import Resend
 from airflow_mqtt.protocol.jobs import JobEvent as E
 from airflow_mqtt.protocol.jobs import Verdict
-
 from model import real
-from model.edit import ACCEPTED, CANCELLING, DISPATCHED, QUEUED, RUNNING, is_held, moved, send, disturb, with_row, with_worker
-from model.state import Birth, Instance, Launch, Message, Report, Row, Rules, State, Worker
+from model.edit import (
+    ACCEPTED,
+    CANCELLING,
+    DISPATCHED,
+    QUEUED,
+    RUNNING,
+    disturb,
+    is_held,
+    moved,
+    send,
+    with_row,
+    with_worker,
+)
+from model.state import Instance, Launch, Message, Report, Row, Rules, State
 
 Step = tuple[str, State]
 
@@ -112,7 +123,7 @@ def _hear_reports(state: State, number: int, rules: Rules) -> Iterator[Step]:
     for skipped, report in enumerate(stream if not rules.stops_at_gap else stream[:1]):
         after = _apply(state, number, report, rules)
         after = _advance(after, number, skipped + 1, rules)
-        yield f"bridge: applies '{_words(report)}' of worker {number}", _settle_if_due(after, number, rules)
+        yield f"bridge: applies '{_words(report)}' of worker {number}", after
 
 
 def _words(report: Report) -> str:
@@ -129,6 +140,8 @@ def _apply(state: State, number: int, report: Report, rules: Rules) -> State:
     if verdict is Verdict.APPLY:
         after = moved(row, _INTENT[kind])
         assert after is not None
+        if kind == "accepted":
+            after = after._replace(accepted_in=state.workers[number].known, since=-1)  # `_advance` makes it 0
         return with_row(state, job, after)
     return state if verdict is Verdict.DUPLICATE else _drop_stale(state, number, report)
 
@@ -145,10 +158,8 @@ def _advance(state: State, number: int, count: int, rules: Rules) -> State:
         after = worker._replace(applied=worker.applied + count)
     else:
         after = worker._replace(old=worker.old[count:])
-    if worker.heard is not None:
-        after = after._replace(heard=worker.heard._replace(behind=worker.heard.behind - count))
     net = frozenset(
-        (*message[:4], max(-1, message[4] - count), message[5])
+        (*message[:4], message[4] - count, message[5])
         if message[0] == "born" and message[1] == number and message[3] == worker.known
         else message
         for message in state.net
@@ -156,7 +167,13 @@ def _advance(state: State, number: int, count: int, rules: Rules) -> State:
     sleeper = state.sleeper
     if sleeper is not None and sleeper[1] == number and not rules.loses_no_position:
         sleeper = (sleeper[0], number, sleeper[2] + count)
-    return with_worker(state._replace(net=net, sleeper=sleeper), number, after)
+    rows = tuple(
+        row._replace(since=row.since + count)
+        if is_held(row, number, row.attempt) and row.accepted_in == worker.known
+        else row
+        for row in state.rows
+    )
+    return with_worker(state._replace(rows=rows, net=net, sleeper=sleeper), number, after)
 
 
 # --- births -----------------------------------------------------------------------------------------------
@@ -181,26 +198,10 @@ def _hear_birth(state: State, message: Message, rules: Rules) -> State | None:
         return None  # its numbers begin anew, and look old
     state = _forget_births(state, number, order, journal, rules)
     if journal != worker.known:
-        state = _new_journal(state, number, journal, rules)
+        state = with_worker(state, number, state.workers[number]._replace(known=journal, applied=0, old=()))
     worker = state.workers[number]
-    worker = worker._replace(applied=max(worker.applied, 0), heard=Birth(behind, holds) if behind >= 0 else None)
-    state = with_worker(state, number, worker)
-    later = worker.outbox[worker.applied :]
-    if not rules.settles_each_birth and worker.heard is not None and behind == 0 and journal == worker.journal and later:
-        # The next report was in the same batch, and the position is beyond the birth when it would be settled.
-        return _advance(_apply(state, number, later[0], rules), number, 1, rules)
-    return _settle_if_due(state, number, rules)
-
-
-def _new_journal(state: State, number: int, journal: int, rules: Rules) -> State:
-    """The stream begins anew. What the worker accepted before, it cannot hold, whatever is under way."""
-    worker = state.workers[number]
-    state = with_worker(state, number, worker._replace(known=journal, applied=0, old=()))
-    if rules.new_disk_holds_nothing:
-        for job, row in enumerate(state.rows):
-            if row.worker == number and (row.state in (ACCEPTED, RUNNING) or (row.state == CANCELLING and row.begun)):
-                state = _forgotten(state, number, job)
-    return state
+    state = with_worker(state, number, worker._replace(applied=max(worker.applied, 0)))
+    return _settle_birth(state, number, behind, holds, rules)
 
 
 def _forget_births(state: State, number: int, order: int, journal: int, rules: Rules) -> State:
@@ -218,19 +219,17 @@ def _forget_births(state: State, number: int, order: int, journal: int, rules: R
     return with_worker(state._replace(net=frozenset(net)), number, worker)
 
 
-def _settle_if_due(state: State, number: int, rules: Rules) -> State:
-    worker = state.workers[number]
-    birth = worker.heard
-    if birth is None or (birth.behind > 0 and rules.waits_before_settling):
-        return state
-    state = with_worker(state, number, worker._replace(heard=None))
-    if birth.behind < 0:
-        return state  # it has reported since: its reports tell more
-    listed = {(job, attempt) for job, attempt, _ in birth.holds}
+def _settle_birth(
+    state: State, number: int, behind: int, holds: tuple[tuple[int, int, str], ...], rules: Rules
+) -> State:
+    listed = {(job, attempt) for job, attempt, _ in holds}
+    known = state.workers[number].known
     for job, row in enumerate(state.rows):
-        if row.worker == number and is_held(row, number, row.attempt) and (job, row.attempt) not in listed:
-            state = _forgotten(state, number, job)
-    for job, attempt, phase in birth.holds:
+        if is_held(row, number, row.attempt) and (job, row.attempt) not in listed:
+            since = row.since if rules.compares_acceptance else 1000
+            if real.should_hold(row.accepted_in, since, known, behind):
+                state = _forgotten(state, number, job)
+    for job, attempt, phase in holds:
         if not is_held(state.rows[job], number, attempt) and phase != "ended":
             state = send(state, ("cancel", number, job, attempt))
     return state
@@ -259,7 +258,8 @@ def _gate(state: State, number: int, rules: Rules) -> Iterator[Step]:
             yield from _ask(state, number, job, hold.attempt, hold.launch, rules)
     for message in state.net:
         if message[0] == "ask" and message[1] == number:
-            yield from _ask(state, number, *message[2:], rules)
+            _, _, job, attempt, launch = message
+            yield from _ask(state, number, job, attempt, launch, rules)
 
 
 def _ask(state: State, number: int, job: int, attempt: int, launch: Launch, rules: Rules) -> Iterator[Step]:
@@ -309,13 +309,13 @@ def _refused(state: State, number: int, job: int) -> State:
 def _lead(state: State, rules: Rules) -> Iterator[Step]:
     spent = disturb(state)
     if spent is not None:
-        workers = tuple(worker._replace(heard=None) for worker in state.workers)
-        yield f"the other bridge leads, epoch {state.epoch + 1}", spent._replace(epoch=state.epoch + 1, workers=workers)
+        yield f"the other bridge leads, epoch {state.epoch + 1}", spent._replace(epoch=state.epoch + 1)
     spent = disturb(state) if state.sleeper is None else None
     if spent is not None:
         for number in range(len(state.workers)):
-            yield f"bridge: reads the row of worker {number} and sleeps", spent._replace(
-                sleeper=(state.epoch, number, 0)
+            yield (
+                f"bridge: reads the row of worker {number} and sleeps",
+                spent._replace(sleeper=(state.epoch, number, 0)),
             )
     if state.sleeper is not None:
         yield "the bridge that slept writes", _wake(state, rules)

@@ -3,7 +3,6 @@
 from airflow_mqtt.protocol import jobs
 from airflow_mqtt.protocol.jobs import JobEvent
 from airflow_mqtt.protocol.jobs import JobState as S
-
 from model import real
 from model.state import Hold, Launch, Message, Row, Rules, State, Worker
 
@@ -52,7 +51,7 @@ def moved(row: Row, event: JobEvent) -> Row | None:
     if after is None:
         return None
     if after == QUEUED:
-        return row._replace(state=after, attempt=row.attempt + 1, worker=None, gate=None)
+        return row._replace(state=after, attempt=row.attempt + 1, worker=None, gate=None, accepted_in=None, since=0)
     if after == RUNNING:
         return row._replace(state=after, begun=True)
     return row._replace(state=after, pending=row.pending or after in TERMINAL)
@@ -109,18 +108,29 @@ def _future_of_worker(state: State, worker: Worker) -> Worker:
 
 def tidied(state: State, rules: Rules) -> State:
     """Drop messages that can do nothing any more, so that states which differ only by them are one."""
-    if not state.net:
-        return state
     forgets = state.left > 0
     net = frozenset(message for message in state.net if _matters(state, message, forgets, rules))
-    return state if len(net) == len(state.net) else state._replace(net=net)
+    state = state if len(net) == len(state.net) else state._replace(net=net)
+    return _without_useless_ages(state)
+
+
+def _without_useless_ages(state: State) -> State:
+    """Forget how long ago jobs were accepted, beyond what the oldest birth under way makes a difference to."""
+    for job, row in enumerate(state.rows):
+        if row.since:
+            births = (message[4] for message in state.net if message[:2] == ("born", row.worker))
+            since = min(row.since, max((-behind for behind in births), default=0)) if row.state in HELD else 0
+            state = state if since == row.since else with_row(state, job, row._replace(since=max(0, since)))
+    return state
 
 
 def _matters(state: State, message: Message, forgets: bool, rules: Rules) -> bool:
     kind = message[0]
     if kind == "born":
         return True
-    number, job, attempt = message[1:4]
+    number: int = message[1]
+    job: int = message[2]
+    attempt: int = message[3]
     worker, row = state.workers[number], state.rows[job]
     hold = worker.holds[job]
     if kind == "ask":

@@ -3,43 +3,44 @@
 Each is pure, so its answers are remembered: the search asks the same few hundred questions a million times.
 """
 
-from functools import lru_cache
+from functools import cache
 
-from airflow_mqtt.bridge import gateway, sweep
+from airflow_mqtt.bridge import fleet, gateway, sweep
 from airflow_mqtt.bridge.intake import Call
 from airflow_mqtt.bridge.routes import Refusal
 from airflow_mqtt.protocol import jobs
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict
-from airflow_mqtt.protocol.messages import Request
+from airflow_mqtt.protocol.messages import Born, Request
 from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, job, worker
-
 from model.state import Launch
 
 _RULES = sweep.Rules(accept_timeout=30.0, accept_tries=3, lost_after=300.0)
 _LONG_AGO = NOW - 10_000.0
 
 
-@lru_cache(maxsize=None)
+@cache
 def next_state(state: str, event: str) -> str | None:
     after = jobs.next_state(JobState(state), JobEvent(event))
     return None if after is None else after.value
 
 
-@lru_cache(maxsize=None)
+@cache
 def settle(state: str, attempt: int, event: str, reported_attempt: int) -> Verdict:
     return jobs.settle(JobState(state), attempt, JobEvent(event), reported_attempt)
 
 
-@lru_cache(maxsize=None)
+@cache
 def given_up(state: str, begun: bool) -> JobEvent | None:
     """Return what `sweep.due` does to a job whose worker has been silent for longer than anybody waits."""
-    held = job(state=JobState(state), worker="w", started_at=_LONG_AGO if begun else None, published_at=_LONG_AGO, publishes=1)
+    held = job(
+        state=JobState(state), worker="w", started_at=_LONG_AGO if begun else None, published_at=_LONG_AGO, publishes=1
+    )
     silent = worker(name="w", state=WorkerState.UNKNOWN, seen_at=_LONG_AGO)
     return sweep.due(held, silent, _RULES, now=NOW, hearing_since=_LONG_AGO).event
 
 
-@lru_cache(maxsize=None)
+@cache
 def resent(state: str) -> sweep.Resend | None:
     """Return what `sweep.due` publishes again for a job whose worker lives and says nothing."""
     held = job(state=JobState(state), worker="w", published_at=_LONG_AGO, publishes=1)
@@ -47,7 +48,7 @@ def resent(state: str) -> sweep.Resend | None:
     return sweep.due(held, living, _RULES, now=NOW, hearing_since=_LONG_AGO).resend
 
 
-@lru_cache(maxsize=None)
+@cache
 def admitted(
     state: str,
     attempt: int,
@@ -71,11 +72,27 @@ def admitted(
     return not isinstance(gateway.admit(held, Call(str(asker), request), path, gate=True), Refusal)
 
 
+@cache
+def should_hold(accepted_in: int | None, since: int, journal: int, behind: int) -> bool:
+    """Return what `fleet.should_hold` says of a birth `behind` reports ahead of the position, `since` after the
+    acceptance.
+    """
+    position = 10_000
+    held = job(
+        accept_journal=None if accepted_in is None else str(accepted_in),
+        accept_seq=None if accepted_in is None else position - since,
+    )
+    birth = Born(
+        journal=str(journal), first=1, last=position + behind, instance="i", connection=1, number=1, queues=[], kinds=[]
+    )
+    return fleet.should_hold(held, birth)
+
+
 def _name(launch: Launch) -> str:
     return f"launch-{launch[0]}-{launch[1]}"
 
 
 def forget() -> None:
     """Ask again: a defect has changed the table."""
-    for asked in (next_state, settle, given_up, resent, admitted):
+    for asked in (next_state, settle, given_up, resent, admitted, should_hold):
         asked.cache_clear()

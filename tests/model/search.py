@@ -7,6 +7,7 @@ anything.
 """
 
 import gc
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -196,5 +197,5 @@ def _labels(path: list[State], rules: Rules, instance: Instance) -> list[str]:
     """Return what happened from state to state, found out again: a label for each state would fill the memory."""
     return [
         next(label for label, after in successors(before, rules, instance) if after == wanted)
-        for before, wanted in zip(path, path[1:], strict=False)
+        for before, wanted in itertools.pairwise(path)
     ]

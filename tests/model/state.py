@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from airflow_mqtt.protocol.jobs import INITIAL
 
-#: (journal, boot) of the worker when it started the runner.
+#: (journal, start of the process in it) of the worker when it started the runner.
 Launch = tuple[int, int]
 
 #: (type, job, attempt); the position in the stream is its number.
@@ -29,6 +29,8 @@ class Row(NamedTuple):
     worker: int | None = None
     gate: Launch | None = None  # whose gate request let it through
     begun: bool = False  # `started_at` is set
+    accepted_in: int | None = None  # the journal that said that it was accepted
+    since: int = 0  # reports of it that were applied since, as far as a birth under way is older than they are
     pending: bool = False  # `report_pending`, of an end
     told: int = 0  # how often Airflow heard of the end
     starts: int = 0  # how often user code began
@@ -42,13 +44,6 @@ class Hold(NamedTuple):
     attempt: int
     phase: str
     launch: Launch
-
-
-class Birth(NamedTuple):
-    """A birth that the leader has heard, and that waits for `behind` reports before it is settled."""
-
-    behind: int
-    holds: tuple[tuple[int, int, str], ...]
 
 
 class Worker(NamedTuple):
@@ -69,7 +64,6 @@ class Worker(NamedTuple):
     known: int = 0
     applied: int = 0
     old: tuple[Report, ...] = ()
-    heard: Birth | None = None  # in the leader's memory
 
 
 class State(NamedTuple):
@@ -127,14 +121,12 @@ class Rules:
     resends_orders: bool = True  # `run` and `cancel` are published again
     born_to_new_leader: bool = True  # a higher epoch brings a birth
     ignores_late_birth: bool = True
-    waits_before_settling: bool = True  # a birth is settled when the reports before it are applied
+    compares_acceptance: bool = True  # a birth ends no job that was accepted after it
     confirms_absent: bool = True  # a cancel of what a worker does not hold is confirmed
-    settles_each_birth: bool = True  # also when later reports arrived together with it
     repeats_birth: bool = True  # a birth that the bridge has not answered is sent again
     gate_checks_journal: bool = True  # a request of another journal than the one last born waits
     new_disk_is_new: bool = True  # a journal never seen is newer than all that were, whatever its numbers
     old_disk_is_old: bool = True  # a late birth of a journal that was followed by another changes nothing
-    new_disk_holds_nothing: bool = True  # what another journal had accepted is forgotten as soon as one is born
 
     @property
     def guards_gate(self) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from model.edit import begin, leave_ask, send, disturb, with_gone, with_hold, with_report, with_row, with_worker
+from model.edit import begin, disturb, leave_ask, send, with_gone, with_hold, with_report, with_row, with_worker
 from model.state import Hold, Instance, Message, Rules, State, Worker
 
 Step = tuple[str, State]
@@ -125,7 +125,10 @@ def _acknowledged(state: State, number: int, rules: Rules) -> Iterator[Step]:
         if hold is not None and hold.phase == "ended" and all(report[1] != job for report in outbox):
             after = with_gone(with_hold(after, job, None), job, hold.attempt)
     broken = "" if count <= worker.applied else f"worker {number} deleted a report that was never applied"
-    yield f"worker {number}: {count} reports are acknowledged", with_worker(state, number, after)._replace(broken=broken)
+    yield (
+        f"worker {number}: {count} reports are acknowledged",
+        with_worker(state, number, after)._replace(broken=broken),
+    )
 
 
 def _introduce(state: State, number: int, rules: Rules) -> Iterator[Step]:
@@ -171,7 +174,7 @@ def _suffer(state: State, number: int, rules: Rules, instance: Instance) -> Iter
 def _crashed(state: State, number: int, rules: Rules) -> State:
     """Memory is lost. Runners live, and ask again under the same id."""
     worker = state.workers[number]
-    worker = worker._replace(gone=(0,) * len(worker.gone), epoch=state.epoch)
+    worker = worker._replace(gone=(0,) * len(worker.gone), epoch=state.epoch, boot=worker.boot + 1)
     if not rules.keeps_outbox:
         worker = worker._replace(outbox=worker.outbox[: max(worker.applied, 0)])
     return with_worker(state, number, worker)
@@ -179,9 +182,7 @@ def _crashed(state: State, number: int, rules: Rules) -> State:
 
 def _darkened(state: State, number: int, rules: Rules) -> State:
     """Runners are gone too: those before the gate are started again, those beyond it have failed."""
-    worker = state.workers[number]._replace(boot=state.workers[number].boot + 1)
-    state = with_worker(state, number, worker)
-    for job, hold in enumerate(worker.holds):
+    for job, hold in enumerate(state.workers[number].holds):
         if hold is None or hold.phase == "ended":
             continue
         if hold.phase == "accepted":
@@ -214,6 +215,5 @@ def _wiped(state: State, number: int) -> State:
         epoch=state.epoch,
         known=before.known,
         old=old,
-        heard=before.heard,
     )
     return with_worker(state, number, after)

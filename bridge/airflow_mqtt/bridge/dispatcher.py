@@ -309,8 +309,21 @@ class Dispatcher:
                 claimed.append(after)
                 log.info("job %s: dispatched to worker %s, attempt %d", after.id, name, after.attempt)
         workloads = await tx.workloads([job.id for job in claimed])
-        orders = [self._post.run(job, workloads[job.id]) for job in claimed]
+        orders = []
+        for job in claimed:
+            order = self._post.run(job, workloads[job.id])
+            if len(order.payload) <= self._settings.max_message_bytes:
+                orders.append(order)
+            else:
+                await self._set_aside(tx, job, len(order.payload), now)
         return orders + self._post.statuses(claimed, now)
+
+    async def _set_aside(self, tx: Tx, job: Job, size: int, now: float) -> None:
+        """Fail a job that no broker would deliver: a larger packet ends the connection, again and again."""
+        limit = self._settings.max_message_bytes
+        reason = f"its workload is a message of {size} bytes; max_message_bytes of the bridge is {limit}"
+        await tx.move(job, JobEvent.FAIL, now=now, by=self._by, reason=reason)
+        log.error("job %s: failed: %s", job.id, reason)
 
     # --- Airflow's wishes ---------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import httpx
 import orjson
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from airflow_mqtt.bridge import routes
 from airflow_mqtt.bridge.database import Database
@@ -38,6 +38,12 @@ _GATE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
 
 #: Longest pause between two tries of a call, in seconds.
 _RETRY_MAX: Final = 10.0
+
+#: Statuses by which a server, or a proxy before it, says "not now".
+_NOT_NOW: Final = frozenset({429, 502, 503, 504})
+
+#: A call to which the API server answers 500 is tried so often: the fault may be the call's own.
+_SERVER_ERROR_TRIES: Final = 6
 
 _REQUEST_HEADERS: Final = ("content-type", "airflow-api-version")
 _RESPONSE_HEADERS: Final = ("content-type", "content-range")
@@ -89,8 +95,8 @@ class ExecutionApi:
             )
         except httpx.HTTPError as error:
             raise UnavailableError(f"{type(error).__name__}: {error}") from None
-        if response.status_code >= 500 or response.status_code == 429:
-            raise UnavailableError(f"status {response.status_code}")
+        if response.status_code in _NOT_NOW or _token_refused(response):
+            raise UnavailableError(f"status {response.status_code} {response.text[:200]}")
         if fresh := response.headers.get(_REFRESHED):
             async with self._database.write() as connection:
                 await SqlTx(connection, self._database.team_name).set_token(job, fresh, self._clock())
@@ -234,25 +240,34 @@ class Gateway:
 
     async def _forward(self, job: Job, request: Request, path: str) -> Response:
         """Make the call, and again until the API answers: the worker waits, and nothing else can answer it."""
-        headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+        headers: dict[str, str] = {n: request.headers[n] for n in _REQUEST_HEADERS if n in request.headers}
         if version := headers.get("airflow-api-version"):
             self._api.speaks(job.id, version)
         body = _forwarded_body(job, request, path)
+        raw_path = request.path.removeprefix("/")
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_random_exponential(multiplier=0.2, max=_RETRY_MAX),
-            before_sleep=lambda state: log.warning(
-                "Execution API: %s %s: %s; trying again",
-                request.method,
-                path[:200],
-                state.outcome and state.outcome.exception(),
-            ),
+            before_sleep=lambda state: _note_retry(request, state),
         )
-        raw_path = request.path.removeprefix("/")
-        answer: httpx.Response = await retrying(
-            self._api.call, job, request.method, raw_path, query=request.query, headers=headers, body=body
-        )
+        async for attempt in retrying:
+            number = attempt.retry_state.attempt_number
+            with attempt:
+                if number > 1 and not await self._is_current(job):
+                    return _refusal(request, Refusal(409, "invalid_state", "the job has ended in the meantime"))
+                answer = await self._api.call(
+                    job, request.method, raw_path, query=request.query, headers=headers, body=body
+                )
+                if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
+                    raise UnavailableError("status 500")
         return _answer_of(request, path, answer)
+
+    async def _is_current(self, job: Job) -> bool:
+        """Whether the worker still holds the attempt for which a call is being tried."""
+        async with self._database.read() as connection:
+            now = (await SqlTx(connection, self._database.team_name).jobs([job.id])).get(job.id)
+        held = (JobState.RUNNING, JobState.CANCELLING)
+        return now is not None and (now.worker, now.attempt) == (job.worker, job.attempt) and now.state in held
 
     async def _note_final_state(self, job: Job, request: Request) -> None:
         state = _json(request.body).get("state")
@@ -302,6 +317,19 @@ def _running_verdict(job: Job) -> Job | Refusal:
     if job.state in (JobState.RUNNING, JobState.CANCELLING):
         return job
     return Refusal(409, "invalid_state", f"the job is {job.state}, not running")
+
+
+def _note_retry(request: Request, state: RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    log.warning("Execution API: %s %s: %s; trying again", request.method, request.path[:200], error)
+
+
+def _token_refused(answer: httpx.Response) -> bool:
+    """Whether the job's token has expired (`JWTBearer` in `airflow.api_fastapi.execution_api.security`).
+
+    After a long outage of the whole site that is so until the executor has made a new one.
+    """
+    return answer.status_code in (401, 403) and b"Invalid auth token" in answer.content
 
 
 def _identity(body: dict[str, Any]) -> dict[str, Any]:

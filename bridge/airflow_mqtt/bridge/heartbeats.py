@@ -20,7 +20,10 @@ STOP: Final = frozenset({404, 409, 410})
 
 
 async def beat(database: Database, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
-    """Heartbeat all running tasks once; call `stop` with the reason for those that Airflow wants ended."""
+    """Heartbeat all running tasks once; call `stop` with the reason for those that Airflow wants ended.
+
+    An error is raised as it is, and after the other tasks had their heartbeats.
+    """
     async with database.read() as connection:
         tasks = await SqlTx(connection, database.team_name).running_tasks()
     slots = asyncio.Semaphore(_CONCURRENCY)
@@ -29,9 +32,9 @@ async def beat(database: Database, api: ExecutionApi, stop: Callable[[Job, str],
         async with slots:
             await _beat_one(job, api, stop)
 
-    async with asyncio.TaskGroup() as group:
-        for job, _ in tasks:
-            group.create_task(one(job), name=f"heartbeat of job {job.id}")
+    for error in await asyncio.gather(*(one(job) for job, _ in tasks), return_exceptions=True):
+        if error is not None:
+            raise error
 
 
 async def _beat_one(job: Job, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:

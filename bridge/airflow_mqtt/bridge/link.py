@@ -6,10 +6,12 @@ matters is numbered and acknowledged by the protocol itself, and a new connectio
 
 import asyncio
 import logging
+import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -25,13 +27,19 @@ log = logging.getLogger(__name__)
 #: Seconds within which the broker must acknowledge a publication.
 _ACK_TIMEOUT: Final = 20.0
 
-#: Seconds from CONNECT to CONNACK, and for a farewell. aiomqtt does not notice a connection that ends before CONNACK
-#: (a broker that is killed behind a proxy): it waits for this long.
-_HANDSHAKE_TIMEOUT: Final = 5.0
+#: Seconds from CONNECT to CONNACK, and for a farewell. A NATS cluster that has just lost a node takes its time.
+_HANDSHAKE_TIMEOUT: Final = 20.0
+
+#: Seconds for the SUBACK. A NATS cluster that has just lost a node elects a leader for each new subscription: some
+#: seconds each.
+_SUBSCRIBE_TIMEOUT: Final = 60.0
 
 #: Seconds between two messages to ourselves, and after how many without one we connect anew.
 ECHO_INTERVAL: Final = 10.0
 ECHO_TIMEOUT: Final = 25.0
+
+#: Reason codes of a SUBACK from here on are failures (MQTT 5 section 3.9.3, MQTT 3.1.1 section 3.9.3).
+_FAILURE: Final = 0x80
 
 _KEEPALIVE: Final = 20
 _INFLIGHT: Final = 2000
@@ -50,6 +58,15 @@ class DeafError(aiomqtt.MqttError):
     """The connection stands, but our own messages do not come back."""
 
 
+class _Client(aiomqtt.Client):
+    """Notices a connection that ends before CONNACK; aiomqtt 2 would wait for the whole timeout."""
+
+    def _on_disconnect(self, *arguments: Any) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("the connection ended before CONNACK"))
+        super()._on_disconnect(*arguments)
+
+
 class Link:
     """The connection to the broker. `publish` drops what cannot be sent now: everything is sent again later."""
 
@@ -65,19 +82,19 @@ class Link:
     async def run(self, receive: Receive, connected: Callable[[], Awaitable[None]], lost: Callable[[], None]) -> None:
         """Connect and receive, again and again, until cancelled."""
         wait = wait_random_exponential(multiplier=0.5, max=15)
-        versions = _VERSIONS[self._settings.mqtt_version]
-        failures = 0
+        versions = deque(_VERSIONS[self._settings.mqtt_version])
+        failures, proven = 0, False
         while True:
+            made = False
             try:
-                async with self._connect(versions[failures % len(versions)]) as client:
-                    versions = versions[failures % len(versions) :][:1]  # this one works: stay with it
-                    failures = 0
+                async with self._connect(versions[0]) as client:
+                    made, proven, failures = True, True, 0
                     await self._serve(client, receive, connected)
             except* (aiomqtt.MqttError, OSError) as group:
-                error = group.exceptions[0]
-                while isinstance(error, BaseExceptionGroup):
-                    error = error.exceptions[0]
+                error = _first(group)
                 log.warning("broker %s: %s", self._settings.broker_url, error)
+                if not made and _speaks_another(error, proven=proven):
+                    versions.rotate(1)
             finally:
                 self._client = None
                 self._lost.set()
@@ -91,7 +108,7 @@ class Link:
         settings, url = self._settings, self._settings.broker_url
         self._v5 = version is aiomqtt.ProtocolVersion.V5
         will = aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
-        return aiomqtt.Client(
+        return _Client(
             url.host,
             url.port,
             username=url.username,
@@ -112,7 +129,7 @@ class Link:
         self._echoed.set()
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(self._read(client, receive), name="read from the broker")
-            await client.subscribe([(name, 1) for name in filters], timeout=_ACK_TIMEOUT)
+            _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
             self._client, self._lost = client, asyncio.Event()
             log.info("connected to broker %s", self._settings.broker_url)
             await connected()
@@ -161,8 +178,10 @@ class Link:
     async def _finished(self, under_way: "asyncio.Future[list[BaseException | None]]") -> bool:
         """Wait for publications, but not longer than their connection stands: aiomqtt would wait for their PUBACKs."""
         lost = asyncio.ensure_future(self._lost.wait())
+        under_way.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else may look
         try:
-            await asyncio.wait({under_way, lost}, return_when=asyncio.FIRST_COMPLETED)
+            waited: set[asyncio.Future[Any]] = {under_way, lost}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             return under_way.done()
         finally:
             lost.cancel()
@@ -176,6 +195,30 @@ class Link:
         await client.publish(
             message.topic, message.payload, message.qos, message.retain, properties=properties, timeout=_ACK_TIMEOUT
         )
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _speaks_another(error: BaseException, *, proven: bool) -> bool:
+    """Whether the other version of MQTT is worth a try: the broker refuses, or takes CONNECT and does not answer.
+
+    One that has answered before (`proven`) speaks our version, and is only on its way down or up. A broker that is
+    not there has said nothing: aiomqtt raises its own error, and leaves the socket's in the context.
+    """
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError):
+        return True
+    return not proven and not isinstance(error.__context__, (ConnectionRefusedError, socket.gaierror))
+
+
+def _check(filters: list[str], codes: Iterable[Any]) -> None:
+    """Raise `MqttError` for what the broker refuses. What it grants and then withholds, only the echo shows."""
+    denied = [name for name, code in zip(filters, codes, strict=False) if getattr(code, "value", code) >= _FAILURE]
+    if denied:
+        raise aiomqtt.MqttError(f"it denies {', '.join(denied)}; check its access rules (mosquitto/acl)")
 
 
 def _tls(settings: BridgeSettings) -> ssl.SSLContext:

@@ -170,6 +170,7 @@ class Leader:
         self._wake = asyncio.Event()  # rows or slots may have changed
         self._published: dict[str, QueueStatus] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._leaving = False
 
     async def run(self) -> None:
         settings = self._settings
@@ -189,6 +190,7 @@ class Leader:
             await self._api.close()
 
     async def say_goodbye(self) -> None:
+        self._leaving = True
         await self._link.publish([self._status(BridgeState.OFFLINE)])
 
     # --- broker -------------------------------------------------------------------------------------------
@@ -221,9 +223,14 @@ class Leader:
                 self._spawn(self._gateway.handle(call), "request")
             case Echo():
                 self._link.echoed()
-            case Other(status) if status.instance != self._settings.instance and status.epoch <= self._epoch:
-                # The will of the bridge before us came late, and everybody reads it.
+            case Other(status) if self._is_untrue(status):
                 self._spawn(self._link.publish([self._status(BridgeState.LEADING)]), "status")
+
+    def _is_untrue(self, status: BridgeStatus) -> bool:
+        """Whether a will came late that everybody reads: of the bridge before us, or of a connection before ours."""
+        if status.instance != self._settings.instance:
+            return status.epoch <= self._epoch
+        return status.state != BridgeState.LEADING.value and not self._leaving
 
     def _spawn(self, work: Awaitable[None], name: str) -> None:
         assert self._group is not None

@@ -84,8 +84,18 @@ def test_a_new_leader_gets_everything_again(device):
     device.lead(1, retained=True)
     device.run("a")
     device.forget()
-    device.lead(1)
     device.lead(2)
+    device.lead(1)
+    assert len(device.births()) == 1
+    assert device.said("a") == ["accepted"]
+
+
+def test_a_leader_that_connects_again_gets_everything_again(device):
+    device.lead(1, retained=True)
+    device.run("a")
+    device.forget()
+    device.lead(1, retained=True)
+    assert device.births() == []
     device.lead(1)
     assert len(device.births()) == 1
     assert device.said("a") == ["accepted"]

@@ -15,6 +15,10 @@ from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pair
 from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
 
 
+#: Accounts of `mosquitto/acl`. A worker's name is its account, and its account is what it may do.
+RESERVED = frozenset({"bridge", "monitor"})
+
+
 def _matching(pattern: re.Pattern[str]) -> Any:
     def parse(value: str) -> str:
         if pattern.fullmatch(value) is None:
@@ -22,6 +26,12 @@ def _matching(pattern: re.Pattern[str]) -> Any:
         return value
 
     return parse
+
+
+def _name(value: str) -> str:
+    if value in RESERVED:
+        raise SettingError("it is the name of an account that is no device's")
+    return str(_matching(WORKER_NAME)(value))
 
 
 def _queues(value: str) -> tuple[str, ...]:
@@ -53,8 +63,8 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "name",
-        _matching(WORKER_NAME),
-        "1 to 64 letters, digits, _ and -",
+        _name,
+        "1 to 64 letters, digits, _ and -, but not bridge or monitor",
         "The worker's name, one for each device; the broker must know it as user name. Default: the host name.",
     ),
     Setting("queues", _queues, "names, comma-separated", "Airflow queues whose tasks it takes.", "default"),

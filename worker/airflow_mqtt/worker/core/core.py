@@ -219,13 +219,21 @@ class Core:
             status.publish(self.state, now)
 
     def _bridge(self, bridge: BridgeStatus, now: float, *, retained: bool) -> None:
-        """A new leader has not heard our introduction, unless it led before we came (its status was retained)."""
-        if bridge.state != BridgeState.LEADING or bridge.epoch <= self.state.epoch:
+        """A new leader has not heard our introduction, unless it led before we came (its status was retained).
+
+        Nor has a leader that has just connected again (the same epoch, not retained): what was published while it was
+        away is gone, and without this it would come again only after `resend_after`.
+        """
+        if bridge.state != BridgeState.LEADING or bridge.epoch < self.state.epoch:
+            return
+        if bridge.epoch == self.state.epoch and retained:
             return
         known = self.state.epoch == 0 and retained
         self.state.epoch = bridge.epoch
         if self.state.connected and not known:
-            say(self.state, "info", f"a new bridge leads (epoch {bridge.epoch}); introducing this worker to it")
+            say(
+                self.state, "info", f"the bridge begins to listen (epoch {bridge.epoch}); introducing this worker to it"
+            )
             self._introduce(now)
 
     def _desire(self, payload: bytes, now: float) -> None:

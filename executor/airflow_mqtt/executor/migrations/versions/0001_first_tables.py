@@ -4,6 +4,8 @@ Revision ID: 0001
 Revises:
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -93,7 +95,9 @@ def _create_mqtt_job() -> None:
 
 
 def _create_index(name: str, *columns: str, where: str = "", sqlite: str = "") -> None:
-    only = {"postgresql_where": sa.text(where), "sqlite_where": sa.text(sqlite or where)} if where else {}
+    only: dict[str, Any] = (
+        {"postgresql_where": sa.text(where), "sqlite_where": sa.text(sqlite or where)} if where else {}
+    )
     op.create_index(name, "mqtt_job", list(columns), unique=False, **only)
 
 

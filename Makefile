@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults servers check format clean
+.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -49,6 +49,10 @@ test-airflow-matrix: servers ## the acceptance tests on each Airflow that is sup
 	@echo "=== the newest Airflow"
 	@$(MAKE) acceptance
 
+model: setup ## search every state of a small instance of the protocol, and show that it catches each defect (LARGE=1)
+	@cd tests && ../$(BIN)/python -m model $(if $(LARGE),--large)
+	@cd tests && ../$(BIN)/python -m model --defects
+
 SEEDS ?= 1000
 simulate: setup ## the real cores in a world that breaks: SEEDS=1000 schedules, a table of faults and violations
 	@cd tests && ../$(BIN)/python -m simulation --seeds $(SEEDS)
@@ -59,6 +63,15 @@ simulate-mutants: setup ## show that the simulation catches each deliberate defe
 SEED ?= 1
 faults: setup servers ## break real brokers, bridges, databases and workers under 200 jobs: one table (SLICE=1: a part of it; ONLY=leader-kill,…)
 	@cd tests && PYTHONPATH=../examples ../$(BIN)/python -m faults --seed $(SEED) $(if $(SLICE),--slice) $(if $(ONLY),--only $(ONLY)) $(if $(KEEP),--keep $(KEEP))
+
+bench-retention: setup servers ## 300,000 jobs in 30 days on both databases: rows and bytes of each day
+	@cd tests && ../$(BIN)/python -m retention $(ARGS)
+
+env: ## write .env (passwords, keys, ports) for compose.yaml; one that is there is kept
+	@python=$$(sh scripts/python) && "$$python" scripts/compose/make_env.py
+
+test-compose: setup ## compose.yaml and the images on a Docker engine (Debian: installs and starts it if none answers)
+	@python=$$(sh scripts/python) && "$$python" scripts/compose/run_tests.py $(ARGS)
 
 servers: # Mosquitto and PostgreSQL, and what a network namespace needs
 	@sh scripts/install-debian mosquitto postgresql iproute2 util-linux

@@ -39,6 +39,6 @@ def info(**values: Any) -> WorkerInfo:
 def worker(**values: Any) -> Worker:
     base: dict[str, Any] = {
         "name": "edge-1", "desired": Desired(revision=0), "state": WorkerState.IDLE, "status": status(), "info": info(),
-        "instance": "i", "connection": 1, "seen_at": NOW, "journal": "j", "seq": 0, "birth": 1,
+        "instance": "i", "connection": 1, "seen_at": NOW, "journal": "j", "past_journals": (), "seq": 0, "birth": 1,
     }  # fmt: skip
     return Worker(**(base | values))

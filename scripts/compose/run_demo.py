@@ -21,9 +21,13 @@ SITE_NAME = "plant-7"
 class SiteClient(AirflowClient):
     """Calls an api-server that asks for a password."""
 
+    def __init__(self, url: str, password: str) -> None:
+        super().__init__(url)
+        self._password = password
+
     def _send(self, method: str, path: str, **kwargs: object) -> httpx.Response:
         if not self._token:
-            account = {"username": "admin", "password": os.environ["AIRFLOW_ADMIN_PASSWORD"]}
+            account = {"username": "admin", "password": self._password}
             answer = self._http.post("/auth/token", json=account)
             answer.raise_for_status()
             self._token = answer.json()["access_token"]
@@ -72,7 +76,9 @@ def judge(client: AirflowClient, run: str, state: str) -> bool:
 
 def main() -> int:
     began = time.monotonic()
-    client = SiteClient(os.environ.get("AIRFLOW_URL", "http://api-server:8080"))
+    client = SiteClient(
+        os.environ.get("AIRFLOW_URL", "http://api-server:8080"), os.environ["AIRFLOW_ADMIN_PASSWORD"]
+    )
     try:
         set_values(client)
         client.await_dag(DAG)

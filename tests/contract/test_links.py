@@ -374,13 +374,16 @@ def test_auto_is_not_misled_by_a_broker_that_is_down(tmp_path) -> None:
 
 def test_a_connection_that_ends_before_its_answer_is_noticed_at_once() -> None:
     """A broker that is down behind a proxy. It spoke MQTT 5 before, and is not taken for one that does not."""
-    with servers.mosquitto(accounts=NAMES[:1]) as broker, Proxy(broker.port) as proxy:
-        with BridgeEnd(broker.url("bridge", port=proxy.port), "auto") as bridge:
-            broker.stop()
-            wait_for(lambda: bridge.downs >= 4, what="several attempts", timeout=15)
-            broker.start()
-            bridge.wait_up(2)
-            assert bridge.v5
+    with (
+        servers.mosquitto(accounts=NAMES[:1]) as broker,
+        Proxy(broker.port) as proxy,
+        BridgeEnd(broker.url("bridge", port=proxy.port), "auto") as bridge,
+    ):
+        broker.stop()
+        wait_for(lambda: bridge.downs >= 4, what="several attempts", timeout=15)
+        broker.start()
+        bridge.wait_up(2)
+        assert bridge.v5
 
 
 def test_a_broker_with_mqtt_5_gives_way_to_one_without() -> None:

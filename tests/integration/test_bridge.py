@@ -14,6 +14,7 @@ from airflow_mqtt.bridge import tables, transitions
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.messages import Cancel
 from fakes import FakeExecutionApi, FakeWorker
+from mqtt_peer import Peer
 from servers import mosquitto
 from servers import wait_for as await_condition
 
@@ -343,6 +344,23 @@ def test_a_sleeping_leader_writes_nothing_when_it_wakes(site, worker):
     wait_for(lambda: "no longer leading" in log.read_text(), 15, "the old leader to notice")
     with site.engine.connect() as connection:
         assert connection.execute(sa.select(tables.bridge.c.holder)).scalar_one() == "two"
+
+
+def test_a_late_will_of_its_own_does_not_stand(site, broker):
+    """One of an earlier connection of the same bridge: a broker may send it after the bridge is back."""
+    topic = "airflow/v1/bridge/status"
+    with Peer(broker.url("bridge")) as peer:
+        peer.subscribe(topic)
+        bridge = site.start_bridge("--instance", "one")
+        peer.wait(topic, timeout=20)
+        leading = json.loads(peer.received[-1][1])
+        assert leading["state"] == "leading"
+        peer.publish(topic, json.dumps({**leading, "state": "offline"}).encode(), retain=True)
+        wait_for(lambda: len(peer.received) >= 3, 10, "an answer to the will")
+        assert json.loads(peer.received[-1][1])["state"] == "leading"
+        bridge.send_signal(signal.SIGTERM)
+        assert bridge.wait(15) == 0
+        assert json.loads(peer.received[-1][1])["state"] == "offline"
 
 
 def test_garbage_stops_nothing(site, worker, broker):

@@ -214,7 +214,8 @@ class SimBridge:
         if isinstance(verdict, Refusal):
             self._finish(call, key, gateway._refusal(call.request, verdict))
             return
-        if gate and verdict.state is JobState.DISPATCHED:
+        known = self.db.workers.get(call.worker)
+        if gate and (verdict.state is JobState.DISPATCHED or not known or known.journal != call.request.journal):
             self.busy.discard(key)  # early: the worker sends it again
             return
         if gate and verdict.state is not JobState.RUNNING:
@@ -246,12 +247,12 @@ class SimBridge:
             return
         final = routes.is_final_state(request.method, path)
         state = orjson.loads(request.body or "{}").get("state")
-        if final and 200 <= status < 300:
-            if self._commit(lambda tx: _noted(tx, job, state)) is None:
-                return
-        if routes.is_gate(request.method, path) and 200 <= status < 300:
-            if self._commit(lambda tx: _ran(tx, job, self.clock)) is None:
-                return
+        accepted = 200 <= status < 300
+        if final and accepted and self._commit(lambda tx: _noted(tx, job, state)) is None:
+            return
+        gate = routes.is_gate(request.method, path)
+        if gate and accepted and self._commit(lambda tx: _ran(tx, job, self.clock)) is None:
+            return
         self._finish(call, key, Response(id=request.id, journal=request.journal, status=status, body=body))
 
     def _finish(self, call: Call, key: tuple[str, str, str], response: Response) -> None:

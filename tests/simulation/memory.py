@@ -1,6 +1,7 @@
 """A database in memory that the real `Dispatcher` works on, with the fence of the lease and transactions."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from airflow_mqtt.bridge import transitions
@@ -92,6 +93,9 @@ class MemoryTx:
 
     async def save_worker(self, worker: Worker) -> None:
         self._db.workers[worker.name] = worker
+
+    async def save_worker_state(self, worker: Worker) -> None:
+        self._db.workers[worker.name] = replace(self._db.workers[worker.name], state=worker.state)
 
     async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool:
         row = self._db.rows[job.id]

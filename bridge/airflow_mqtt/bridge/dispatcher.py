@@ -132,7 +132,9 @@ class Dispatcher:
     async def _hear_event(self, tx: Tx, worker: Worker, event: Event, state: _Round, now: float) -> None:
         """Apply a numbered event, if its number is the next one."""
         if event.journal != worker.journal:
-            return  # its Born has not come yet; the worker sends the event again after it
+            if event.journal not in worker.past_journals:
+                state.out.append(self._post.ask_birth(worker.name, event.journal, self._epoch))
+            return
         state.answered.add(worker.name)
         if event.seq != worker.seq + 1:
             return  # known already, or beyond a gap: the acknowledgement says where we are
@@ -257,7 +259,9 @@ class Dispatcher:
         workers = await tx.workers()
         for name, worker in workers.items():
             workers[name] = _judged(worker, now, hearing_since)
-            await self._save(tx, worker, worker, now, hearing_since)
+            if workers[name].state != worker.state:
+                await tx.save_worker_state(workers[name])
+                log.info("worker %s: %s", name, workers[name].state)
         return workers
 
     def _changed_wishes(self, workers: dict[str, Worker]) -> list[Outgoing]:

@@ -12,6 +12,9 @@ from airflow_mqtt.protocol.workers import (
     wish_of,
 )
 
+#: How many replaced journals of a worker are remembered.
+PAST_JOURNALS = 8
+
 
 def knows(worker: Worker, status: WorkerStatus) -> bool:
     """Whether `status` is of the process that introduced itself last, or of a worker that never did.
@@ -56,6 +59,7 @@ def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
         worker,
         info=_info(worker, born),
         journal=born.journal,
+        past_journals=_past(worker, born),
         seq=max(seq, born.first - 1, 0),
         instance=born.instance,
         connection=born.connection,
@@ -74,6 +78,12 @@ def should_hold(job: Job, born: Born) -> bool:
     return job.accept_seq is not None and job.accept_seq <= born.last
 
 
+def _past(worker: Worker, born: Born) -> tuple[str, ...]:
+    if worker.journal in ("", born.journal):
+        return worker.past_journals
+    return (*worker.past_journals, worker.journal)[-PAST_JOURNALS:]
+
+
 def _info(worker: Worker, born: Born) -> WorkerInfo:
     """What places jobs comes with the acknowledged `Born`; the rest is shown when it has arrived."""
     if worker.info is not None and worker.info.instance == born.instance:
@@ -84,8 +94,10 @@ def _info(worker: Worker, born: Born) -> WorkerInfo:
 def is_late(worker: Worker, born: Born) -> bool:
     """Whether `born` is not newer than the last one: delivered twice, or overtaken.
 
-    Connections are counted in a journal. A new journal (a new disk) begins anew, and is always listened to.
+    Connections are counted in a journal. A new journal (a new disk) begins anew; one that it has replaced is past.
     """
+    if born.journal in worker.past_journals:
+        return True
     return born.journal == worker.journal and (born.connection, born.number) <= (worker.connection, worker.birth)
 
 

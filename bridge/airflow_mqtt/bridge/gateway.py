@@ -57,7 +57,7 @@ class UnavailableError(Exception):
 
 
 class EarlyError(Exception):
-    """A job wants to start that its worker has not been heard to accept."""
+    """A job wants to start that its worker, with this journal, has not been heard to accept."""
 
 
 class ExecutionApi:
@@ -214,11 +214,13 @@ class Gateway:
         gate = routes.is_gate(request.method, path)
         for pause in _GATE_PAUSES:
             async with self._database.read() as connection:
-                jobs = await SqlTx(connection, self._database.team_name).jobs([request.job])
+                tx = SqlTx(connection, self._database.team_name)
+                jobs = await tx.jobs([request.job])
+                journal = await tx.journal_of(call.worker) if gate else None
             verdict = admit(jobs.get(request.job), call, path, gate=gate)
             if isinstance(verdict, Refusal) or not gate or verdict.state is JobState.RUNNING:
                 return verdict
-            if verdict.state is JobState.ACCEPTED:
+            if verdict.state is JobState.ACCEPTED and journal == request.journal:
                 started = await self._start(verdict, call)
                 if started is not None:
                     return started

@@ -55,6 +55,11 @@ class Post:
         )
         return Outgoing(self.topics.worker(worker.name, TopicKind.ACK), message.encode())
 
+    def ask_birth(self, worker: str, journal: str, epoch: int) -> Outgoing:
+        """Ask a worker whose `journal` we do not know to introduce itself: an acknowledgement of no birth at all."""
+        message = Ack(journal=journal, seq=0, epoch=epoch)
+        return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
+
     def desired(self, worker: str, desired: Desired) -> Outgoing:
         topic = self.topics.worker(worker, TopicKind.DESIRED)
         return Outgoing(topic, desired.encode(), retain=True)

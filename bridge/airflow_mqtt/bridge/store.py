@@ -53,6 +53,7 @@ class Tx(Protocol):
     async def published(self, ids: Collection[str], now: float) -> None: ...
     async def workers(self, names: Collection[str] | None = None) -> dict[str, Worker]: ...
     async def save_worker(self, worker: Worker) -> None: ...
+    async def save_worker_state(self, worker: Worker) -> None: ...
     async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool: ...
 
 
@@ -149,6 +150,16 @@ class SqlTx:
             row = {"team_name": self._team, "name": worker.name, **values}
             await self._connection.execute(insert(tables.worker).values(**row))
 
+    async def save_worker_state(self, worker: Worker) -> None:
+        """Write the derived state alone: position and the like are written where messages are heard."""
+        column = tables.worker.c
+        statement = (
+            update(tables.worker)
+            .where(column.team_name == self._team, column.name == worker.name)
+            .values(state=worker.state.value)
+        )
+        await self._connection.execute(statement)
+
     async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool:
         """Store `data` at `offset`, and that the log now reaches to `end`; False when it no longer fits there."""
         statement = (
@@ -162,6 +173,13 @@ class SqlTx:
             row = {"job_id": job.id, "attempt": job.attempt, "offset": offset, "data": data}
             await self._connection.execute(insert(tables.job_log).values(**row))
         return True
+
+    async def journal_of(self, worker: str) -> str | None:
+        """The journal with which a worker introduced itself last."""
+        column = tables.worker.c
+        query = select(column.journal).where(column.team_name == self._team, column.name == worker)
+        journal: str | None = await self._connection.scalar(query)
+        return journal
 
     # --- the gateway's ------------------------------------------------------------------------------------
 

@@ -134,6 +134,7 @@ worker = Table(
     Column("seen_at", Double, nullable=False),  # by the bridge's clock
     # Position in its stream of events.
     Column("journal", Text, nullable=False, server_default=""),
+    Column("past_journals", Text, nullable=False, server_default="[]"),  # a late Born of one of them is known
     Column("seq", BigInteger, nullable=False, server_default=text("0")),
     Column("birth", BigInteger, nullable=False, server_default=text("0")),  # number of its last Born
 )

@@ -86,6 +86,7 @@ class Worker:
     connection: int
     seen_at: float
     journal: str
+    past_journals: tuple[str, ...]
     seq: int
     birth: int
 
@@ -102,6 +103,7 @@ class Worker:
             connection=row.connection,
             seen_at=row.seen_at,
             journal=row.journal,
+            past_journals=tuple(orjson.loads(row.past_journals)),
             seq=row.seq,
             birth=row.birth,
         )
@@ -119,6 +121,7 @@ class Worker:
             connection=0,
             seen_at=0.0,
             journal="",
+            past_journals=(),
             seq=0,
             birth=0,
         )
@@ -133,6 +136,7 @@ class Worker:
             "connection": self.connection,
             "seen_at": self.seen_at,
             "journal": self.journal,
+            "past_journals": orjson.dumps(self.past_journals).decode(),
             "seq": self.seq,
             "birth": self.birth,
         }

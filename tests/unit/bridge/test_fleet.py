@@ -1,7 +1,7 @@
 from airflow_mqtt.bridge import fleet
 from airflow_mqtt.protocol.messages import Born, Desired
 from airflow_mqtt.protocol.workers import WorkerState
-from bridge_samples import NOW, info, status, worker
+from bridge_samples import NOW, info, job, status, worker
 
 
 def judge(w, now=NOW, hearing_since=0.0):
@@ -69,6 +69,21 @@ def test_late_births():
     assert fleet.is_late(worker(connection=2, birth=3), born(connection=1, number=9))
     assert not fleet.is_late(worker(connection=2, birth=3), born(connection=2, number=4))
     assert not fleet.is_late(worker(connection=2, birth=3), born(connection=3, number=1))
+
+
+def test_a_replaced_journal_is_past():
+    after = fleet.hear_birth(worker(), born(journal="new"), NOW)
+    assert after.past_journals == ("j",)
+    assert fleet.is_late(after, born(journal="j", connection=99))
+    assert not fleet.is_late(after, born(journal="newer"))
+
+
+def test_what_a_worker_should_hold():
+    accepted = job(accept_journal="j", accept_seq=5)
+    assert fleet.should_hold(accepted, born(last=5))
+    assert not fleet.should_hold(accepted, born(last=4))  # said before it was accepted
+    assert fleet.should_hold(accepted, born(journal="new", last=0))
+    assert fleet.should_hold(job(), born())
 
 
 def test_queues_wished_replace_those_offered():

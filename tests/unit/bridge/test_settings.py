@@ -23,6 +23,11 @@ def test_defaults_make_a_bridge():
     assert settings.broker_url.port == 1883
 
 
+def test_retention_is_a_month_and_can_be_for_ever():
+    assert BridgeSettings.of(values()).retention == 30 * 86400
+    assert BridgeSettings.of(values(retention="0")).retention == 0
+
+
 def test_lost_after_per_queue():
     settings = BridgeSettings.of(values(queue_lost_after="solar=86400, lte=60"))
     assert (settings.lost_after_of("solar"), settings.lost_after_of("lte"), settings.lost_after_of("x")) == (
@@ -37,6 +42,7 @@ def test_lost_after_per_queue():
     [
         ("broker_url", "http://h"), ("database_url", "mysql://h/d"), ("execution_api_url", "h:8080"), ("root", "a//b"),
         ("lease_ttl", "0"), ("accept_tries", "many"), ("mqtt_version", "4"), ("queue_lost_after", "solar"),
+        ("retention", "60"), ("retention", "-1"), ("retention", "nan"), ("retention", "30d"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_that_names_the_setting(name, value):

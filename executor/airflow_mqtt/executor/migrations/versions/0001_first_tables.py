@@ -143,6 +143,7 @@ def _create_mqtt_worker() -> None:
         sa.Column("connection", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("seen_at", sa.Double(), nullable=False),
         sa.Column("journal", sa.Text(), server_default="", nullable=False),
+        sa.Column("past_journals", sa.Text(), server_default="[]", nullable=False),
         sa.Column("seq", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("birth", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
         sa.PrimaryKeyConstraint("team_name", "name"),

@@ -1,0 +1,160 @@
+"""compose.yaml, started once: it runs the example Dag, and loses nothing while its parts are killed and paused."""
+
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from compose_site import PARTS, ComposeSite, compose_site, docker
+
+import servers
+from demo import edge
+from demo.edge import Watch
+
+pytestmark = pytest.mark.timeout(600)
+
+#: Exits with 0 when a TCP connection is taken.
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=3).close()"
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[ComposeSite]:
+    with compose_site() as running:
+        running.client.await_dag("long_work", timeout=180)
+        yield running
+
+
+def test_all_are_healthy_and_the_example_runs(site: ComposeSite) -> None:
+    assert {part: site.health(part) for part in PARTS} == dict.fromkeys(PARTS, "healthy")
+    shown = site("run", "--rm", "--no-deps", "demo", timeout=400)
+    print(shown)
+    assert "All went as it should" in shown
+
+
+def reaches(site: ComposeSite, service: str, host: str, port: int) -> bool:
+    command = ["docker", "exec", site.container(service), "python3", "-c", CONNECT, host, str(port)]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_device_reaches_only_the_broker(site: ComposeSite) -> None:
+    addresses = {
+        service: [network["IPAddress"] for network in site.inspect(service)["NetworkSettings"]["Networks"].values()]
+        for service in ("api-server", "database", "bridge-1")
+    }
+    assert reaches(site, "edge-1", "broker", 1883)
+    assert reaches(site, "bridge-1", "api-server", 8080)  # the question itself works
+    for service, port in (("api-server", 8080), ("database", 5432)):
+        for host in (service, *addresses[service]):
+            assert not reaches(site, "edge-1", host, port), f"edge-1 reaches {host}:{port}"
+            assert not reaches(site, "edge-2", host, port), f"edge-2 reaches {host}:{port}"
+    routes = site.execute("edge-1", "cat", "/proc/net/route").splitlines()[1:]
+    assert [line for line in routes if line.split()[1] == "00000000"] == [], "there is a way out"
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_containers_are_confined(site: ComposeSite, part: str) -> None:
+    found = site.inspect(part)
+    assert found["HostConfig"]["ReadonlyRootfs"]
+    assert "no-new-privileges:true" in found["HostConfig"]["SecurityOpt"]
+    processes = [line.split() for line in docker("top", found["Id"], "-eo", "uid,comm").splitlines()[1:]]
+    assert [words for words in processes if words[0] == "0" and "init" not in words[1]] == []
+
+
+def test_nothing_secret_is_in_an_image(site: ComposeSite) -> None:
+    for part in ("api-server", "bridge-1", "edge-1", "broker"):
+        shown = docker("history", "--no-trunc", site.inspect(part)["Image"])
+        assert [name for name, value in site.values.items() if len(value) > 20 and value in shown] == []
+
+
+def test_it_is_watched_from_outside(site: ComposeSite) -> None:
+    with Watch(site.broker_url("monitor")) as watch:
+        watch.await_state("bridge/status", "leading")
+        watch.await_state("worker/edge-1/status", "idle")
+        watch.await_state("worker/edge-2/status", "idle")
+        servers.wait_for(lambda: "airflow/v1/queue/workshop/status" in watch.last, what="the figures of a queue")
+
+
+def test_a_device_outside_joins(site: ComposeSite, tmp_path: Path) -> None:
+    password = site.execute("broker", "broker-account", "pi-1")
+    device = edge.worker(
+        tmp_path,
+        broker_url=f"mqtt://pi-1:{password}@127.0.0.1:{site.values['MQTT_PORT']}",
+        dags_folder=Path(site.environment["DAGS_FOLDER"]),
+        name="pi-1",
+        queues="garden",
+    )
+    with servers.running(device):
+        site.client.await_dag("outside")
+        run = site.client.trigger("outside")
+        assert site.client.await_run("outside", run, check=lambda: None) == "success", device.tail()
+        assert site.client.task("outside", run, "hello")["hostname"] == "pi-1"
+
+
+# --- while a task runs ------------------------------------------------------------------------------------
+
+
+def kill_and_start(site: ComposeSite, service: str) -> None:
+    docker("kill", site.container(service))
+    time.sleep(2)  # down for a moment, as after a crash
+    docker("start", site.container(service))
+
+
+def pause(site: ComposeSite, service: str) -> None:
+    docker("pause", site.container(service))
+    time.sleep(8)  # longer than a lease; the fault itself
+    docker("unpause", site.container(service))
+
+
+def unplug(site: ComposeSite, service: str) -> None:
+    network = f"{site.name}_edge"
+    docker("network", "disconnect", network, site.container(service))
+    time.sleep(8)  # the fault itself
+    docker("network", "connect", "--alias", service, network, site.container(service))
+
+
+FAULTS: dict[str, Callable[[ComposeSite], None]] = {
+    "kill the broker": lambda site: kill_and_start(site, "broker"),
+    "kill the leading bridge": lambda site: kill_and_start(site, site.leader()),
+    "kill the worker": lambda site: kill_and_start(site, "edge-1"),
+    "pause the broker": lambda site: pause(site, "broker"),
+    "pause the leading bridge": lambda site: pause(site, site.leader()),
+    "pause the worker": lambda site: pause(site, "edge-1"),
+    "unplug the worker": lambda site: unplug(site, "edge-1"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_nothing_is_lost_and_nothing_starts_twice(site: ComposeSite, fault: str) -> None:
+    client = site.client
+    run = client.trigger("long_work", {"seconds": 5})
+    servers.wait_for(lambda: len(site.starts(run)) >= 2, what="two tasks to run", timeout=120, every=0.5)
+    FAULTS[fault](site)
+    state = client.await_run("long_work", run, timeout=240)
+    tasks = {str(task["map_index"]): task for task in client.tasks("long_work", run)}
+    starts = site.starts(run)
+    assert state == "success", (state, starts, site.logs("edge-1")[-2000:], site.logs(site.leader())[-3000:])
+    assert {task["state"] for task in tasks.values()} == {"success"}
+    assert set(starts.values()) == {1}, f"started twice: {starts}"
+    # Every try that Airflow counts has started, and no other: a fault is no reason for a try, the worker's death is.
+    tries = {(index, str(number)) for index, task in tasks.items() for number in range(1, task["try_number"] + 1)}
+    assert set(starts) == tries
+    if fault != "kill the worker":
+        assert {task["try_number"] for task in tasks.values()} == {1}
+    site.await_healthy()
+
+
+def test_it_comes_back_with_its_state(site: ComposeSite) -> None:
+    before = site.client.get("dags/long_work/dagRuns")["total_entries"]
+    assert before > 0
+    journal = site.statuses("airflow/v1/worker/edge-1/status")["airflow/v1/worker/edge-1/status"]["connection"]
+    site("down", timeout=180)
+    site.up()
+    assert site.client.get("dags/long_work/dagRuns")["total_entries"] == before
+    after = site.statuses("airflow/v1/worker/edge-1/status")["airflow/v1/worker/edge-1/status"]["connection"]
+    assert after > journal, "the worker began a new journal"
+    assert site.execute("broker", "grep", "-c", "^pi-1:", "/var/lib/mosquitto/passwd") == "1"
+    run = site.client.trigger("long_work", {"seconds": 0.5})
+    assert site.client.await_run("long_work", run, timeout=180) == "success"
+
+

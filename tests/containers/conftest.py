@@ -50,18 +50,17 @@ class ContainerBroker:
 @pytest.fixture(scope="module")
 def container_broker() -> Iterator[ContainerBroker]:
     from testcontainers.core.container import DockerContainer
-    from testcontainers.core.waiting_utils import wait_for_logs
 
     broker = ContainerBroker({name: secrets.token_hex(8) for name in ("bridge", "monitor", "edge-1", "edge-2")})
     accounts = " ".join(f"{name}:{password}" for name, password in broker.passwords.items())
     container = DockerContainer(os.environ["BROKER_IMAGE"]).with_env("MQTT_ACCOUNTS", accounts).with_exposed_ports(1883)
     with container as running:
-        wait_for_logs(running, "mosquitto version .* running", timeout=30)
         broker.host, broker.port = running.get_container_host_ip(), int(running.get_exposed_port(1883))
         broker.host = broker.host.replace("localhost", "127.0.0.1")
         broker.address = address_of(running.get_wrapped_container().id)
         broker.container = running
-        servers.wait_for(lambda: servers.listens(broker.port, broker.host), what="the broker's port")
+        # Docker's proxy takes connections before the broker does.
+        servers.wait_for(lambda: running.exec(["broker-health"]).exit_code == 0, what="the broker", every=0.3)
         yield broker
 
 

@@ -26,7 +26,8 @@ def worker(image: str, broker, name: str, dags: Path) -> Iterator:
         "AIRFLOW_MQTT_NAME": name,
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
     }
-    container = DockerContainer(image, read_only=True, tmpfs={"/tmp": ""}, cap_drop=["ALL"], init=True)
+    container = DockerContainer(image, read_only=True, cap_drop=["ALL"], init=True)
+    container = container.with_tmpfs_mount("/tmp")
     for key, value in settings.items():
         container = container.with_env(key, value)
     with container.with_volume_mapping(str(dags), "/dags", "ro") as running:

@@ -9,12 +9,17 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "examples")]
 
 from faults import faults, rig, table  # noqa: E402  the path is set above
+
+
+#: Rows that did not come to their end.
+BROKEN: list[str] = []
 
 
 def main() -> int:
@@ -32,7 +37,9 @@ def main() -> int:
             for name in names:
                 rows += _row(name, database, directory / name, arguments.seed, jobs, short=arguments.slice)
     print(f"\n{table.markdown(rows)}\n\nseed {arguments.seed}, {(time.monotonic() - began) / 60:.1f} minutes")
-    return 0 if all(row.kept for row in rows) else 1
+    if BROKEN:
+        print(f"broken off, see above: {', '.join(BROKEN)}")
+    return 0 if all(row.kept for row in rows) and not BROKEN else 1
 
 
 def _row(name: str, database: rig.Database, directory: Path, seed: int, jobs: int, *, short: bool) -> list[table.Row]:
@@ -42,7 +49,12 @@ def _row(name: str, database: rig.Database, directory: Path, seed: int, jobs: in
         return []
     times = min(fault.times, 3) if short else None
     shutil.rmtree(directory, ignore_errors=True)  # evidence of an earlier run would count
-    row = table.run(fault, database, directory, seed=seed, jobs=jobs, times=times)
+    try:
+        row = table.run(fault, database, directory, seed=seed, jobs=jobs, times=times)
+    except Exception:
+        print(f"{name}: broken off\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        BROKEN.append(name)
+        return []
     print(f"{name}: {' | '.join(row.cells()[1:])}\n{row.details()}".rstrip(), file=sys.stderr, flush=True)
     return [row]
 

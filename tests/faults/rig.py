@@ -225,8 +225,10 @@ class Rig:
         command = [sys.executable, "-m", "airflow_mqtt.cli", "worker", "run", "--name", name, "--slots", str(SLOTS)]
         command += ["--broker-url", self.broker.url(name, port=port)]
         command += ["--state-dir", str(state or self.state_dir(name)), *_flags(WORKER_OPTIONS)]
-        env = self._environment() | {
-            "PYTHONPATH": str(DEVICE), "FAULTS_CLOCK": str(self.clock(name)), "FAULTS_WORKER": label or name,
+        env = self._environment()
+        env |= {
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(DEVICE), env.get("PYTHONPATH")])), "FAULTS_CLOCK": str(self.clock(name)),
+            "FAULTS_WORKER": label or name,
         }  # fmt: skip
         return OnlyItself(label or name, command, log=self.directory / f"worker-{label or name}.log", env=env)
 

@@ -20,21 +20,29 @@ def _trace(context, name: str) -> Path:
     return folder
 
 
-def _wait(folder: Path) -> None:
+class KilledError(Exception):
+    """What `on_kill` makes of a task that heeds it."""
+
+
+def _wait(folder: Path, ending=lambda: False) -> None:
     while not (folder / "go").exists():
+        if ending():
+            raise KilledError
         time.sleep(0.1)
 
 
 class Hold(BaseOperator):
-    """Runs until `go`."""
+    """Runs until `go`, or until it is killed. With `conf["stubborn"]` it takes no notice of that."""
 
     def execute(self, context):
         self._context = context
-        _wait(_trace(context, "starts"))
+        self._killed = False
+        _wait(_trace(context, "starts"), lambda: self._killed)
         return "held"
 
     def on_kill(self):
         _trace(self._context, "killed")
+        self._killed = not self._context["dag_run"].conf.get("stubborn")
 
 
 class Defer(Hold):

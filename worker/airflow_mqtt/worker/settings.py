@@ -14,7 +14,6 @@ from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pairs, seconds, text
 from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
 
-
 #: Accounts of `mosquitto/acl`. A worker's name is its account, and its account is what it may do.
 RESERVED = frozenset({"bridge", "monitor"})
 

@@ -443,7 +443,7 @@ def test_a_node_of_a_cluster_is_killed(cluster: list[servers.Nats], victim: str)
             proxy.target = ("127.0.0.1", three.port)
             end: BridgeEnd | WorkerEnd = worker if proxy is far else bridge
             wait_for(lambda: end.downs, what="the end of the connection")
-            end.wait_up(2)
+            end.wait_up(2, 120)
         bridge_sends_until_heard(bridge, worker, b"after")
         worker_sends_until_heard(worker, bridge, b"after")
         with BridgeEnd((one if node is three else three).url("bridge"), "auto") as late:

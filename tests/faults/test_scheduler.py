@@ -85,6 +85,13 @@ class Held:
         with self.engine.connect() as connection:
             return list(connection.execute(query))
 
+    def log(self) -> str:
+        """Return the end of the first job's log."""
+        query = sa.select(tables.job_log.c.data).where(tables.job_log.c.job_id == self.jobs()[0].id)
+        with self.engine.connect() as connection:
+            data = b"".join(connection.execute(query.order_by(tables.job_log.c.offset)).scalars())
+        return data.decode(errors="replace")[-6000:]
+
     def event_at(self, event: str) -> float:
         """Wait for an event of this run's first job; return when it was."""
         query = sa.select(tables.job_event.c.at).where(
@@ -219,7 +226,7 @@ def _assert_gone(held: Held, pid: int, within: float = GONE_WITHIN) -> None:
     gone = held.await_gone(pid)
     took = gone - held.event_at("cancel")
     print(f"{held.dag}: gone after {took:.1f} s")
-    assert took <= within, f"the process was there for {took:.1f} s after the bridge knew"
+    assert took <= within, f"the process was there for {took:.1f} s after the bridge knew\n{held.log()}"
     assert [line for line in held.traces("killed") if f"pid={pid}" in line], "on_kill did not run"
 
 

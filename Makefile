@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention env test-compose servers check format clean
+.PHONY: help setup demo demo-stop test test-brokers test-all unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -25,8 +25,18 @@ demo: setup ## run the example Dag on a worker over MQTT and print what happened
 demo-stop: ## stop what `make demo KEEP=1` left running
 	@cd examples && ../$(BIN)/python -m demo --stop
 
+# Each broker behind one suite takes as long as all other tests together: it has a target of its own.
+MATRIX := tests/contract/test_links.py tests/contract/test_brokers.py
+
 test: setup servers ## unit, contract, integration and acceptance tests (installs Mosquitto and PostgreSQL if missing)
-	@$(BIN)/pytest tests/unit tests/contract tests/integration tests/acceptance $(ARGS)
+	@$(BIN)/pytest tests/unit tests/contract tests/integration tests/acceptance $(MATRIX:%=--ignore=%) $(ARGS)
+
+test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 and 3.1.1), NATS, and a cluster of NATS that loses a node
+	@$(BIN)/pytest $(MATRIX) $(ARGS)
+
+test-all: test test-brokers ## all of it: also the simulation, the model, and a slice of the real faults
+	@$(BIN)/pytest tests/simulation tests/model $(ARGS)
+	@$(MAKE) faults SLICE=1
 
 unit: setup ## tests that need no server
 	@$(BIN)/pytest tests/unit $(ARGS)

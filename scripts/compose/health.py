@@ -71,7 +71,10 @@ class Look:
         self._client.on_connect = self._connected
         self._client.on_message = self._received
         if url.tls:
-            self._client.tls_set(*(os.environ.get(f"AIRFLOW_MQTT_TLS_{name}_FILE") for name in ("CA", "CERT", "KEY")))
+            authorities, certificate, key = (
+                os.environ.get(f"AIRFLOW_MQTT_TLS_{name}_FILE") for name in ("CA", "CERT", "KEY")
+            )
+            self._client.tls_set(authorities, certificate, key)
         self._url = url
 
     def _connected(self, client: mqtt.Client, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:

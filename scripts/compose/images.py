@@ -1,25 +1,29 @@
-"""The images that the tests need: built on a base that debootstrap makes, where no public one is named.
+"""The images that the tests need: ours, and stand-ins for the public ones where none is named."""
 
-The base gets this machine's package sources, certificates and pip settings, so that builds reach what this machine
-reaches. It stays on this machine; nothing of it is in the repository.
-"""
-
-import hashlib
 import os
-import platform
-import shutil
 import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-PREFIX = "airflow-mqtt-test"
+from base_image import PREFIX, BuildError, base_image
 
-#: Settings of pip that say how the index is reached.
-PIP_SETTINGS = ("index-url", "extra-index-url", "proxy", "cert", "trusted-host", "default-timeout")
+HERE = Path(__file__).resolve().parent
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image that is built of `context`."""
+
+    name: str
+    context: Path
+    base: str
+    tag: str
+    dockerfile: str = "Dockerfile"
+    target: str = ""
+
 
 #: Setting of compose.yaml: where its image is built, and with which base.
 OURS = {
@@ -31,53 +35,48 @@ OURS = {
 }
 
 
-class BuildError(SystemExit):
-    """An image could not be made; the text has the end of the output."""
-
-
 def make(root: Path, cache: Path) -> dict[str, str]:
     """Make what is missing; return the settings that name the images."""
     cache.mkdir(parents=True, exist_ok=True)
     made = {name: os.environ.get(name, "") for name in ("BASE_IMAGE", "MOSQUITTO_IMAGE", "POSTGRES_IMAGE")}
     made["BASE_IMAGE"] = made["BASE_IMAGE"] or base_image(cache)
-    jobs = []
+    jobs: list[Job] = []
     for setting, name in (("MOSQUITTO_IMAGE", "mosquitto"), ("POSTGRES_IMAGE", "postgres")):
         if not made[setting]:
             made[setting] = f"{PREFIX}/{name}"
-            jobs.append((name, HERE / "stand-ins" / name, None, "", made["BASE_IMAGE"], made[setting]))
+            jobs.append(Job(name, HERE / "stand-ins" / name, made["BASE_IMAGE"], made[setting]))
     run_all(jobs)
     jobs = []
     for setting, (name, dockerfile, target, base) in OURS.items():
         made[setting] = f"{PREFIX}/{name}"
-        jobs.append((name, root, dockerfile, target, made[base], made[setting]))
+        jobs.append(Job(name, root, made[base], made[setting], dockerfile, target))
     run_all(jobs)
     return made
 
 
-def run_all(jobs: list[tuple[str, Path, str | None, str, str, str]]) -> None:
+def run_all(jobs: list[Job]) -> None:
     """Build two at a time: one waits for the network while the other unpacks."""
     with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(build, *job) for job in jobs]:
+        for done in [pool.submit(build, job) for job in jobs]:
             done.result()
 
 
-def build(name: str, context: Path, dockerfile: str | None, target: str, base: str, tag: str) -> None:
+def build(job: Job) -> None:
     began = time.monotonic()
-    command = ["docker", "build", "--network", "host", "--build-arg", f"BASE_IMAGE={base}", "-t", tag]
+    command = ["docker", "build", "--network", "host", "--build-arg", f"BASE_IMAGE={job.base}", "-t", job.tag]
     for proxy in PROXIES:
         if proxy in os.environ:
             command += ["--build-arg", proxy]  # its value is taken from the environment
-    if dockerfile:
-        command += ["-f", str(context / dockerfile)]
-    if target:
-        command += ["--target", target]
+    command += ["-f", str(job.context / job.dockerfile)]
+    if job.target:
+        command += ["--target", job.target]
     # The classic builder: BuildKit asks a registry for its frontend, and Debian's client may lack its plug-in.
     environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
-    done = subprocess.run([*command, str(context)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([*command, str(job.context)], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         output = "\n".join((done.stdout + done.stderr).splitlines()[-30:])
-        raise BuildError(f"building {name} failed:\n{output}")
-    print(f"built {name} in {time.monotonic() - began:.0f} s", flush=True)
+        raise BuildError(f"building {job.name} failed:\n{output}")
+    print(f"built {job.name} in {time.monotonic() - began:.0f} s", flush=True)
 
 
 def show_sizes(made: dict[str, str]) -> None:
@@ -86,104 +85,3 @@ def show_sizes(made: dict[str, str]) -> None:
             ["docker", "image", "inspect", "--format", "{{.Size}}", tag], capture_output=True, text=True, check=True
         )
         print(f"  {tag:<32} {int(size.stdout) / 1e6:6.0f} MB", flush=True)
-
-
-# --- the base ---------------------------------------------------------------------------------------------
-
-
-def base_image(cache: Path) -> str:
-    """Make a Debian with Python as an image, unless this very one is there; return its name."""
-    suite = platform.freedesktop_os_release()["VERSION_CODENAME"]
-    recipe = hashlib.sha256(Path(__file__).read_bytes() + pip_conf().encode()).hexdigest()[:12]
-    tag = f"{PREFIX}/base:{suite}-{recipe}"
-    if subprocess.run(["docker", "image", "inspect", tag], capture_output=True, check=False).returncode == 0:
-        return tag
-    began = time.monotonic()
-    print(f"making the base image by debootstrap ({suite})", flush=True)
-    if shutil.which("debootstrap") is None:
-        subprocess.run(["sh", str(HERE.parent / "install-debian"), "debootstrap"], check=True)
-    tree = cache / "base"
-    shutil.rmtree(tree, ignore_errors=True)
-    tree.mkdir()
-    # In memory: dpkg writes each file through to the disk otherwise, which takes minutes.
-    in_memory = mount(tree)
-    try:
-        bootstrap(tree, suite, cache / "debootstrap.log")
-        adapt(tree)
-        pack(tree, tag)
-    finally:
-        if in_memory:
-            subprocess.run(["umount", "--recursive", str(tree)], check=False)
-        shutil.rmtree(tree, ignore_errors=True)
-    print(f"built base in {time.monotonic() - began:.0f} s", flush=True)
-    return tag
-
-
-def mount(tree: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", "size=1g,mode=755", "tmpfs", str(tree)]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
-
-
-def bootstrap(tree: Path, suite: str, log: Path) -> None:
-    command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", suite, str(tree)]
-    with log.open("wb") as output:
-        done = subprocess.run([*command, mirror()], stdout=output, stderr=output, check=False)
-    if done.returncode:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
-        raise BuildError(f"debootstrap failed:\n{tail}")
-
-
-def mirror() -> str:
-    """Return where this machine gets its packages."""
-    lines = []
-    for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
-        if path.suffix in (".list", ".sources") and path.is_file():
-            lines += path.read_text().splitlines()
-    for line in lines:
-        words = line.split()
-        if words[:1] in (["URIs:"], ["deb"]):
-            found = [word for word in words if word.startswith(("http://", "https://"))]
-            if found:
-                return found[0]
-    return ""
-
-
-def adapt(tree: Path) -> None:
-    """Give the tree this machine's package sources, certificates and pip settings; drop what no image needs."""
-    apt = Path("/etc/apt")
-    (tree / "etc/apt/sources.list").unlink(missing_ok=True)
-    for path in [apt / "sources.list", *apt.glob("sources.list.d/*"), *apt.glob("apt.conf.d/*")]:
-        if path.is_file() and path.suffix in (".list", ".sources", "") and "docker-" not in path.name:
-            place = tree / path.relative_to("/")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, place)
-    certificates = Path("/etc/ssl/certs/ca-certificates.crt")
-    if certificates.is_file():
-        shutil.copy(certificates, tree / certificates.relative_to("/"))
-    (tree / "etc/pip.conf").write_text(pip_conf())
-    for waste in ("var/cache/apt/archives", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
-        shutil.rmtree(tree / waste, ignore_errors=True)
-    (tree / "var/cache/apt/archives/partial").mkdir(parents=True)
-    (tree / "var/lib/apt/lists/partial").mkdir(parents=True)
-
-
-def pip_conf() -> str:
-    """Return this machine's settings of pip, less those that name its own directories."""
-    shown = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
-    ).stdout
-    found: dict[str, str] = {}
-    for line in shown.splitlines():
-        name, _, value = line.partition("=")
-        value = value.strip("'\"")
-        if (key := name.rpartition(".")[2]) in PIP_SETTINGS and "file://" not in value:
-            found[key] = value
-    return "[global]\n" + "".join(f"{key} = {value}\n" for key, value in sorted(found.items()))
-
-
-def pack(tree: Path, tag: str) -> None:
-    with subprocess.Popen(["tar", "-C", str(tree), "-c", "."], stdout=subprocess.PIPE) as tar:
-        command = ["docker", "import", "--change", "CMD [\"bash\"]", "-", tag]
-        done = subprocess.run(command, stdin=tar.stdout, capture_output=True, text=True, check=False)
-    if done.returncode or tar.returncode:
-        raise BuildError(f"docker import failed: {done.stderr}")

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HEADER = "# Written by `make env` for compose.yaml. Secret: do not commit it. Settings that may be added are there, too.\n"
+HEADER = (
+    "# Written by `make env` for compose.yaml. Secret: do not commit it. Settings that may be added are there, too.\n"
+)
 
 
 def password() -> str:

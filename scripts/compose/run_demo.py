@@ -76,9 +76,7 @@ def judge(client: AirflowClient, run: str, state: str) -> bool:
 
 def main() -> int:
     began = time.monotonic()
-    client = SiteClient(
-        os.environ.get("AIRFLOW_URL", "http://api-server:8080"), os.environ["AIRFLOW_ADMIN_PASSWORD"]
-    )
+    client = SiteClient(os.environ.get("AIRFLOW_URL", "http://api-server:8080"), os.environ["AIRFLOW_ADMIN_PASSWORD"])
     try:
         set_values(client)
         client.await_dag(DAG)

@@ -1,7 +1,7 @@
 """`make test-compose`: an engine, the images, and the tests of tests/containers. Standard library only.
 
-What is missing is made: Docker's packages of Debian, a running `dockerd`, a base image by debootstrap, stand-ins for the
-public images of broker and database. What was started is stopped again, also after a failure. To test with the public
+What is missing is made: Docker's packages of Debian, a running `dockerd`, a base image by debootstrap, stand-ins for
+the public images of broker and database. What was started is stopped again, also after a failure. To test with public
 images instead: BASE_IMAGE=python:3.11-slim-bookworm MOSQUITTO_IMAGE=eclipse-mosquitto:2 POSTGRES_IMAGE=postgres:17
 
 Where no engine can be had it says why, and ends with 0; in CI (CI=true) with 1.

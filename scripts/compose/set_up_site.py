@@ -15,30 +15,24 @@ PASSWORDS = Path(os.environ.get("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FI
 DATABASE = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
 
 #: What PostgreSQL or Alembic says, and what to do about it.
-ADVICE = (
-    (
-        "password authentication failed",
+ADVICE = {
+    "password authentication failed": (
         "the database refuses the password: its volume was made with another .env. Put that .env back, or remove the"
-        " volume with all it holds: docker compose down --volumes",
+        " volume with all it holds: docker compose down --volumes"
     ),
-    (
-        "could not translate host name",
-        "the database has no address: is the service `database` running? See: docker compose logs database",
+    "could not translate host name": (
+        "the database has no address: is the service `database` running? See: docker compose logs database"
     ),
-    (
-        "Connection refused",
-        "the database does not answer: see docker compose logs database",
-    ),
-    (
-        "Can't locate revision",
+    "Connection refused": "the database does not answer: see docker compose logs database",
+    "Can't locate revision": (
         "the tables in the database's volume are those of a newer Airflow or airflow-mqtt: use the newer images again,"
-        " or remove the volume with all it holds: docker compose down --volumes",
+        " or remove the volume with all it holds: docker compose down --volumes"
     ),
-)
+}
 
 
 def advice(output: str) -> str | None:
-    return next((what for sign, what in ADVICE if sign in output), None)
+    return next((what for sign, what in ADVICE.items() if sign in output), None)
 
 
 def refuse(output: str) -> int:
@@ -53,7 +47,7 @@ def main() -> int:
     except psycopg2.OperationalError as error:
         return refuse(str(error))
     print("set-up: making or updating the tables", flush=True)
-    done = subprocess.run(["airflow", "db", "migrate"], capture_output=True, text=True, check=False)  # noqa: S607
+    done = subprocess.run(["airflow", "db", "migrate"], capture_output=True, text=True, check=False)
     if done.returncode:
         output = done.stdout + done.stderr
         if advice(output) is None:

@@ -17,7 +17,6 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "examples")]
 
 from faults import faults, rig, table  # noqa: E402  the path is set above
 
-
 #: Rows that did not come to their end.
 BROKEN: list[str] = []
 

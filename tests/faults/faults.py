@@ -16,8 +16,8 @@ import psycopg2
 import sqlalchemy as sa
 
 from demo.processes import Server, wait_for
-from faults.rig import BRIDGES, WORKERS, Database, Rig
 from faults.links import Link
+from faults.rig import BRIDGES, WORKERS, Database, Rig
 from proxy import Direction
 
 
@@ -253,12 +253,11 @@ def _backends(rig: Rig) -> list[int]:
     with rig.jobs.engine.connect() as connection:
         found = connection.execute(
             sa.text(
-                "select pid from pg_stat_activity where datname = current_database() and backend_type = 'client backend'"
-                " and application_name = '' and query not like '%from mqtt_job%report_pending%' and pid <> pg_backend_pid()"
+                "select pid from pg_stat_activity where datname = current_database() and application_name = ''"
+                " and backend_type = 'client backend'"
             )
         )
-        ours = {row.pid for row in found}
-    return sorted(ours)
+        return sorted(row.pid for row in found)
 
 
 # --- the broker refuses -----------------------------------------------------------------------------------

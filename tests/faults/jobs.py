@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.bridge import tables
 from airflow_mqtt.executor import core, store
-from airflow_mqtt.protocol.jobs import TERMINAL
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from faults.api import ExecutionApi, TaskInstance
 
 OWNER = "1"
@@ -60,7 +60,9 @@ class Jobs:
         self.heard: dict[str, list[str]] = {}
         self._stop = threading.Event()
         self._ear = threading.Thread(target=self._listen, name="ear", daemon=True)
-        self.engine = sa.create_engine(self._url, pool_size=4, max_overflow=0, pool_pre_ping=True)
+        self.engine = sa.create_engine(
+            self._url, pool_size=4, max_overflow=0, pool_pre_ping=True, connect_args={"application_name": "faults"}
+        )
 
     def open(self) -> None:
         tables.metadata.create_all(self.engine)
@@ -158,7 +160,9 @@ class Jobs:
         return [f"{plan.id} {gap}" for plan in self.planned if (gap := self._log_gap(plan, logs))]
 
     def _logs(self) -> dict[str, bytes]:
-        query = sa.select(tables.job_log).order_by(tables.job_log.c.job_id, tables.job_log.c.attempt, tables.job_log.c.offset)
+        query = sa.select(tables.job_log).order_by(
+            tables.job_log.c.job_id, tables.job_log.c.attempt, tables.job_log.c.offset
+        )
         found: dict[str, bytes] = {}
         with self.engine.connect() as connection:
             for row in connection.execute(query):
@@ -197,7 +201,9 @@ class Jobs:
     def _judge(self, plan: Planned, row: Any, logs: dict[str, bytes], verdict: Verdict) -> None:
         task = self._api.tasks[plan.subject]
         starts, taken = self._lines_of(plan, "starts"), self._lines_of(plan, "taken")
-        story = f"airflow {task.state}, job {row and (row.state, row.reason, row.attempt)}, heard {self.heard.get(plan.id)}"
+        story = (
+            f"airflow {task.state}, job {row and (row.state, row.reason, row.attempt)}, heard {self.heard.get(plan.id)}"
+        )
         if row is None or row.state not in TERMINAL:
             verdict.lost[plan.id] = f"no end: {story}"
         elif len(self.heard.get(plan.id, [])) != 1:
@@ -205,7 +211,9 @@ class Jobs:
         elif taken and task.state != taken[-1].rpartition(" ")[2]:
             verdict.lost[plan.id] = f"the worker took {taken}: {story} {task.history}"
         elif task.state != plan.outcome:
-            verdict.wrong[plan.id] = f"{story} {task.history} {self._lines_of(plan, 'errors')} {self._lines_of(plan, 'stopped')}"
+            verdict.wrong[plan.id] = (
+                f"{story} {task.history} {self._lines_of(plan, 'errors')} {self._lines_of(plan, 'stopped')}"
+            )
             verdict.reasons[row.reason] += 1
         if len(starts) > 1 or task.runs > 1:
             verdict.doubled[plan.id] = f"{starts} runs={task.runs}: {story}"
@@ -214,7 +222,5 @@ class Jobs:
 
 
 def _as_job(row: Any) -> core.Job:
-    from airflow_mqtt.protocol.jobs import JobState
-
     subject = core.Subject(row.workload_type)
     return core.Job(row.id, subject, JobState(row.state), row.reason, row.final_state, newest=True)

@@ -162,9 +162,7 @@ class Link:
         except OSError:
             self._close(end, abrupt=True)
             return
-        if end.ended and not other.out:
-            self._close(end, abrupt=False)
-        elif other.ended and not end.out:
+        if (end.ended and not other.out) or (other.ended and not end.out):
             self._close(end, abrupt=False)
         else:
             self._watch(end)

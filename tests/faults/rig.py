@@ -9,17 +9,20 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 import sqlalchemy as sa
 
 import servers
 from airflow_mqtt.bridge import tables
-from demo.processes import Server
+from airflow_mqtt.worker import job_files, processes
+from demo.processes import MissingProgramError, Server
 from faults.api import ExecutionApi
 from faults.jobs import Jobs
 from faults.links import Link
@@ -72,13 +75,11 @@ class Database(servers.Postgres):
 
 @contextmanager
 def database() -> Iterator[Database]:
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="airflow-mqtt-pg-", ignore_cleanup_errors=True) as name:
         try:
             server = Database(Path(name))
             server.initialise()
-        except (servers.MissingProgramError, KeyError) as error:  # type: ignore[attr-defined]
+        except (MissingProgramError, KeyError) as error:
             servers.missing(error)
         with servers.running(server):
             yield server
@@ -123,7 +124,7 @@ class Keeper:
             with self._lock:
                 self._held.discard(server.name)
 
-    def __enter__(self) -> "Keeper":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -149,7 +150,9 @@ class Keeper:
 class Rig:
     """All parts of one row of the table."""
 
-    def __init__(self, directory: Path, database: Database, *, seed: int, overrides: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, database: Database, *, seed: int, overrides: dict[str, str] | None = None
+    ) -> None:
         self.directory = directory
         self.database = database
         self.seed = seed
@@ -161,7 +164,7 @@ class Rig:
         self.bridge_links: dict[str, Link] = {}
         self.database_links: dict[str, Link] = {}
 
-    def __enter__(self) -> "Rig":
+    def __enter__(self) -> Self:
         try:
             self._start()
         except BaseException:
@@ -175,9 +178,7 @@ class Rig:
     def _start(self) -> None:
         enter = self._stack.enter_context
         self._stack.callback(self._end_runners)
-        self.broker = enter(
-            servers.mosquitto(self.directory / "broker", accounts=WORKERS, overrides=self._overrides)
-        )
+        self.broker = enter(servers.mosquitto(self.directory / "broker", accounts=WORKERS, overrides=self._overrides))
         self.url = self.database.new_database()
         self.api = enter(ExecutionApi())
         self.jobs = Jobs(self.url, self.api, self.directory / "evidence", seed=self.seed)
@@ -239,8 +240,6 @@ class Rig:
 
     def _end_runners(self) -> None:
         """End runners that outlived their workers: by the session that each noted in its job's directory."""
-        from airflow_mqtt.worker import job_files, processes
-
         for state in self.directory.glob("*/state*"):
             for files in job_files.directories(state):
                 process = files.read_runner()

@@ -49,7 +49,7 @@ class Row:
 
     def cells(self) -> list[str]:
         found = self.verdict
-        worst = f"{max(self.recovered):.1f} s ({statistics.median(self.recovered):.1f} s)" if self.recovered else "–"
+        worst = f"{max(self.recovered):.1f} s ({statistics.median(self.recovered):.1f} s)" if self.recovered else "-"
         numbers = [self.times, found.jobs, *map(len, (found.lost, found.doubled, found.wrong, found.log_cut))]
         return [self.fault.name, *map(str, numbers), worst, f"{self.seconds:.0f} s"]
 
@@ -68,7 +68,14 @@ class Row:
 
 
 def run(
-    fault: Fault, database: Database, directory: Path, *, seed: int, jobs: int, times: int | None = None, settle: float = 100
+    fault: Fault,
+    database: Database,
+    directory: Path,
+    *,
+    seed: int,
+    jobs: int,
+    times: int | None = None,
+    settle: float = 100,
 ) -> Row:
     """Run one row. `settle` bounds the wait after the last fault, in seconds."""
     began = time.monotonic()
@@ -150,7 +157,10 @@ def _settle(rig: Rig, bound: float) -> list[str]:
 def _recovery(rig: Rig, one: Injected) -> float:
     """Wait for the next start of a job after a fault; return after how many seconds that was."""
     found = wait_for(
-        lambda: rig.jobs.started_after(one.over, one.worker), what=f"a job to start after {one}", timeout=LONGEST, every=0.1
+        lambda: rig.jobs.started_after(one.over, one.worker),
+        what=f"a job to start after {one}",
+        timeout=LONGEST,
+        every=0.1,
     )
     return found - one.over
 

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from airflow_mqtt.bridge import tables
+from airflow_mqtt.worker import processes
 from airflow_site import WORKER, WholeSite, whole_site
 from demo.client import AirflowClient
 from servers import wait_for
@@ -105,8 +106,9 @@ class Held:
         return wait_for(found, what=f"the event {event}", timeout=30)
 
     def await_gone(self, pid: int) -> float:
-        """Wait until the process is gone; return when that was seen."""
-        wait_for(lambda: not Path(f"/proc/{pid}").exists(), what=f"process {pid} to be gone", timeout=30, every=0.02)
+        """Wait until the process is gone (or only waits to be reaped); return when that was seen."""
+        process = processes.identify(pid)
+        wait_for(lambda: not processes.alive(process), what=f"process {pid} to be gone", timeout=30, every=0.02)
         return time.time()
 
 

@@ -194,9 +194,11 @@ class Dispatcher:
         marks = state.logs.setdefault(worker.name, {})
         data = chunk.data
         end = chunk.offset + len(data)
-        if job is None or job.worker != worker.name or job.attempt != chunk.attempt:
+        if job is None or job.worker != worker.name or job.attempt < chunk.attempt:
             marks[job_id] = end  # nobody will ever read it: let the worker forget it
             return
+        if chunk.attempt < job.attempt:
+            return  # a mark names no attempt: it would be taken for one of the newer, which this worker gets or has
         marks[job_id] = job.log_bytes
         if not chunk.offset <= job.log_bytes < end:
             return

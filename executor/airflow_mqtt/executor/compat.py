@@ -10,7 +10,7 @@ from airflow.configuration import conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from sqlalchemy import Uuid, select, update
+from sqlalchemy import Uuid, select, tuple_, update
 from sqlalchemy.orm import Session
 
 
@@ -53,6 +53,17 @@ def dispatches_of(session: Session, task_instance_ids: Collection[str]) -> dict[
     keys = [_key(one) for one in task_instance_ids]
     statement = select(TaskInstance.id, TaskInstance.external_executor_id).where(TaskInstance.id.in_(keys))
     return {str(found): dispatch for found, dispatch in session.execute(statement)}
+
+
+def cleared_dispatches(session: Session, tasks: Collection[tuple[str, str, str, int]]) -> set[str]:
+    """Return the dispatches of those of `tasks` (Dag, run, task, map index) that were cleared while they ran.
+
+    Clearing gives a task instance a new id at once (`clear_task_instances`), so that it is not found by the one that
+    its job has. It keeps `external_executor_id`, and stays "restarting" until it hears that this dispatch has ended.
+    """
+    key = tuple_(TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id, TaskInstance.map_index)
+    statement = select(TaskInstance.external_executor_id).where(key.in_(tasks), TaskInstance.state == "restarting")
+    return {dispatch for dispatch in session.scalars(statement) if dispatch is not None}
 
 
 def set_dispatch(session: Session, task_instance_id: str, job_id: str) -> None:

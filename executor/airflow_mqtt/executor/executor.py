@@ -193,6 +193,10 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _understand(self, rows: Sequence[Record], session: Session) -> list[_Heard]:
         tasks = [row.subject for row in rows if row.workload_type == core.Subject.TASK and _is_uuid(row.subject)]
         dispatches = compat.dispatches_of(session, tasks) if tasks else {}
+        gone = [row for row in rows if row.workload_type == core.Subject.TASK and row.subject not in dispatches]
+        keys = {(row.dag_id, row.run_id, row.task_id, row.map_index) for row in gone}
+        cleared = compat.cleared_dispatches(session, keys) if keys else set()
+        dispatches |= {row.subject: row.id for row in gone if row.id in cleared}
         return [self._understand_one(row, dispatches) for row in rows]
 
     def _understand_one(self, row: Record, dispatches: dict[str, str | None]) -> _Heard:

@@ -69,7 +69,9 @@ class Reschedule(BaseSensorOperator):
 
 
 def _dag(name: str, **settings) -> DAG:
-    return DAG(name, schedule=None, start_date=datetime(2025, 1, 1), catchup=False, default_args={"queue": "edge"}, **settings)
+    return DAG(
+        name, schedule=None, start_date=datetime(2025, 1, 1), catchup=False, default_args={"queue": "edge"}, **settings
+    )
 
 
 with _dag("holds"):

@@ -106,7 +106,9 @@ class _Task:
         if answer.status_code == 410:
             raise StoppedError(f"{answer.request.url.path} 410 {answer.text[:200]}")
         if answer.is_error:
-            self.witness("errors", f"{answer.request.method} {answer.request.url.path} {answer.status_code} {answer.text[:200]}")
+            self.witness(
+                "errors", f"{answer.request.method} {answer.request.url.path} {answer.status_code} {answer.text[:200]}"
+            )
 
     def end(self, outcome: str) -> None:
         answer = self._own("PATCH", "state", {"state": outcome, "end_date": "2026-01-01T00:00:01Z"})

@@ -86,6 +86,23 @@ def test_the_end_of_an_earlier_try_is_silent(world):
     assert executor.slots_occupied == 0
 
 
+@pytest.mark.parametrize("events", [(JobEvent.CANCEL, JobEvent.CONFIRM), (JobEvent.SUCCEED,)])
+def test_a_task_that_was_cleared_while_it_ran_hears_of_the_end(world, events):
+    """Clearing gives it a new id at once; it stays "restarting" until its dispatch is reported as ended."""
+    from airflow_mqtt.executor import compat
+
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    executor.sync()
+    executor.get_event_buffer()
+    world.set_task(ti, id=compat._key(str(uuid.uuid4())), state="restarting", external_executor_id=job.id)
+    world.drive(job.id, *events, reason="airflow: heartbeat answered 410")
+    executor.sync()
+    assert executor.get_event_buffer()[ti.key][0] == "success"
+    assert not executor.has_task(ti)
+
+
 def test_a_job_that_moves_between_reading_and_clearing_is_heard_again(world, monkeypatch):
     from airflow_mqtt.executor import store
 

@@ -88,12 +88,12 @@ def _whole_lines(data: bytes, *, last: bool) -> bytes:
 
 
 def acknowledged(state: State, marks: Mapping[str, int], now: float) -> None:
+    """Take the marks of an acknowledgement. One beyond what was sent is an earlier attempt's: a mark names none."""
     for name, end in marks.items():
         job = state.jobs.get(name)
-        if job is None or end <= job.log_acked:
+        if job is None or not job.log_acked < end <= job.log_sent:
             continue
         job.log_acked = end
-        job.log_sent = max(job.log_sent, end)
         job.log_progress = now
         job.log_stalls = 0
         save(state, job)

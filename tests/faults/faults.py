@@ -305,7 +305,7 @@ def quota(rig: Rig, rng: random.Random) -> Injected:
 
 
 def message_size(rig: Rig, rng: random.Random) -> Injected:
-    """The broker takes only small messages for a while; XComs of 6 KB do not fit."""
+    """The broker takes only small messages for a while; XComs of 12 KB (half of that when compressed) do not fit."""
     path = rig.broker.directory / "mosquitto.conf"
     whole = path.read_text()
     _reload(rig, path, whole + "message_size_limit 3000\n")

@@ -99,7 +99,7 @@ class Jobs:
         outcome = "failed" if self._random.random() < 0.05 else "success"
         plan = Planned(str(uuid.UUID(int=self._random.getrandbits(128), version=4)), subject, outcome, 5)
         seconds = self._random.uniform(0.1, self._longest)
-        xcom = self._random.choice([10, 10, 10, 6000])
+        xcom = self._random.choice([10, 10, 10, 12_000])
         names = {"dag_id": "dag", "run_id": "run", "task_id": subject}
         light = {
             "seconds": seconds, "lines": plan.lines, "outcome": outcome, "xcom": xcom, "evidence": str(self._evidence),

@@ -95,7 +95,7 @@ class _Task:
                 self._beat()
         ti = self._ti
         path = f"xcoms/{ti['dag_id']}/{ti['run_id']}/{ti['task_id']}/return_value"
-        self._must(self._call("POST", path, "x" * self._light["xcom"]))
+        self._must(self._call("POST", path, os.urandom(self._light["xcom"] // 2).hex()))
 
     def _beat(self) -> None:
         answer = self._own("PUT", "heartbeat", {"hostname": socket.gethostname(), "pid": os.getpid()})

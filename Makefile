@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test test-brokers test-all unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention env test-compose servers check format clean
+.PHONY: help setup demo demo-stop test test-brokers test-simulation test-faults test-all unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -34,9 +34,13 @@ test: setup servers ## unit, contract, integration and acceptance tests (install
 test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 and 3.1.1), NATS, and a cluster of NATS that loses a node
 	@$(BIN)/pytest $(MATRIX) $(ARGS)
 
-test-all: test test-brokers ## all of it: also the simulation, the model, and a slice of the real faults
+test-simulation: setup ## a slice of the simulation, all its deliberate defects, and the model
 	@$(BIN)/pytest tests/simulation tests/model $(ARGS)
-	@$(MAKE) faults SLICE=1
+
+test-faults: setup servers ## a slice of the real faults, and those of the scheduler on a real Airflow
+	@$(BIN)/pytest tests/faults $(ARGS)
+
+test-all: test test-brokers test-simulation test-faults ## all of it but the containers
 
 unit: setup ## tests that need no server
 	@$(BIN)/pytest tests/unit $(ARGS)

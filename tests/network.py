@@ -3,10 +3,11 @@
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from servers import missing
@@ -48,7 +49,7 @@ def edge_network() -> Iterator[EdgeNetwork]:
     """A new namespace. Nothing is routed: from inside there is no way beyond this machine's end of the cable."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         missing("a network namespace needs root and iproute2")
-    number = next(_numbers) % 250
+    number = next(number % 250 for number in _numbers if not _taken(f"amqtt{number % 250}"))
     network = EdgeNetwork(f"amqtt{number}", f"10.213.{number}.1", f"10.213.{number}.2")
     made = subprocess.run(["ip", "netns", "add", network.name], capture_output=True, text=True, check=False)
     if made.returncode:
@@ -57,7 +58,21 @@ def edge_network() -> Iterator[EdgeNetwork]:
         _wire(network)
         yield network
     finally:
-        _ip("netns", "del", network.name)
+        _clear(network.name)
+
+
+def _taken(name: str) -> bool:
+    """Whether a run that was killed has left its end of a cable."""
+    return subprocess.run(["ip", "link", "show", f"{name}h"], capture_output=True, check=False).returncode == 0
+
+
+def _clear(name: str) -> None:
+    """End what still runs inside (it would keep the cable), and take the namespace away."""
+    inside = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=False)
+    for pid in inside.stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    _ip("netns", "del", name)
 
 
 def _wire(network: EdgeNetwork) -> None:

@@ -164,7 +164,7 @@ class Scenario:
 
     def _settled(self) -> bool:
         return all(row["state"] in TERMINAL for row in self.db.rows.values()) and all(
-            not device.up or not (device.core.state.jobs or device.core.state.outbox.events) for device in self.devices
+            device.up and not (device.core.state.jobs or device.core.state.outbox.events) for device in self.devices
         )
 
     def _judge(self) -> Outcome:

@@ -12,6 +12,7 @@ from typing import Self
 
 import orjson
 
+from airflow_mqtt.protocol.errors import RefusedError
 from airflow_mqtt.worker.core.effects import (
     DropCall,
     DropEvents,
@@ -57,6 +58,12 @@ class Journal:
         # Connections are counted from the time of day on, so that those of a new disk come after those of the old.
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('connection', ?)", (str(int(time.time())),))
         self._db.execute("COMMIT")
+        (found,) = self._db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
+        if found != str(SCHEMA_VERSION):
+            raise RefusedError(
+                f"the journal in the state directory is of another version (schema {found}, this one reads"
+                f" {SCHEMA_VERSION}): install the version that wrote it, or give another --state-dir"
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -59,14 +59,14 @@ def mount(tree: Path) -> bool:
 def bootstrap(tree: Path, suite: str, log: Path) -> None:
     command = ["debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", suite, str(tree)]
     with log.open("wb") as output:
-        done = subprocess.run([*command, mirror()], stdout=output, stderr=output, check=False)
+        done = subprocess.run([*command, *mirror()], stdout=output, stderr=output, check=False)
     if done.returncode:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-10:])
         raise BuildError(f"debootstrap failed:\n{tail}")
 
 
-def mirror() -> str:
-    """Return where this machine gets its packages."""
+def mirror() -> list[str]:
+    """Return where this machine gets its packages; nothing when it does not say, and debootstrap has its default."""
     lines = []
     for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
         if path.suffix in (".list", ".sources") and path.is_file():
@@ -76,8 +76,8 @@ def mirror() -> str:
         if words[:1] in (["URIs:"], ["deb"]):
             found = [word for word in words if word.startswith(("http://", "https://"))]
             if found:
-                return found[0]
-    return ""
+                return found[:1]
+    return []
 
 
 def adapt(tree: Path) -> None:

@@ -2,22 +2,16 @@
 
 import argparse
 import importlib.metadata
-import json
 import shutil
 import sys
-import time
 from pathlib import Path
 
-from demo import edge, kept, report
+from demo import edge, example, kept
 from demo.brokers import Broker, any_broker
-from demo.client import AirflowClient
 from demo.processes import MissingProgramError, Server, StartError
 from demo.site import EXAMPLE_DAGS, AirflowSite
 
 ROOT = Path(__file__).resolve().parents[2]
-DAG = "edge_site"
-WORKER = "edge-1"
-SITE_NAME = "plant-7"
 
 
 class Demo:
@@ -25,8 +19,8 @@ class Demo:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.began = time.monotonic()
-        self.broker: Broker = any_broker(directory / "broker", [WORKER])
+        self.teller = example.Teller()
+        self.broker: Broker = any_broker(directory / "broker", [example.WORKER])
         self.site = AirflowSite(directory / "site", database_url=f"sqlite:///{directory}/site/airflow.db")
         self.bridge = edge.bridge(
             directory / "bridge",
@@ -35,17 +29,16 @@ class Demo:
             execution_api_url=self.site.execution_api_url,
         )
         self.worker = edge.worker(
-            directory / "worker", broker_url=self.broker.url(WORKER), dags_folder=EXAMPLE_DAGS, name=WORKER
+            directory / "worker",
+            broker_url=self.broker.url(example.WORKER),
+            dags_folder=EXAMPLE_DAGS,
+            name=example.WORKER,
         )
-        self.statuses: dict[str, object] = {}
 
     @property
     def servers(self) -> list[Server]:
         """In the order in which they are to be stopped."""
         return [self.worker, self.bridge, *self.site.servers.values(), self.broker]
-
-    def say(self, part: str, text: str) -> None:
-        print(f"{time.monotonic() - self.began:6.1f} s  {part:<14} {text}", flush=True)
 
     def check(self) -> None:
         for server in self.servers:
@@ -55,63 +48,25 @@ class Demo:
     # --- the steps
 
     def start(self) -> None:
+        say = self.teller.say
         self.broker.start()
-        self.say("broker", f"{self.broker.command[0]} on 127.0.0.1:{self.broker.port}")
+        say("broker", f"{self.broker.command[0]} on 127.0.0.1:{self.broker.port}")
         version = importlib.metadata.version("apache-airflow")
-        self.say("airflow", f"making the tables of Airflow {version} in SQLite (about 15 s) …")
+        say("airflow", f"making the tables of Airflow {version} in SQLite (about 15 s) …")
         self.site.migrate()
-        self.say("airflow", "starting api-server, scheduler, dag-processor and triggerer (about 15 s) …")
+        say("airflow", "starting api-server, scheduler, dag-processor and triggerer (about 15 s) …")
         self.site.start()
-        self.say("airflow", f"the API answers on {self.site.url}")
+        say("airflow", f"the API answers on {self.site.url}")
         with edge.Watch(self.broker.url("monitor")) as watch:
             self.bridge.start()
             watch.await_state("bridge/status", "leading", servers=[self.bridge])
-            self.say("bridge", "leads")
+            say("bridge", "leads")
             self.worker.start()
-            state = watch.await_state(f"worker/{WORKER}/status", "idle", servers=[self.worker])
-            self.say("worker", f"{WORKER} is {state}, serves the queue {edge.QUEUE!r} with 2 slots")
+            state = watch.await_state(f"worker/{example.WORKER}/status", "idle", servers=[self.worker])
+            say("worker", f"{example.WORKER} is {state}, serves the queue {edge.QUEUE!r} with 2 slots")
 
     def run(self) -> bool:
-        """Run the example Dag and print what became of it; return whether all went as it should."""
-        client = self.site.client
-        client.call("POST", "variables", json={"key": "site_name", "value": SITE_NAME})
-        plant = {"connection_id": "plant_api", "conn_type": "http", "host": "plant.example", "port": 8080}
-        client.call("POST", "connections", json=plant)
-        self.say("dag", f"waiting until Airflow has read {DAG} …")
-        client.await_dag(DAG, check=self.check)
-        run = client.trigger(DAG)
-        self.say("dag", f"run {run}")
-        state = client.await_run(DAG, run, check=lambda: self.follow(client, run), every=0.5)
-        self.follow(client, run)
-        self.say("dag", f"the run ended: {state}")
-        return self.judge(client, run, state)
-
-    def follow(self, client: AirflowClient, run: str) -> None:
-        """Print each task whose state is another than when it was last looked at."""
-        self.check()
-        for task in client.tasks(DAG, run):
-            name, state = report.label(task), task["state"]
-            if state and self.statuses.get(name) != state:
-                self.statuses[name] = state
-                self.say(
-                    "task", f"{name}: {state}" + (f" (try {task['try_number']})" if task["try_number"] > 1 else "")
-                )
-
-    def judge(self, client: AirflowClient, run: str, state: str) -> bool:
-        tasks = client.tasks(DAG, run)
-        print(f"\n{report.table(tasks)}\n")
-        wrong = report.surprises(tasks, WORKER)
-        if state != "success":
-            wrong.append(f"the run is {state}")
-        for line in wrong:
-            print(f"  wrong: {line}")
-        if not wrong:
-            answer = json.dumps(client.xcom(DAG, run, "report"), sort_keys=True)
-            print(f"  What the device reported (the XCom of `report`):\n    {answer}\n")
-            lines = client.log(DAG, run, "flaky_bus", 2).splitlines()
-            print("  The end of a task's log, as the API server has it from the device (`flaky_bus`, try 2):")
-            print("\n".join(f"    {line}" for line in lines[-4:]))
-        return not wrong
+        return example.run(self.site.client, self.teller, self.check)
 
     def explain(self, *, keep: bool) -> None:
         url = self.broker.url("monitor").removeprefix("mqtt://")
@@ -176,9 +131,7 @@ def show(directory: Path, *, keep: bool) -> int:
     finally:
         if not going:
             demo.stop()
-    print(
-        f"\n{'All went as it should' if good else 'Something went wrong'}: {time.monotonic() - demo.began:.0f} s in all"
-    )
+    demo.teller.end(good=good)
     return 0 if good else 1
 
 

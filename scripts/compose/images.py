@@ -25,13 +25,12 @@ class Job:
     target: str = ""
 
 
-#: Setting of compose.yaml: where its image is built, and with which base.
-OURS = {
-    "BROKER_IMAGE": ("broker", "mosquitto/Dockerfile", "", "MOSQUITTO_IMAGE"),
-    "BRIDGE_IMAGE": ("bridge", "bridge/Dockerfile", "", "BASE_IMAGE"),
-    "AIRFLOW_IMAGE": ("airflow", "executor/Dockerfile", "", "BASE_IMAGE"),
-    "WORKER_IMAGE": ("worker", "worker/Dockerfile", "", "BASE_IMAGE"),
-    "THIN_WORKER_IMAGE": ("worker-thin", "worker/Dockerfile", "thin", "BASE_IMAGE"),
+#: Settings that name the images of `Dockerfile`, each with its target, in the order in which they stand there.
+TARGETS = {
+    "THIN_WORKER_IMAGE": "worker-thin",
+    "WORKER_IMAGE": "worker",
+    "BRIDGE_IMAGE": "bridge",
+    "AIRFLOW_IMAGE": "airflow",
 }
 
 
@@ -45,20 +44,17 @@ def make(root: Path, cache: Path) -> dict[str, str]:
         if not made[setting]:
             made[setting] = f"{PREFIX}/{name}"
             jobs.append(Job(name, HERE / "stand-ins" / name, made["BASE_IMAGE"], made[setting]))
-    run_all(jobs)
-    jobs = []
-    for setting, (name, dockerfile, target, base) in OURS.items():
-        made[setting] = f"{PREFIX}/{name}"
-        jobs.append(Job(name, root, made[base], made[setting], dockerfile, target))
-    run_all(jobs)
-    return made
-
-
-def run_all(jobs: list[Job]) -> None:
-    """Build two at a time: one waits for the network while the other unpacks."""
+    # Two at a time: one waits for the network while the other unpacks.
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(build, job) for job in jobs]:
             done.result()
+    made["BROKER_IMAGE"] = f"{PREFIX}/broker"
+    build(Job("broker", root, made["MOSQUITTO_IMAGE"], made["BROKER_IMAGE"], "mosquitto/Dockerfile"))
+    # One after the other: they share what stands before them.
+    for setting, target in TARGETS.items():
+        made[setting] = f"{PREFIX}/{target}"
+        build(Job(target, root, made["BASE_IMAGE"], made[setting], target=target))
+    return made
 
 
 def build(job: Job) -> None:

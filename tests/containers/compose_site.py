@@ -12,9 +12,9 @@ from typing import Any
 
 import make_env
 from engine import compose
-from run_demo import SiteClient
 
 import servers
+from demo.client import AirflowClient
 
 ROOT = Path(__file__).resolve().parents[2]
 WITNESS = "/var/lib/airflow-mqtt/witness"
@@ -108,7 +108,7 @@ class ComposeSite(ComposeProject):
         """`up --wait`, in the words that the Python Compose has too."""
         self("up", "--detach", timeout=400)
         self.await_healthy()
-        self.client = SiteClient(self.url, self.values["AIRFLOW_ADMIN_PASSWORD"])
+        self.client = AirflowClient(self.url, password=self.values["AIRFLOW_ADMIN_PASSWORD"])
 
     def await_healthy(self, *services: str, timeout: float = 180) -> None:
         wanted = services or PARTS

@@ -78,6 +78,8 @@ LABEL org.opencontainers.image.title="airflow-mqtt bridge" \
 COPY scripts/compose/health.py /usr/local/lib/airflow-mqtt/health.py
 COPY --from=bridge-packages /opt/airflow-mqtt /opt/airflow-mqtt
 COPY --from=ours /ours /opt/airflow-mqtt
+# The health check looks at its age.
+ENV AIRFLOW_MQTT_HEALTH_FILE=/tmp/bridge
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=8s --start-period=30s --retries=3 \
     CMD ["python3", "/usr/local/lib/airflow-mqtt/health.py", "bridge"]

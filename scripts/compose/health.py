@@ -1,7 +1,8 @@
 """Health of a bridge or worker container: `health.py bridge`, `health.py worker`. Exit code 0 is healthy.
 
 Asks the broker, with the container's own account, what everybody else can see of it: that a process exists says
-nothing. The reason is printed once for each change, also into the container's log.
+nothing. What nobody can see there is whether a bridge that stands by still turns: that is in its `health_file`. The
+reason is printed once for each change, also into the container's log.
 """
 
 import json
@@ -24,28 +25,43 @@ PATIENCE = 4.0
 #: Seconds in which retained messages of others would arrive, if they were allowed to.
 GRACE = 0.3
 
+#: Seconds that a bridge's loop may stand still beyond its `lease_ttl`, which is longer than its turns take.
+STANDSTILL = 15.0
+
 #: Where the reason of the last check is kept, so that the log gets each once.
 LAST = Path("/tmp/health")  # noqa: S108  a tmpfs of the container's own
 
 Statuses = Mapping[str, dict[str, Any]]
 
 
-def of_bridge(statuses: Statuses, root: str, instance: str) -> str:
+def of_loop(file: Path, lease_ttl: float, now: float) -> str:
+    """Return what is wrong, or nothing: this bridge, leading or standing by, has looked at its database just now."""
+    if not file.exists():
+        return "it has not found its database yet"
+    age = now - file.stat().st_mtime
+    if age > lease_ttl + STANDSTILL:
+        return f"it has stood still for {age:.0f} s: its database does not answer, or the process hangs (restart it)"
+    return ""
+
+
+def of_leader(statuses: Statuses, root: str, account: str | None) -> str:
     """Return what is wrong, or nothing: some bridge leads, and the broker knows it."""
     status = statuses.get(f"{root}/v1/bridge/status")
     if status is None:
-        return "no bridge has ever led: does the database answer, and are its tables there (airflow db migrate)?"
+        return (
+            f"the broker knows of no bridge: it must let the account {account} write and read {root}/# (mosquitto/acl)"
+        )
     if status.get("state") != "leading":
-        return f"no bridge leads; {status.get('instance')} was the last, {instance} should have taken over"
+        return f"no bridge leads; {status.get('instance')} was the last"
     return ""
 
 
 def of_worker(statuses: Statuses, root: str, name: str, now: float) -> str:
     """Return what is wrong, or nothing: its own status is fresh, and it sees nobody else's."""
     own = f"{root}/v1/worker/{name}/status"
-    others = sorted(topic for topic in statuses if topic.startswith(f"{root}/v1/worker/") and topic != own)
-    if others:
-        return f"the broker shows {name} what is {others[0].split('/')[-2]}'s: it needs the access rules mosquitto/acl"
+    foreign = sorted(topic for topic in statuses if topic != own)
+    if foreign:
+        return f"the broker shows {name} what is not its own ({foreign[0]}): it needs the access rules of mosquitto/acl"
     status = statuses.get(own)
     if status is None:
         return f"the broker has no status of {name}: is the account's name the worker's name, as mosquitto/acl wants?"
@@ -116,11 +132,14 @@ def judge(part: str, environment: Mapping[str, str]) -> str:
     url = parse_broker_url(environment["AIRFLOW_MQTT_BROKER_URL"])
     root = environment.get("AIRFLOW_MQTT_ROOT", "airflow")
     if part == "bridge":
+        file = Path(environment["AIRFLOW_MQTT_HEALTH_FILE"])
+        lease_ttl = float(environment.get("AIRFLOW_MQTT_LEASE_TTL", "3"))
         look = Look(url, [f"{root}/v1/bridge/status"], f"{root}/v1/bridge/status")
-        return look.take() or of_bridge(look.statuses, root, environment.get("AIRFLOW_MQTT_INSTANCE", "this bridge"))
+        return of_loop(file, lease_ttl, time.time()) or look.take() or of_leader(look.statuses, root, url.username)
     name = environment.get("AIRFLOW_MQTT_NAME", url.username or "")
     own = f"{root}/v1/worker/{name}/status"
-    look = Look(url, [own, f"{root}/v1/worker/+/status"], own)
+    # The second is what only the monitor may read: of other workers, and of queues once a bridge leads.
+    look = Look(url, [own, f"{root}/v1/+/+/status"], own)
     return look.take() or of_worker(look.statuses, root, name, time.time())
 
 

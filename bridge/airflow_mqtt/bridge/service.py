@@ -16,6 +16,7 @@ from airflow_mqtt.bridge.intake import Call, Echo, Intake, Other
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.link import Link
 from airflow_mqtt.bridge.outgoing import Outgoing
+from airflow_mqtt.bridge.pulse import Pulse
 from airflow_mqtt.bridge.retention import Retention
 from airflow_mqtt.bridge.settings import BridgeSettings
 from airflow_mqtt.bridge.store import SqlTx
@@ -45,6 +46,7 @@ class Bridge:
         self._settings = settings
         self._engine = make_engine(settings.database_url, idle_limit=settings.lease_ttl)
         self._database = Database(self._engine, settings.team_name)
+        self._pulse = Pulse(settings.health_file)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stand by and lead until `stop` is set. Raises `RefusedError` when the tables are not there."""
@@ -76,6 +78,7 @@ class Bridge:
         while not stop.is_set():
             try:
                 seen = await lease.read(self._database)
+                self._pulse.beat()
                 now = time.monotonic()
                 watch = lease.look(watch, seen, now)
                 if lease.may_take(watch, settings.lease_ttl, now):
@@ -96,7 +99,7 @@ class Bridge:
     async def _lead(self, held: Lease, stop: asyncio.Event) -> None:
         log.info("leading with epoch %d as %s", held.epoch, self._settings.instance)
         self._database.epoch = held.epoch
-        leader = Leader(self._settings, self._database, held.epoch)
+        leader = Leader(self._settings, self._database, held.epoch, self._pulse)
         keeper = LeaseKeeper(self._settings, self._database, held)
         try:
             async with asyncio.TaskGroup() as group:
@@ -146,10 +149,11 @@ class LeaseKeeper:
 class Leader:
     """What the leading bridge does, as tasks of one group."""
 
-    def __init__(self, settings: BridgeSettings, database: Database, epoch: int) -> None:
+    def __init__(self, settings: BridgeSettings, database: Database, epoch: int, pulse: Pulse) -> None:
         self._settings = settings
         self._database = database
         self._epoch = epoch
+        self._pulse = pulse
         self._topics = Topics(settings.root)
         self._intake = Intake(self._topics, settings.max_message_bytes)
         self._dispatcher = Dispatcher(settings, epoch)
@@ -279,6 +283,7 @@ class Leader:
             more = False
             if self._hearing_since is not None:
                 more = await self._tick_once()
+            self._pulse.beat()
             if not more:
                 await _pause(self._wake, _TICK)
 

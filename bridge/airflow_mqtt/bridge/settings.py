@@ -52,6 +52,13 @@ def _retention(value: str) -> float:
     return number
 
 
+def _health_file(value: str) -> Path:
+    path = Path(text(value)).expanduser()
+    if not os.access(path.parent, os.W_OK):
+        raise SettingError("its directory is not there, or may not be written")
+    return path
+
+
 def _instance(value: str) -> str:
     if not WORKER_NAME.fullmatch(value):
         raise SettingError("it has other characters")
@@ -179,6 +186,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("tls_cert_file", text, "path of a PEM file", "Client certificate."),
     Setting("tls_key_file", text, "path of a PEM file", "Key of the client certificate."),
     Setting(
+        "health_file",
+        _health_file,
+        "path of a file that the bridge may make",
+        "Touched every few seconds by a bridge that leads, and by one that stands by and could take over. If its age is"
+        " more than lease_ttl and 15 seconds, the bridge hangs, or its database does not answer.",
+    ),
+    Setting(
         "log_level",
         choice("debug", "info", "warning", "error"),
         "debug, info, warning or error",
@@ -212,6 +226,7 @@ class BridgeSettings:
     tls_ca_file: str | None
     tls_cert_file: str | None
     tls_key_file: str | None
+    health_file: Path | None
     log_level: str
 
     @classmethod

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 
+from airflow_mqtt.protocol import PROTOCOL_VERSION
 from airflow_mqtt.protocol.broker_url import parse_broker_url
 from airflow_mqtt.protocol.messages import (
     Ack,
@@ -32,7 +33,17 @@ from airflow_mqtt.protocol.topics import TopicKind, Topics
 class FakeWorker:
     """Speaks the protocol as a test tells it to; says `born` and its status by itself when a bridge begins to lead."""
 
-    def __init__(self, url, name, *, queues=("default",), slots=2, topics=Topics(), version=mqtt.MQTTv5):
+    def __init__(
+        self,
+        url,
+        name,
+        *,
+        queues=("default",),
+        slots=2,
+        topics=Topics(),
+        version=mqtt.MQTTv5,
+        protocol=PROTOCOL_VERSION,
+    ):
         self.name, self.queues, self.slots, self.topics = name, list(queues), slots, topics
         self.journal, self.instance = uuid.uuid4().hex, uuid.uuid4().hex
         self.connection, self.births, self.seq, self.acked = 1, 0, 0, 0
@@ -43,6 +54,7 @@ class FakeWorker:
         self.responses: queue.Queue[Response] = queue.Queue()
         self.acks: queue.Queue[Ack] = queue.Queue()
         self.epoch = 0
+        self.protocol = protocol
         self.quiet = False
         parts = parse_broker_url(url)
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"fake-{name}", protocol=version)
@@ -91,6 +103,7 @@ class FakeWorker:
         born = Born(
             journal=self.journal, first=self.acked + 1, last=self.seq, instance=self.instance,
             connection=self.connection, number=self.births, holds=[{"job": job, "attempt": attempt, "state": state} for (job, attempt), state in self.held.items()], queues=self.queues, kinds=["airflow"],
+            protocol=self.protocol,
         )  # fmt: skip
         self.say(TopicKind.EVENTS, born)
         for event in pending:

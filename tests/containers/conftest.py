@@ -5,7 +5,6 @@
 
 import os
 import secrets
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,8 @@ import servers
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "scripts/compose")]
+from parts import address_of  # noqa: E402  found there
+
 # The reaper's image cannot be had everywhere; each test removes what it started.
 os.environ["TESTCONTAINERS_RYUK_DISABLED"] = "true"
 pytest.register_assert_rewrite("contract.test_broker_acl", "contract.test_migrations")
@@ -72,6 +73,7 @@ class ContainerPostgres:
         self._password = password
         self.host = container.get_container_host_ip().replace("localhost", "127.0.0.1")
         self.port = int(container.get_exposed_port(5432))
+        self.address = address_of(container.get_wrapped_container().id)
 
     def psql(self, sql: str) -> str:
         command = ["psql", "-U", "airflow", "-d", "airflow", "-XAtqc", sql]
@@ -104,10 +106,3 @@ def shared_postgres() -> Iterator[ContainerPostgres]:
         made = ContainerPostgres(running, password)
         servers.wait_for(made.answers, what="the database", timeout=60, every=0.3)
         yield made
-
-
-def address_of(container_id: str) -> str:
-    """Return the container's address on Docker's own bridge."""
-    shape = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-    command = ["docker", "inspect", "--format", shape, container_id]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

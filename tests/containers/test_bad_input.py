@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ def test_without_env(project: ComposeProject, tmp_path: Path) -> None:
     empty.write_text("")
     done = project.run("up", "--detach", env_file=empty)
     assert done.returncode != 0
+    print(done.stderr)
     assert "run make env first" in done.stderr
 
 
@@ -82,14 +84,49 @@ def test_a_database_volume_of_another_version(project: ComposeProject) -> None:
     assert "set POSTGRES_IMAGE=postgres:9" in line
 
 
+def await_database(project: ComposeProject, health: str) -> None:
+    wait = {"what": f"the database to be {health}", "timeout": 90, "every": 0.5}
+    servers.wait_for(lambda: project.health("database") == health, **wait)
+
+
 def test_a_database_volume_with_another_password(project: ComposeProject) -> None:
     project("up", "--detach", "database")
-    healthy = "the database to be healthy"
-    servers.wait_for(lambda: project.health("database") == "healthy", what=healthy, timeout=90, every=0.5)
+    await_database(project, "healthy")
     project.environment["POSTGRES_PASSWORD"] = "another"
+    # What the whole site would see: the database is made anew with the old volume, and nothing else starts.
+    project("up", "--detach", "database")
+    await_database(project, "unhealthy")
+    lines = [line for line in project.logs("database").splitlines() if line.startswith("database: ")]
+    assert len(lines) == 1
+    assert "the volume was made with another .env: put that .env back" in lines[0]
     done = project.run("run", "--rm", "--no-deps", "set-up")
     assert done.returncode != 0
     assert "its volume was made with another .env" in done.stderr + done.stdout
+
+
+def test_tables_of_a_newer_version(project: ComposeProject) -> None:
+    project("up", "--detach", "database")
+    await_database(project, "healthy")
+    project("run", "--rm", "--no-deps", "set-up")
+    for table in ("alembic_version_mqtt", "alembic_version"):
+        newer = f"update {table} set version_num = 'ffffffffffff'"
+        project.execute("database", "psql", "-U", "airflow", "-d", "airflow", "-qc", newer)
+        project("up", "--detach", "--no-deps", "set-up")
+        line = ended(project, "set-up")
+        assert "are those of a newer Airflow or airflow-mqtt: use the newer images again" in line, table
+
+
+def test_a_journal_of_another_version(project: ComposeProject) -> None:
+    make = (
+        "import os, sqlite3; os.makedirs('/volume/state'); d = sqlite3.connect('/volume/state/journal.sqlite');"
+        " d.execute('CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID');"
+        " d.execute('INSERT INTO meta VALUES (?, ?)', ('schema', '99')); d.commit()"
+    )
+    volume(project, "edge-1", "WORKER_IMAGE", f"python3 -c {shlex.quote(make)} && chown -R 10001:10001 /volume")
+    project("up", "--detach", "--no-deps", "edge-1")
+    line = ended(project, "edge-1")
+    assert "the journal in the state directory is of another version (schema 99" in line
+    assert "install the version that wrote it" in line
 
 
 def test_a_broker_store_of_a_newer_version(project: ComposeProject) -> None:

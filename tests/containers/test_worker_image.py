@@ -2,19 +2,16 @@
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from parts import address_of, confined, health, log
 
+import servers
 from worker_bench import DAG, FakeBridge
 
 
-@contextmanager
-def worker(image: str, broker, name: str, dags: Path) -> Iterator:
-    from testcontainers.core.container import DockerContainer
-
+def worker(image: str, broker, name: str, dags: Path):
     bundle = {
         "name": "bench",
         "classpath": "airflow.dag_processing.bundles.local.LocalDagBundle",
@@ -25,12 +22,7 @@ def worker(image: str, broker, name: str, dags: Path) -> Iterator:
         "AIRFLOW_MQTT_NAME": name,
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
     }
-    container = DockerContainer(image, read_only=True, cap_drop=["ALL"], init=True)
-    container = container.with_tmpfs_mount("/tmp")
-    for key, value in settings.items():
-        container = container.with_env(key, value)
-    with container.with_volume_mapping(str(dags), "/dags", "ro") as running:
-        yield running
+    return confined(image, settings).with_volume_mapping(str(dags), "/dags", "ro")
 
 
 @pytest.fixture
@@ -44,11 +36,6 @@ def dags(tmp_path: Path) -> Path:
     return folder
 
 
-def health(container) -> tuple[int, str]:
-    answer = container.exec(["python3", "/usr/local/lib/airflow-mqtt/health.py", "worker"])
-    return answer.exit_code, answer.output.decode().strip()
-
-
 def test_it_runs_a_job(container_broker, dags: Path) -> None:
     with (
         FakeBridge(container_broker.url("bridge"), "edge-1") as bridge,
@@ -60,7 +47,7 @@ def test_it_runs_a_job(container_broker, dags: Path) -> None:
             finished = bridge.event(job, "finished", timeout=120)
             assert (finished.outcome, finished.exit_code) == ("succeeded", 0)
             bridge.log(job, "hello from the device")
-            assert health(container) == (0, "healthy")
+            assert health(container, "worker") == (0, "healthy")
         except BaseException:
             print(container.get_logs())
             raise
@@ -72,8 +59,7 @@ def test_the_thin_one_says_what_it_lacks(container_broker, dags: Path) -> None:
         worker(os.environ["THIN_WORKER_IMAGE"], container_broker, "edge-2", dags) as container,
     ):
         bridge.status("idle", timeout=60)
-        log = b"".join(container.get_logs()).decode()
-        assert "apache-airflow-task-sdk is not installed" in log
+        assert "apache-airflow-task-sdk is not installed" in log(container)
 
 
 class WrongPassword:
@@ -88,7 +74,44 @@ class WrongPassword:
 
 def test_a_wrong_password_is_unhealthy_and_says_so(container_broker, dags: Path) -> None:
     with worker(os.environ["WORKER_IMAGE"], WrongPassword(container_broker), "edge-2", dags) as container:
-        code, said = health(container)
+        code, said = health(container, "worker")
         assert (code, said.count("\n")) == (1, 0)
         assert "refuses the account edge-2" in said
-        assert "worker: unhealthy: the broker" in b"".join(container.get_logs()).decode()
+        assert "worker: unhealthy: the broker" in log(container)
+
+
+class ForeignBroker:
+    """A Mosquitto that is not ours: it lets anybody in, and anybody read everything."""
+
+    def __init__(self, container) -> None:
+        self.container = container
+        self.address = address_of(container.get_wrapped_container().id)
+
+    def url(self, account: str, *, host: str, port: int) -> str:
+        return f"mqtt://{account}:any@{host}:{port}"
+
+
+@pytest.fixture
+def foreign_broker(tmp_path: Path):
+    from testcontainers.core.container import DockerContainer
+
+    config = tmp_path / "foreign.conf"
+    config.write_text("listener 1883\nallow_anonymous true\n")
+    config.chmod(0o644)
+    container = DockerContainer(os.environ["MOSQUITTO_IMAGE"])
+    with container.with_volume_mapping(str(config), "/mosquitto/config/mosquitto.conf", "ro") as running:
+        answers = ["mosquitto_pub", "-t", "x", "-n"]
+        servers.wait_for(lambda: running.exec(answers).exit_code == 0, what="the broker", every=0.2)
+        yield ForeignBroker(running)
+
+
+def test_a_broker_without_our_access_rules_is_unhealthy_and_says_so(foreign_broker, dags: Path) -> None:
+    with worker(os.environ["WORKER_IMAGE"], foreign_broker, "edge-1", dags) as container:
+        servers.wait_for(lambda: health(container, "worker")[0] == 0, what="the worker", timeout=60, every=0.5)
+        # What a leading bridge publishes.
+        status = ["mosquitto_pub", "-r", "-t", "airflow/v1/queue/edge/status", "-m", "{}"]
+        assert foreign_broker.container.exec(status).exit_code == 0
+        code, said = health(container, "worker")
+        assert (code, said.count("\n")) == (1, 0)
+        assert "needs the access rules of mosquitto/acl" in said
+        assert f"worker: unhealthy: {said}" in log(container)

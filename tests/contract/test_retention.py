@@ -286,7 +286,8 @@ def test_the_scheduler_reads_no_whole_table(busy: Site) -> None:
     with Session(busy.engine) as session:
         store.relatives(session, "live-0", "live-0")
         store.existing(session, ["live-0"])
-        rows = store.pending(session, "1", "")
+        rows = store.pending(session, "1", "", ())
+        store.pending(session, "1", "", ["live-0"])
         store.clear_pending(session, rows)
         store.by_id(session, ["live-0"], "")
         store.adopt(session, ["live-0"], "2")

@@ -114,14 +114,17 @@ class Jobs:
 
     def _listen(self) -> None:
         """As `MqttExecutor._hear` in each scheduler loop."""
+        unsure: set[str] = set()
         while not self._stop.wait(0.3):
             try:
                 with Session(self.engine) as session, session.begin():
-                    rows = store.pending(session, OWNER, "")
+                    rows = store.pending(session, OWNER, "", unsure)
+                    unsure = {row.id for row in rows}
                     heard = [(row, core.decide(_as_job(row))) for row in rows]
                     store.clear_pending(session, rows)
             except SQLAlchemyError:
                 continue
+            unsure = set()
             for row, decision in heard:
                 self._tell(row, decision)
 

@@ -7,121 +7,18 @@ import sys
 import time
 import uuid
 
-import pytest
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables, transitions
-from airflow_mqtt.protocol.jobs import JobEvent, JobState
+from airflow_mqtt.bridge import tables
 from airflow_mqtt.protocol.messages import Cancel
-from fakes import FakeExecutionApi, FakeWorker
+from bridge_bench import SUBJECT
+from fakes import FakeWorker
 from mqtt_peer import Peer
-from servers import mosquitto
 from servers import wait_for as await_condition
 
 
 def wait_for(condition, timeout, what):
     return await_condition(condition, what=what, timeout=timeout)
-
-
-SUBJECT = "0198f0aa-0000-7000-8000-00000000000"
-
-
-class Site:
-    """Tables, and a bridge process on them."""
-
-    def __init__(self, url, broker, api, tmp_path):
-        self.url, self.broker, self.api, self.directory = url, broker, api, tmp_path
-        self.engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-        tables.metadata.create_all(self.engine)
-        self.bridges = []
-
-    def start_bridge(self, *flags):
-        arguments = [
-            "--broker-url", self.broker.url("bridge"), "--database-url", self.url, "--execution-api-url", self.api.url,
-            "--task-heartbeat-interval", "0.5", "--accept-timeout", "10", "--lease-ttl", "3", "--status-interval", "0.5",
-            *flags,
-        ]  # fmt: skip
-        log = (self.directory / f"bridge-{len(self.bridges)}.log").open("w")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "airflow_mqtt.cli", "bridge", "run", *arguments], stderr=log, stdout=log
-        )
-        self.bridges.append(process)
-        return process
-
-    def close(self):
-        for process in self.bridges:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
-            process.wait()
-        self.engine.dispose()
-
-    def queue(self, **values):
-        """Commit a job, as the executor does, and return its id."""
-        number = len(self.jobs())
-        job = {
-            "id": str(uuid.uuid4()), "kind": "airflow", "workload_type": "ExecuteTask", "workload": '{"ti": {}}',
-            "token": "workload-token", "token_at": time.time(), "queue": "default", "priority": 1, "slots": 1,
-            "subject": SUBJECT + str(number), "dag_id": "dag", "run_id": "run", "task_id": f"task{number}",
-            "owner": "1", **values,
-        }  # fmt: skip
-        with self.engine.begin() as connection:
-            for statement in transitions.creation(job, now=time.time(), by="test"):
-                connection.execute(statement)
-            if connection.dialect.name == "postgresql":
-                connection.execute(sa.text(f"SELECT pg_notify('{tables.NOTIFY_CHANNEL}', '')"))
-        return job["id"]
-
-    def jobs(self):
-        with self.engine.connect() as connection:
-            return {row.id: row for row in connection.execute(sa.select(tables.job))}
-
-    def job(self, id_):
-        return self.jobs()[id_]
-
-    def wait_state(self, id_, *states, timeout=20):
-        wait_for(lambda: self.job(id_).state in states, timeout, f"job in {states}")
-
-    def log_of(self, id_):
-        query = sa.select(tables.job_log.c.data).where(tables.job_log.c.job_id == id_).order_by(tables.job_log.c.offset)
-        with self.engine.connect() as connection:
-            return b"".join(connection.execute(query).scalars())
-
-    def cancel(self, id_):
-        job = self.job(id_)
-        move = transitions.move(
-            id_, JobState(job.state), job.attempt, JobEvent.CANCEL, now=time.time(), by="test", reason="revoked"
-        )
-        with self.engine.begin() as connection:
-            assert connection.execute(move.statement).rowcount == 1
-
-
-@pytest.fixture(scope="module")
-def api():
-    with FakeExecutionApi() as api:
-        yield api
-
-
-@pytest.fixture
-def site(broker, database_url, tmp_path, api):
-    api.seen.clear()
-    api.answers.clear()
-    site = Site(database_url, broker, api, tmp_path)
-    yield site
-    site.close()
-
-
-@pytest.fixture
-def broker(tmp_path):
-    """A broker for each test: what one retains must not reach another."""
-    with mosquitto(tmp_path / "broker", accounts=["edge-1", "edge-2"]) as broker:
-        yield broker
-
-
-@pytest.fixture
-def worker(broker):
-    with FakeWorker(broker.url("edge-1"), "edge-1") as worker:
-        yield worker
 
 
 def start(worker, run):
@@ -332,10 +229,28 @@ def test_a_standby_takes_over(site, worker):
     assert standby.wait(15) == 0
 
 
+def stop_between_transactions(site, process):
+    """Stop a bridge. On SQLite, one that is stopped while it writes keeps everybody else from writing."""
+
+    def stopped():
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with site.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA busy_timeout = 100" if site.url.startswith("sqlite") else "SELECT 1")
+                connection.execute(sa.update(tables.bridge).values(beat=tables.bridge.c.beat))
+                connection.rollback()
+            return True
+        except sa.exc.OperationalError:
+            process.send_signal(signal.SIGCONT)
+            return False
+
+    wait_for(stopped, 15, "a moment without a transaction")
+
+
 def test_a_sleeping_leader_writes_nothing_when_it_wakes(site, worker):
     leader = site.start_bridge("--instance", "one")
     site.wait_state(site.queue(), "dispatched")
-    leader.send_signal(signal.SIGSTOP)
+    stop_between_transactions(site, leader)
     site.start_bridge("--instance", "two")
     epoch = worker.epoch
     wait_for(lambda: worker.epoch > epoch, 15, "the next leader")

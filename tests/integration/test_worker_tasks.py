@@ -17,18 +17,6 @@ NAME = "edge-1"
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[servers.Mosquitto]:
-    with servers.mosquitto(tmp_path / "broker", accounts=[NAME]) as server:
-        yield server
-
-
-@pytest.fixture
-def bridge(broker: servers.Mosquitto) -> Iterator[FakeBridge]:
-    with FakeBridge(broker.url("bridge"), NAME) as peer:
-        yield peer
-
-
-@pytest.fixture
 def worker(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> Iterator[WorkerProcess]:
     process = WorkerProcess(tmp_path / "worker", broker.url(NAME), slots=2, drain_timeout=2, kill_grace=3, keepalive=4)
     process.start()

@@ -69,6 +69,12 @@ def _take_write_lock_at_begin(engine: AsyncEngine) -> None:
         reads = connection.get_execution_options().get(_READ_ONLY)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
 
+    @event.listens_for(engine.sync_engine, "invalidate")
+    def _let_go_of_the_lock(connection: Any, _record: Any, _error: Any) -> None:
+        # A task that is cancelled in a transaction has its connection closed. SQLite puts off the closing, and keeps
+        # the lock, as long as a cursor of it lives in some traceback: nobody else could write until it is collected.
+        connection.rollback()
+
 
 class Database:
     """Transactions of one bridge, for one team.

@@ -4,7 +4,7 @@ A script reads, asks the pure functions (`fleet`, `placement`, `sweep`, `protoco
 and returns what to publish *after* the commit. It takes `now` and touches neither sockets nor clocks, so that the
 simulation runs the very same code over a database and a broker of its own.
 
-What is kept in memory between transactions (`_paused`, `_early`, `_wishes`) is a convenience: a new leader
+What is kept in memory between transactions (`_paused`, `_early`, `_wishes`, `_refused`) is a convenience: a new leader
 starts without it and comes to the same end.
 """
 
@@ -82,6 +82,7 @@ class Dispatcher:
         self._paused: dict[str, float] = {}
         self._early: dict[str, WorkerStatus] = {}
         self._wishes: dict[str, int] = {}
+        self._refused: dict[str, str] = {}
 
     # --- messages of workers ------------------------------------------------------------------------------
 
@@ -114,7 +115,10 @@ class Dispatcher:
             case WorkerInfo() as info:
                 state.workers[worker.name] = fleet.hear_info(worker, info)
                 self._paused.pop(worker.name, None)
+            case Born() as born if why := fleet.refusal(born):
+                self._refuse(worker.name, born, why, state)
             case Born() as born:
+                self._refused.pop(worker.name, None)
                 state.answered.add(worker.name)
                 if not fleet.is_late(worker, born):
                     state.workers[worker.name] = self._hear_birth(worker, born, now)
@@ -123,6 +127,13 @@ class Dispatcher:
                 await self._hear_event(tx, worker, event, state, now)
             case LogChunk() as chunk:
                 await self._hear_log(tx, worker, heard.job, chunk, state)
+
+    def _refuse(self, name: str, born: Born, why: str, state: _Round) -> None:
+        """Answer a worker that cannot be taken; what it ran before goes on to count, as far as it is understood."""
+        if self._refused.get(name) != why:
+            self._refused[name] = why
+            log.error("worker %s is refused: %s", name, why)
+        state.out.append(self._post.refuse(name, born.journal, self._epoch, why))
 
     def _hear_birth(self, worker: Worker, born: Born, now: float) -> Worker:
         after = fleet.hear_birth(worker, born, now)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from airflow_mqtt.bridge.values import Job, Worker
+from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import (
     SILENT_AFTER_INTERVALS,
@@ -65,6 +66,20 @@ def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
         connection=born.connection,
         birth=born.number,
         seen_at=now,
+    )
+
+
+def refusal(born: Born) -> str:
+    """Return why this bridge does not take the worker that said `born`; empty when it does.
+
+    A range and not a match: devices and bridges are not updated at the same moment.
+    """
+    if OLDEST_PROTOCOL <= born.protocol <= PROTOCOL_VERSION:
+        return ""
+    late = "update the bridge" if born.protocol > PROTOCOL_VERSION else "update airflow-mqtt on the device"
+    return (
+        f"the worker speaks protocol {born.protocol}, the bridge understands"
+        f" {OLDEST_PROTOCOL} to {PROTOCOL_VERSION}: {late}"
     )
 
 

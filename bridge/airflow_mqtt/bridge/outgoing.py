@@ -60,6 +60,11 @@ class Post:
         message = Ack(journal=journal, seq=0, epoch=epoch)
         return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
 
+    def refuse(self, worker: str, journal: str, epoch: int, why: str) -> Outgoing:
+        """Tell a worker that this bridge does not take it."""
+        message = Ack(journal=journal, seq=0, epoch=epoch, refused=why)
+        return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
+
     def desired(self, worker: str, desired: Desired) -> Outgoing:
         topic = self.topics.worker(worker, TopicKind.DESIRED)
         return Outgoing(topic, desired.encode(), retain=True)

@@ -24,7 +24,7 @@ def offers(workers: Iterable[Worker], used: Mapping[str, int], paused: Mapping[s
     """Return what each worker that may be given jobs can take.
 
     `used` is how many slots of it our own rows hold (not what it reports: a report is older than a claim), and
-    `paused` until when it is left alone since it rejected a job.
+    `paused` until when it is left alone since it rejected a job. One that has not introduced itself, or was refused, has no journal and gets nothing.
     """
     return [
         Offer(
@@ -34,7 +34,7 @@ def offers(workers: Iterable[Worker], used: Mapping[str, int], paused: Mapping[s
             free=worker.slots - used.get(worker.name, 0),
         )
         for worker in workers
-        if worker.state in PLACEABLE and paused.get(worker.name, 0.0) <= now
+        if worker.journal and worker.state in PLACEABLE and paused.get(worker.name, 0.0) <= now
     ]
 
 

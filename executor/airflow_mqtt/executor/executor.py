@@ -53,6 +53,8 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         self._jobs: dict[Any, str] = {}
         #: Jobs whose rows may still be rolled back by the scheduler.
         self._unconfirmed: set[str] = set()
+        #: Jobs whose reports were being marked as heard when the database stopped answering: it may have committed.
+        self._unsure: set[str] = set()
         self._next_housekeeping = 0.0
         #: Rows that could not be understood since the start.
         self.set_aside = 0
@@ -183,9 +185,11 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
     def _hear(self) -> None:
         with compat.own_session() as session:
-            rows = store.pending(session, self._owner, self._team)
+            rows = store.pending(session, self._owner, self._team, self._unsure)
             heard = self._understand(rows, session) if rows else []
+            self._unsure = {row.id for row in rows}
             store.clear_pending(session, rows)
+        self._unsure = set()
         # Only what is committed as heard is passed on. Until then it is read again.
         for item in heard:
             self._tell(item)

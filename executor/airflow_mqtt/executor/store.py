@@ -75,14 +75,15 @@ def existing(session: Session, job_ids: Collection[str]) -> set[str]:
     return set(session.scalars(select(_job.id).where(_job.id.in_(job_ids))))
 
 
-def pending(session: Session, owner: str, team_name: str) -> Sequence[Record]:
-    """Return the jobs of which this scheduler has to hear something."""
-    statement = (
-        select(*_REPORT_COLUMNS)
-        .where(_job.owner == owner, _job.team_name == team_name, _job.report_pending)
-        .limit(BATCH)
-    )
-    return session.execute(statement).all()
+def pending(session: Session, owner: str, team_name: str, unsure: Collection[str]) -> Sequence[Record]:
+    """Return the jobs of which this scheduler has to hear something.
+
+    `unsure` are those of a pass whose commit was not answered: they come first and alone, marked as heard or not,
+    since nothing was said of them. Another scheduler that has adopted one in the meantime hears of it instead.
+    """
+    which = _job.id.in_(unsure) if unsure else _job.report_pending
+    statement = select(*_REPORT_COLUMNS).where(_job.owner == owner, _job.team_name == team_name, which)
+    return session.execute(statement.limit(BATCH)).all()
 
 
 def clear_pending(session: Session, rows: Sequence[Record]) -> None:

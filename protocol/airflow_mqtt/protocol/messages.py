@@ -173,7 +173,8 @@ class Ack(Message):
     """What the bridge has committed: all events of `journal` up to `seq`; per job, log bytes up to an offset.
 
     `connection` and `birth` are those of the last `Born` that it heard; an older one than the worker's last says
-    that this got lost, and the worker introduces itself again.
+    that this got lost, and the worker introduces itself again. `refused` says why the bridge does not take the worker
+    at all; the rest means nothing then.
     """
 
     journal: str = _is(_job_id)
@@ -182,6 +183,7 @@ class Ack(Message):
     connection: int = _is(_count, default=0)
     birth: int = _is(_count, default=0)
     logs: dict[str, int] = _is(_log_marks, default_factory=dict)
+    refused: str = _is(_text, default="")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote, unquote
 
-from airflow_mqtt.protocol import PROTOCOL_VERSION
+from airflow_mqtt.protocol import TOPIC_VERSION
 from airflow_mqtt.protocol.errors import PayloadError
 
 WORKER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -72,7 +72,7 @@ class Topics:
 
     @property
     def base(self) -> str:
-        return f"{self.root}/v{PROTOCOL_VERSION}"
+        return f"{self.root}/{TOPIC_VERSION}"
 
     def jobs(self, queue: str, worker: str) -> str:
         return f"{self.base}/queue/{encode_queue(queue)}/jobs/{worker}"
@@ -132,7 +132,7 @@ class Topics:
                 return Topic(TopicKind.BRIDGE_STATUS)
             case ["bridge", "echo", _]:
                 return Topic(TopicKind.BRIDGE_ECHO)
-        raise PayloadError(f"topic {topic[:200]!r} is not of protocol version {PROTOCOL_VERSION}")
+        raise PayloadError(f"topic {topic[:200]!r} is not one of {TOPIC_VERSION}")
 
 
 def encode_queue(queue: str) -> str:

@@ -1,6 +1,7 @@
 """From the table to the scheduler."""
 
 import uuid
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -110,7 +111,7 @@ def test_a_job_that_moves_between_reading_and_clearing_is_heard_again(world, mon
     ti, job = world.queue(executor)
     world.drive(job.id, *TO_RUNNING)
     with world.session() as session:
-        rows = store.pending(session, "1", "")
+        rows = store.pending(session, "1", "", ())
     world.drive(job.id, JobEvent.SUCCEED, final_state="success")
     with world.session() as session:
         store.clear_pending(session, rows)
@@ -133,6 +134,43 @@ def test_a_row_that_makes_no_sense_is_set_aside(world):
     assert executor.running == {good.key}
     executor.sync()
     assert executor.set_aside == 2  # not met again
+
+
+def test_a_commit_that_is_not_answered_hides_no_report(world, monkeypatch):
+    """The database commits, and dies before it says so: the rows are marked as heard and nobody has heard them."""
+    from airflow_mqtt.executor import compat
+
+    real = compat.own_session
+
+    @contextmanager
+    def without_an_answer():
+        with real() as session:
+            yield session
+        raise OperationalError("commit", {}, Exception("server closed the connection unexpectedly"))
+
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    executor.sync()
+    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED, final_state="success")
+    with monkeypatch.context() as patch:
+        patch.setattr(compat, "own_session", without_an_answer)
+        executor.sync()
+    assert not world.job(job.id).report_pending
+    assert executor.get_event_buffer() == {}
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: ("success", None)}
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+
+
+def test_what_was_adopted_after_such_a_commit_is_the_adopters_to_hear(world, monkeypatch):
+    executor = world.executor()
+    _, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    executor._unsure = {job.id}
+    world.set_job(job.id, owner="another")
+    executor.sync()
+    assert executor.get_event_buffer() == {}
 
 
 def test_a_database_that_is_away_does_not_end_the_scheduler(world, monkeypatch):

@@ -1,4 +1,5 @@
 from airflow_mqtt.bridge import fleet
+from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.messages import Born, Desired
 from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, info, job, status, worker
@@ -69,6 +70,13 @@ def test_late_births():
     assert fleet.is_late(worker(connection=2, birth=3), born(connection=1, number=9))
     assert not fleet.is_late(worker(connection=2, birth=3), born(connection=2, number=4))
     assert not fleet.is_late(worker(connection=2, birth=3), born(connection=3, number=1))
+
+
+def test_a_worker_of_another_protocol_is_told_who_must_be_updated():
+    assert fleet.refusal(born()) == ""
+    assert fleet.refusal(born(protocol=OLDEST_PROTOCOL)) == ""
+    assert "update the bridge" in fleet.refusal(born(protocol=PROTOCOL_VERSION + 1))
+    assert "update airflow-mqtt on the device" in fleet.refusal(born(protocol=OLDEST_PROTOCOL - 1))
 
 
 def test_a_replaced_journal_is_past():

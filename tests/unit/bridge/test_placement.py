@@ -35,6 +35,11 @@ def test_only_workers_that_are_ready_offer():
         assert bool(offers([worker(state=state)], {}, {}, NOW)) == (state in PLACEABLE)
 
 
+def test_a_worker_that_was_not_introduced_is_offered_nothing():
+    """Its status alone says that it lives, not that this bridge has taken it."""
+    assert not offers([worker(journal="")], {}, {}, NOW)
+
+
 def test_slots_held_and_pauses_count():
     assert offers([worker()], {"edge-1": 2}, {}, NOW)[0].free == 0
     assert not offers([worker()], {}, {"edge-1": NOW + 1}, NOW)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_mqtt.protocol.messages import Probe, WorkerStatus
+from airflow_mqtt.protocol.messages import Ack, Probe, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
-from airflow_mqtt.worker.core.effects import Reconnect, SaveMeta
+from airflow_mqtt.worker.core.effects import Reconnect, SaveMeta, Say
 
 STATUS = "airflow/v1/worker/edge-1/status"
 
@@ -59,6 +59,19 @@ def test_an_untrue_status_is_put_right_soon(device, changes):
     device.message(STATUS, replace(true, **changes).encode())
     device.wait(1.5)
     assert [status.state for status in device.statuses()] == ["idle"]
+
+
+def test_a_bridge_that_does_not_take_it_is_asked_again_and_said_once(device_of):
+    device = device_of().connect(heard=False)
+    refused = Ack(journal=device.config.journal, seq=0, epoch=1, refused="update the bridge").encode()
+    for number in range(1, 4):
+        assert len(device.births()) == number
+        device.message(STATUS.replace("status", "ack"), refused)
+        device.wait(device.config.resend_after - 1)
+        device.message(STATUS.replace("status", "ack"), refused)
+        assert len(device.births()) == number  # once a `resend_after`, however often it is refused
+        device.wait(1)
+    assert ["update the bridge" in say.text for say in device.of(Say)] == [True]
 
 
 def test_an_echo_is_no_reason_to_say_it_again(device):

@@ -43,7 +43,16 @@ class Journal:
     """An open journal. `path` is made where it is missing; its directory must exist."""
 
     def __init__(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._open()
+        except sqlite3.DatabaseError as error:
+            raise RefusedError(
+                f"the journal {path} cannot be used ({error}): mend that, give another --state-dir, or remove the file"
+                " (the jobs of which it knew are then lost)"
+            ) from None
+
+    def _open(self) -> None:
         # A small cache: the whole journal is a few pages, and the device has little memory.
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-256", "wal_autocheckpoint=200"):
             self._db.execute(f"PRAGMA {pragma}")

@@ -205,6 +205,10 @@ class Core:
     def _ack(self, ack: Ack, now: float) -> None:
         if ack.journal != self.state.config.journal:
             return
+        if ack.refused:
+            self._turned_away(ack.refused)
+            return
+        self.state.unwelcome = ""
         if self.state.outbox.acknowledge(ack.seq, now):
             self.state.out.append(DropEvents(ack.seq))
         if (ack.connection, ack.birth) == (self.state.connection, self.state.births):
@@ -213,6 +217,12 @@ class Core:
             self._introduce(now)  # the bridge has missed it, and ignores what it cannot place
         logs.acknowledged(self.state, ack.logs, now)
         send_events(self.state, now)
+
+    def _turned_away(self, why: str) -> None:
+        """Stay, and ask again after `resend_after`: the next bridge to lead may be a newer one."""
+        if why != self.state.unwelcome:
+            self.state.unwelcome = why
+            say(self.state, "error", f"the bridge gives this worker no jobs: {why}")
 
     def _probed(self, probe: Probe, now: float) -> None:
         if probe.instance != self.state.config.instance and self.state.connected:

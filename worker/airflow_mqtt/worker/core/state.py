@@ -77,6 +77,7 @@ class State:
     births: int = 0
     born_at: float = 0.0
     born_heard: bool = False  # the last introduction is acknowledged
+    unwelcome: str = ""  # why the bridge does not take this worker
     epoch: int = 0
     positions: int = 0  # of stored calls
     desired: Desired = field(default_factory=lambda: Desired(revision=0))

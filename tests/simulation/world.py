@@ -201,6 +201,8 @@ class Runner:
         self.result: Result | None = None
         self.log = bytearray()
         self.started = False
+        #: What it takes to end it before its time: nothing (it hears the 410 of its heartbeat), or a `Force`.
+        self.obeys = self.sim.random.choices((0, fx.Force.TERM, fx.Force.KILL_TASK, fx.Force.KILL), (17, 1, 1, 1))[0]
         self._number = 0
         self._then: Callable[[int], None] | None = None
         self._pending: LocalCall | None = None
@@ -245,7 +247,9 @@ class Runner:
         self._ask("PUT", "rtif", {}, self._work)
 
     def _work(self, status: int) -> None:
-        self.finish_at = self.sim.now + self.sim.random.choice([0.1, 1.0, 5.0, 20.0])
+        self.finish_at = self.sim.now + self.sim.random.choice(
+            [0.1, 1.0, 5.0, 20.0] if not self.obeys else [20.0, 60.0]
+        )
         self._beat()
 
     def _beat(self) -> None:
@@ -258,7 +262,7 @@ class Runner:
             self._ask("PATCH", "state", {"state": "success", "end_date": "x"}, self._ended)
             return
         status = self.device.heartbeat(self)
-        if status == 410:
+        if status == 410 and not self.obeys:
             self.log.extend(b"killed\n")
             self.end(Result(returned=True, exit_code=-15))
             return
@@ -275,6 +279,13 @@ class Runner:
         self.alive = False
         self.result = result
         self.sim.at(0.05, lambda: self.device.runner_ended(self))
+
+    def signal(self, force: fx.Force) -> None:
+        """Be made to end. Its supervisor lives to say so, unless it is killed too."""
+        if self.alive and force >= self.obeys:
+            self.sim.faults[f"task ended by {force.name}"] += 1
+            self.log.extend(b"ended by %s\n" % force.name.encode())
+            self.end(None if force is fx.Force.KILL else Result(returned=True, exit_code=-15))
 
     def kill(self) -> None:
         """SIGKILL, or the power is gone: nothing is written down."""
@@ -461,8 +472,9 @@ class Device:
                     self.sim.at(0.01, lambda: runner.answered(call_id, status))
             case fx.Launch(run):
                 self._launch(run)
-            case fx.Signal(job, attempt, kill):
-                self._signal(job, attempt, kill=kill)
+            case fx.Signal(job, attempt, force):
+                if (job, attempt) in self.runners:
+                    self.runners[job, attempt].signal(force)
             case fx.AppendLog(job, attempt, line):
                 if (job, attempt) in self.runners:
                     self.runners[job, attempt].log.extend(line)
@@ -479,14 +491,6 @@ class Device:
         if known is not None and known.alive:
             return  # the lock of the attempt: the first one runs on
         self.runners[run.job, run.attempt] = Runner(self, run.job, run.attempt, run.workload["subject"])
-
-    def _signal(self, job: str, attempt: int, *, kill: bool) -> None:
-        runner = self.runners.get((job, attempt))
-        if runner is not None and runner.alive:
-            if kill:
-                runner.end(None)
-            else:
-                runner.end(Result(returned=True, exit_code=-15))
 
     # --- runners ------------------------------------------------------------------------------------------
 

@@ -12,9 +12,16 @@ from servers import mosquitto, running, wait_for
 
 
 @pytest.fixture
-def bridge(tmp_path, sqlite_url):
+def engine(database_url):
+    made = sa.create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
+    tables.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def bridge(tmp_path, engine, database_url):
     """Returns a bridge, not started, and its health file."""
-    tables.metadata.create_all(sa.create_engine(sqlite_url))
     with mosquitto(tmp_path / "broker") as broker:
 
         def make(name):
@@ -23,7 +30,7 @@ def bridge(tmp_path, sqlite_url):
                 tmp_path,
                 name=name,
                 broker_url=broker.url("bridge"),
-                database_url=sqlite_url,
+                database_url=database_url,
                 execution_api_url="http://127.0.0.1:1/execution/",
                 options=["--instance", name, "--health-file", str(file), "--lease-ttl", "3"],
             )
@@ -54,11 +61,13 @@ def test_leader_and_standby_touch_their_files_and_one_that_hangs_does_not(bridge
             await_beats(of_standby)
 
 
-def test_one_without_its_tables_touches_nothing(bridge, sqlite_url):
-    tables.metadata.drop_all(sa.create_engine(sqlite_url))
+def test_one_without_its_tables_ends_with_one_line_and_touches_nothing(bridge, engine):
+    tables.metadata.drop_all(engine)
     server, file = bridge("one")
     server.launch()
     assert server.wait() == 1
+    (line,) = server.log.read_text().splitlines()
+    assert "run `airflow db migrate`" in line
     assert not file.exists()
 
 

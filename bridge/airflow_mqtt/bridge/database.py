@@ -4,6 +4,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Final
+from weakref import WeakSet
 
 from sqlalchemy import event, select
 from sqlalchemy.engine import make_url
@@ -27,6 +28,28 @@ _SQLITE_BUSY: Final = 30.0
 _READ_ONLY: Final = "airflow_mqtt_read_only"
 
 
+class _Connection(sqlite3.Connection):
+    """Closes its cursors with it.
+
+    A task that is cancelled in the middle of a read leaves a cursor behind, in some traceback. SQLite puts off the
+    closing of its connection, and keeps the lock, until that is collected: nobody could commit meanwhile.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        cursor = super().cursor(*args, **kwargs)
+        self._cursors.add(cursor)
+        return cursor
+
+    def close(self) -> None:
+        for cursor in tuple(self._cursors):
+            cursor.close()
+        super().close()
+
+
 class DeposedError(AirflowMqttError):
     """Another bridge has taken the lease: nothing may be written any more."""
 
@@ -42,7 +65,7 @@ def make_engine(url: str, *, idle_limit: float = 3.0) -> AsyncEngine:
     backend = parsed.drivername.partition("+")[0]
     parsed = parsed.set(drivername=_DRIVERS[backend])
     if backend == "sqlite":
-        engine = create_async_engine(parsed, connect_args={"timeout": _SQLITE_BUSY})
+        engine = create_async_engine(parsed, connect_args={"timeout": _SQLITE_BUSY, "factory": _Connection})
         _take_write_lock_at_begin(engine)
         return engine
     if "sslmode" in parsed.query:  # libpq's name, which asyncpg does not know
@@ -68,12 +91,6 @@ def _take_write_lock_at_begin(engine: AsyncEngine) -> None:
     def _begin(connection: Any) -> None:
         reads = connection.get_execution_options().get(_READ_ONLY)
         connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-    @event.listens_for(engine.sync_engine, "invalidate")
-    def _let_go_of_the_lock(connection: Any, _record: Any, _error: Any) -> None:
-        # A task that is cancelled in a transaction has its connection closed. SQLite puts off the closing, and keeps
-        # the lock, as long as a cursor of it lives in some traceback: nobody else could write until it is collected.
-        connection.rollback()
 
 
 class Database:
@@ -126,8 +143,9 @@ class Database:
 
 
 def _is_missing_table(error: Exception) -> bool:
-    text = str(error)
-    return "no such table" in text or "UndefinedTable" in text
+    """By SQLite's text and PostgreSQL's code `undefined_table`."""
+    code = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return code == "42P01" or "no such table" in str(error)
 
 
 def is_transient(error: BaseException) -> bool:

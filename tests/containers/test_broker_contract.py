@@ -1,9 +1,11 @@
 """The access rules' contract, on the broker's image: the same tests as on a local Mosquitto."""
 
 import pytest
+from parts import log
 
 from contract.test_broker_acl import *  # noqa: F403  the suite
 from contract.test_broker_acl import connect  # noqa: F401  and its fixture
+from servers import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +25,18 @@ def test_an_account_is_added_while_it_runs(broker, connect) -> None:  # noqa: F8
 def test_its_health_is_asked_of_itself(broker) -> None:
     answer = broker.container.exec(["broker-health"])
     assert (answer.exit_code, answer.output) == (0, b"")
+
+
+def test_a_wrong_password_makes_it_unhealthy_and_is_said_once(broker) -> None:
+    def health() -> tuple[int, str]:
+        answer = broker.container.exec(["broker-health"])
+        return answer.exit_code, answer.output.decode()
+
+    broker.container.exec(["broker-account", "monitor", "another"])
+    wait_for(lambda: health()[0] == 1, what="an unhealthy broker", every=0.2)
+    code, said = health()
+    assert (code, said.count("\n")) == (1, 1)
+    assert "the account monitor hears nothing: it has another password than .env says" in said
+    assert log(broker.container).count("broker: unhealthy: ") == 1
+    broker.container.exec(["broker-account", "monitor", broker.passwords["monitor"]])
+    wait_for(lambda: health() == (0, ""), what="a healthy broker", every=0.2)

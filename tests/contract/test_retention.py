@@ -288,7 +288,7 @@ def test_the_scheduler_reads_no_whole_table(busy: Site) -> None:
         store.existing(session, ["live-0"])
         rows = store.pending(session, "1", "", ())
         store.pending(session, "1", "", ["live-0"])
-        store.clear_pending(session, rows)
+        store.clear_pending(session, "1", rows)
         store.by_id(session, ["live-0"], "")
         store.adopt(session, ["live-0"], "2")
         store.ownerless_callbacks(session, ["1", "2"], "")

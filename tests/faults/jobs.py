@@ -121,12 +121,13 @@ class Jobs:
                     rows = store.pending(session, OWNER, "", unsure)
                     unsure = {row.id for row in rows}
                     heard = [(row, core.decide(_as_job(row))) for row in rows]
-                    store.clear_pending(session, rows)
+                    cleared = store.clear_pending(session, OWNER, rows)
             except SQLAlchemyError:
                 continue
             unsure = set()
             for row, decision in heard:
-                self._tell(row, decision)
+                if row.id in cleared:
+                    self._tell(row, decision)
 
     def _tell(self, row: Any, decision: core.Decision) -> None:
         if decision.ended:

@@ -230,7 +230,7 @@ def test_a_standby_takes_over(site, worker):
 
 
 def stop_between_transactions(site, process):
-    """Stop a bridge. On SQLite, one that is stopped while it writes keeps everybody else from writing."""
+    """Stop a bridge. On SQLite, one that is stopped while it reads or writes keeps everybody else from committing."""
 
     def stopped():
         process.send_signal(signal.SIGSTOP)
@@ -238,7 +238,7 @@ def stop_between_transactions(site, process):
             with site.engine.connect() as connection:
                 connection.exec_driver_sql("PRAGMA busy_timeout = 100" if site.url.startswith("sqlite") else "SELECT 1")
                 connection.execute(sa.update(tables.bridge).values(beat=tables.bridge.c.beat))
-                connection.rollback()
+                connection.commit()
             return True
         except sa.exc.OperationalError:
             process.send_signal(signal.SIGCONT)

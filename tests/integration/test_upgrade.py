@@ -63,12 +63,13 @@ def test_a_rolling_upgrade(site, worker, broker):
 
 def test_a_device_of_the_next_release_keeps_its_running_task_beside_an_older_bridge(site, worker):
     """It was updated too early, in the middle of a task: what the bridge knows of the task goes on to count."""
-    site.start_bridge()
+    site.start_bridge("--lost-after", "3")
     job = site.queue()
     run = worker.order()
     worker.event("accepted", run)
     path = f"task-instances/{SUBJECT}0"
     assert worker.call(run, "PATCH", f"{path}/run", {"hostname": "pi", "unixname": "u", "pid": 7}).status == 200
+    worker.status("offline", reason="stopped")
     worker.protocol += 1
     worker.connection += 1
     worker.instance = "next"
@@ -78,6 +79,12 @@ def test_a_device_of_the_next_release_keeps_its_running_task_beside_an_older_bri
     deadline = time.monotonic() + 10
     while not worker.acks.get(timeout=deadline - time.monotonic()).refused:
         pass
+    asked = time.monotonic()
+    while time.monotonic() < asked + 6:  # longer than `lost_after`: it is heard, though not understood
+        worker.introduce()
+        assert worker.acks.get(timeout=10).refused
+        assert site.job(job).state == "running"
+        time.sleep(0.5)
     assert worker.call(run, "PATCH", f"{path}/state", {"state": "success"}).status == 204
     worker.event("finished", run, outcome="succeeded", exit_code=0, log_size=0)
     site.wait_state(job, "succeeded")

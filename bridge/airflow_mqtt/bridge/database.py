@@ -6,9 +6,10 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 from weakref import WeakSet
 
+import asyncpg
 from sqlalchemy import event, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -23,6 +24,9 @@ _DRIVERS: Final = {
 
 #: Seconds that a writer waits for SQLite's lock, which the scheduler holds too.
 _SQLITE_BUSY: Final = 30.0
+
+#: Seconds for one attempt to connect; libpq's `connect_timeout` in the URL is taken instead.
+_CONNECT_TIMEOUT: Final = 10
 
 #: Execution option of connections that only read: on SQLite they need not wait for writers.
 _READ_ONLY: Final = "airflow_mqtt_read_only"
@@ -57,9 +61,9 @@ class DeposedError(AirflowMqttError):
 def make_engine(url: str, *, idle_limit: float = 3.0) -> AsyncEngine:
     """Return an engine for Airflow's database URL, whichever driver that names.
 
-    `idle_limit` is for how many seconds PostgreSQL waits for the next statement of a transaction. A leader that was
-    stopped, or cut off, in the middle of one holds a lock on the lease, and nobody could take over until its TCP
-    connection is given up, which may be hours.
+    `idle_limit` is for how many seconds PostgreSQL waits for the next statement of a transaction, or for a client to
+    take what it sends. A leader that was stopped, or cut off, in the middle of either holds a lock on the lease, and
+    nobody could take over until its TCP connection is given up, which may be hours.
     """
     parsed = make_url(url)
     backend = parsed.drivername.partition("+")[0]
@@ -68,12 +72,26 @@ def make_engine(url: str, *, idle_limit: float = 3.0) -> AsyncEngine:
         engine = create_async_engine(parsed, connect_args={"timeout": _SQLITE_BUSY, "factory": _Connection})
         _take_write_lock_at_begin(engine)
         return engine
-    if "sslmode" in parsed.query:  # libpq's name, which asyncpg does not know
-        parsed = parsed.difference_update_query(["sslmode"]).update_query_dict({"ssl": str(parsed.query["sslmode"])})
-    limit = {"idle_in_transaction_session_timeout": str(max(1, round(idle_limit * 1000)))}
+    limit = str(max(1, round(idle_limit * 1000)))
+    settings = {"idle_in_transaction_session_timeout": limit, "tcp_user_timeout": limit}
+
+    async def connect() -> asyncpg.Connection:
+        return await connect_by_url(url, server_settings=settings)
+
     return create_async_engine(
-        parsed, pool_size=10, max_overflow=10, pool_pre_ping=True, connect_args={"server_settings": limit}
+        parsed.set(query={}), async_creator=connect, pool_size=10, max_overflow=10, pool_pre_ping=True
     )
+
+
+async def connect_by_url(url: str, *, server_settings: dict[str, str]) -> asyncpg.Connection:
+    """Connect as libpq would by the same URL: asyncpg knows all of its options but one.
+
+    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
+    """
+    parsed = make_url(url).set(drivername="postgresql")
+    timeout = float(str(parsed.query.get("connect_timeout", _CONNECT_TIMEOUT)))
+    dsn = parsed.difference_update_query(["connect_timeout"]).render_as_string(hide_password=False)
+    return await asyncpg.connect(dsn, timeout=timeout, server_settings=server_settings)
 
 
 def _take_write_lock_at_begin(engine: AsyncEngine) -> None:
@@ -129,25 +147,49 @@ class Database:
             yield await connection.execution_options(**{_READ_ONLY: True})
 
     async def check(self) -> None:
-        """Raise `RefusedError` when our tables are not there."""
+        """Raise `RefusedError` when our tables are not there, not as this version needs them, or not ours to read."""
         async with self.read() as connection:
-            try:
-                await connection.execute(select(tables.bridge.c.epoch).limit(1))
-            except Exception as error:
-                if _is_missing_table(error):
-                    raise RefusedError(
-                        "the database has no tables of airflow-mqtt: run `airflow db migrate` at the Airflow site,"
-                        " with airflow-mqtt[airflow] installed there"
-                    ) from None
-                raise
+            for table in tables.metadata.sorted_tables:
+                await connection.execute(select(*table.c).limit(0))
 
 
-def _is_missing_table(error: Exception) -> bool:
-    """By SQLite's text and PostgreSQL's code `undefined_table`."""
-    code = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return code == "42P01" or "no such table" in str(error)
+#: Classes of PostgreSQL's error codes that pass by themselves: connections, locks, room, a server that goes or comes.
+_PASSING: Final = frozenset({"08", "40", "53", "55", "57", "58"})
+
+#: Those that a person must mend: access, database or schema that is not there, syntax (a column that is missing).
+_REFUSING: Final = frozenset({"28", "3D", "3F", "42"})
+
+_IDLE_IN_TRANSACTION: Final = "25P03"
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether `error` is the database's, and may pass: it is restarting, out of connections, locked, cut off."""
-    return isinstance(error, (DBAPIError, PoolTimeout, OSError, sqlite3.OperationalError))
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, (PoolTimeout, OSError, sqlite3.OperationalError)) and not _lacks(error)
+    code = _code(error)
+    if code:
+        return code[:2] in _PASSING or code == _IDLE_IN_TRANSACTION
+    return not isinstance(error, (ProgrammingError, IntegrityError, DataError, NotSupportedError)) and not _lacks(error)
+
+
+def refusal(error: BaseException) -> RefusedError | None:
+    """Return what to tell a person whose database will refuse this version for ever; None for any other error."""
+    if not isinstance(error, DBAPIError) or not (_code(error)[:2] in _REFUSING or _lacks(error)):
+        return None
+    said = str(error.orig).strip().splitlines()[0].rpartition("Error'>: ")[2]
+    if _code(error)[:2] in ("28", "3D") or _code(error) == "42501":
+        return RefusedError(f"the database refuses: {said}; check database_url and the rights of its user")
+    return RefusedError(
+        f"the database has not the tables of this airflow-mqtt ({said}): run `airflow db migrate` at the Airflow site,"
+        " with the same version of airflow-mqtt[airflow] installed there"
+    )
+
+
+def _code(error: DBAPIError) -> str:
+    """The SQLSTATE; empty where the database has none."""
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _lacks(error: BaseException) -> bool:
+    """Whether SQLite says that a table or column is not there. It has one kind of error for this and for locks."""
+    return any(text in str(error) for text in ("no such table", "no such column", "has no column"))

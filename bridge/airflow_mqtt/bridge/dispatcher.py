@@ -25,6 +25,7 @@ from airflow_mqtt.protocol.messages import (
     FinishOutcome,
     HeldState,
     LogChunk,
+    Stranger,
     WorkerInfo,
     WorkerStatus,
 )
@@ -54,7 +55,7 @@ class Heard:
     """One message of a worker. `live` is false for what the broker had retained; `job` is that of a log topic."""
 
     worker: str
-    message: WorkerStatus | WorkerInfo | Born | Event | LogChunk
+    message: WorkerStatus | WorkerInfo | Born | Stranger | Event | LogChunk
     live: bool = True
     job: str = ""
 
@@ -81,8 +82,9 @@ class Dispatcher:
         self._post = Post(Topics(settings.root), int(settings.accept_timeout * settings.accept_tries) + 1)
         self._paused: dict[str, float] = {}
         self._early: dict[str, WorkerStatus] = {}
-        self._wishes: dict[str, int] = {}
+        self._wishes: dict[str, tuple[int, float]] = {}
         self._refused: dict[str, str] = {}
+        self._renewed: dict[str, str] = {}
 
     # --- messages of workers ------------------------------------------------------------------------------
 
@@ -115,12 +117,14 @@ class Dispatcher:
             case WorkerInfo() as info:
                 state.workers[worker.name] = fleet.hear_info(worker, info)
                 self._paused.pop(worker.name, None)
-            case Born() as born if why := fleet.refusal(born):
-                self._refuse(worker.name, born, why, state)
+            case Stranger() as stranger:
+                self._refuse(worker, stranger, state, now)
             case Born() as born:
                 self._refused.pop(worker.name, None)
                 state.answered.add(worker.name)
-                if not fleet.is_late(worker, born):
+                if born.journal in worker.past_journals:
+                    self._renew(worker.name, born.journal, state)
+                elif not fleet.is_late(worker, born):
                     state.workers[worker.name] = self._hear_birth(worker, born, now)
                     await self._settle_birth(tx, worker.name, born, state, now)
             case Event() as event:
@@ -128,12 +132,22 @@ class Dispatcher:
             case LogChunk() as chunk:
                 await self._hear_log(tx, worker, heard.job, chunk, state)
 
-    def _refuse(self, name: str, born: Born, why: str, state: _Round) -> None:
-        """Answer a worker that cannot be taken; what it ran before goes on to count, as far as it is understood."""
-        if self._refused.get(name) != why:
-            self._refused[name] = why
-            log.error("worker %s is refused: %s", name, why)
-        state.out.append(self._post.refuse(name, born.journal, self._epoch, why))
+    def _refuse(self, worker: Worker, stranger: Stranger, state: _Round, now: float) -> None:
+        """Answer a worker that cannot be taken. A task that it ran before lives, and its events go on to count."""
+        why = fleet.refusal(stranger.protocol)
+        if self._refused.get(worker.name) != why:
+            self._refused[worker.name] = why
+            log.error("worker %s is refused: %s", worker.name, why)
+        if stranger.journal == worker.journal:
+            state.workers[worker.name] = replace(worker, seen_at=now)
+        state.out.append(self._post.refuse(worker.name, stranger.journal, self._epoch, why))
+
+    def _renew(self, name: str, journal: str, state: _Round) -> None:
+        """Tell a journal that another has replaced, if it still lives, to come as a new one."""
+        if self._renewed.get(name) != journal:
+            self._renewed[name] = journal
+            log.info("worker %s: its journal %s was replaced by another; if it is back, it takes a new name", name, journal)
+        state.out.append(self._post.renew(name, journal, self._epoch))
 
     def _hear_birth(self, worker: Worker, born: Born, now: float) -> Worker:
         after = fleet.hear_birth(worker, born, now)
@@ -263,7 +277,7 @@ class Dispatcher:
     async def tick(self, tx: Tx, *, now: float, hearing_since: float) -> tuple[list[Outgoing], bool]:
         """Do what is due and place what is queued. Returns what to publish, and whether more may be placed."""
         workers = await self._judge_all(tx, now, hearing_since)
-        out = self._changed_wishes(workers)
+        out = self._wishes_due(workers, now)
         out += await self._sweep(tx, workers, now, hearing_since)
         placed = await self._place(tx, workers, now)
         return out + placed, len(placed) >= PLACEMENT_BATCH
@@ -277,11 +291,22 @@ class Dispatcher:
                 log.info("worker %s: %s", name, workers[name].state)
         return workers
 
-    def _changed_wishes(self, workers: dict[str, Worker]) -> list[Outgoing]:
-        """Publish the wishes that an operator changed; a new leader publishes all that were ever changed."""
-        changed = [w for w in workers.values() if w.desired.revision > self._wishes.get(w.name, 0)]
-        self._wishes |= {worker.name: worker.desired.revision for worker in changed}
-        return [self._post.desired(worker.name, worker.desired) for worker in changed]
+    def _wishes_due(self, workers: dict[str, Worker], now: float) -> list[Outgoing]:
+        """Publish what an operator wishes: once for each change, and again until the worker says that it knows it.
+
+        Retained messages do not outlive a broker's store. A new leader publishes all wishes that there are.
+        """
+        due = [worker for worker in workers.values() if self._is_wish_due(worker, now)]
+        self._wishes |= {worker.name: (worker.desired.revision, now) for worker in due}
+        return [self._post.desired(worker.name, worker.desired) for worker in due]
+
+    def _is_wish_due(self, worker: Worker, now: float) -> bool:
+        revision = worker.desired.revision
+        said, at = self._wishes.get(worker.name, (0, 0.0))
+        if revision != said:
+            return True
+        unheard = worker.state not in GONE and worker.status is not None and worker.status.revision != revision
+        return unheard and now - at >= self._settings.accept_timeout
 
     async def _sweep(self, tx: Tx, workers: dict[str, Worker], now: float, hearing_since: float) -> list[Outgoing]:
         gone = [name for name, worker in workers.items() if worker.state in GONE]

@@ -46,7 +46,13 @@ def hear_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float)
 
 
 def hear_info(worker: Worker, info: WorkerInfo) -> Worker:
-    return replace(worker, info=info)
+    """Return `worker` after `info`, which is for people: what places jobs is said by the acknowledged `Born` alone."""
+    if not worker.journal:
+        return replace(worker, info=info)
+    if info.instance != worker.instance or worker.info is None:
+        return worker  # the broker had retained it, or it has overtaken its Born
+    said = worker.info
+    return replace(worker, info=replace(info, queues=said.queues, kinds=said.kinds, protocol=said.protocol))
 
 
 def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
@@ -69,17 +75,11 @@ def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
     )
 
 
-def refusal(born: Born) -> str:
-    """Return why this bridge does not take the worker that said `born`; empty when it does.
-
-    A range and not a match: devices and bridges are not updated at the same moment.
-    """
-    if OLDEST_PROTOCOL <= born.protocol <= PROTOCOL_VERSION:
-        return ""
-    late = "update the bridge" if born.protocol > PROTOCOL_VERSION else "update airflow-mqtt on the device"
+def refusal(protocol: int) -> str:
+    """Return why this bridge does not take a worker that speaks `protocol`, and who must be updated."""
+    late = "update the bridge" if protocol > PROTOCOL_VERSION else "update airflow-mqtt on the device"
     return (
-        f"the worker speaks protocol {born.protocol}, the bridge understands"
-        f" {OLDEST_PROTOCOL} to {PROTOCOL_VERSION}: {late}"
+        f"the worker speaks protocol {protocol}, the bridge understands {OLDEST_PROTOCOL} to {PROTOCOL_VERSION}: {late}"
     )
 
 
@@ -102,8 +102,15 @@ def _past(worker: Worker, born: Born) -> tuple[str, ...]:
 def _info(worker: Worker, born: Born) -> WorkerInfo:
     """What places jobs comes with the acknowledged `Born`; the rest is shown when it has arrived."""
     if worker.info is not None and worker.info.instance == born.instance:
-        return replace(worker.info, queues=born.queues, kinds=born.kinds)
-    return WorkerInfo(version="", instance=born.instance, queues=born.queues, kinds=born.kinds, slots=worker.slots)
+        return replace(worker.info, queues=born.queues, kinds=born.kinds, protocol=born.protocol)
+    return WorkerInfo(
+        version="",
+        protocol=born.protocol,
+        instance=born.instance,
+        queues=born.queues,
+        kinds=born.kinds,
+        slots=worker.slots,
+    )
 
 
 def is_late(worker: Worker, born: Born) -> bool:

@@ -66,7 +66,8 @@ async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease
     not to `FOR UPDATE`.
     """
     after = Lease(holder, seen.epoch + 1, 0)
-    statement = _compare_and_set(database, seen, holder=holder, epoch=after.epoch, beat=0, host=host)
+    still = _of(database, seen).where(tables.bridge.c.beat == seen.beat)
+    statement = still.values(holder=holder, epoch=after.epoch, beat=0, host=host)
     async with database.engine.begin() as connection:
         row = select(tables.bridge.c.epoch).where(tables.bridge.c.team_name == database.team_name)
         await connection.execute(row.with_for_update())
@@ -74,30 +75,25 @@ async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease
     return after if changed else None
 
 
-async def renew(database: Database, held: Lease) -> Lease | None:
-    """Renew `held`; None when it is no longer ours."""
-    after = Lease(held.holder, held.epoch, held.beat + 1)
-    return after if await _set(database, held, beat=after.beat) else None
+async def renew(database: Database, held: Lease) -> bool:
+    """Renew `held`; False when it is no longer ours."""
+    return await _set(database, _of(database, held), beat=tables.bridge.c.beat + 1)
 
 
 async def give_back(database: Database, held: Lease) -> None:
     """Let the next bridge begin at once."""
-    await _set(database, held, holder="")
+    await _set(database, _of(database, held), holder="")
 
 
-async def _set(database: Database, seen: Lease, **values: object) -> bool:
+async def _set(database: Database, statement: Update, **values: object) -> bool:
     async with database.engine.begin() as connection:
-        return (await connection.execute(_compare_and_set(database, seen, **values))).rowcount == 1
+        return (await connection.execute(statement.values(**values))).rowcount == 1
 
 
-def _compare_and_set(database: Database, seen: Lease, **values: object) -> Update:
-    return (
-        update(tables.bridge)
-        .where(
-            tables.bridge.c.team_name == database.team_name,
-            tables.bridge.c.epoch == seen.epoch,
-            tables.bridge.c.beat == seen.beat,
-            tables.bridge.c.holder == seen.holder,
-        )
-        .values(**values)
+def _of(database: Database, held: Lease) -> Update:
+    """A compare-and-set on the lease without its beat, which a renewal whose answer was lost has raised."""
+    return update(tables.bridge).where(
+        tables.bridge.c.team_name == database.team_name,
+        tables.bridge.c.epoch == held.epoch,
+        tables.bridge.c.holder == held.holder,
     )

@@ -20,6 +20,7 @@ from tenacity import RetryCallState, wait_random_exponential
 
 from airflow_mqtt.bridge.outgoing import Outgoing
 from airflow_mqtt.bridge.settings import BridgeSettings
+from airflow_mqtt.protocol.errors import first_of
 from airflow_mqtt.protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class Link:
                     made, proven, failures = True, True, 0
                     await self._serve(client, receive, connected)
             except* (aiomqtt.MqttError, OSError) as group:
-                error = _first(group)
+                error = first_of(group)
                 log.warning("broker %s: %s", self._settings.broker_url, error)
                 if not made and _speaks_another(error, proven=proven):
                     versions.rotate(1)
@@ -160,20 +161,21 @@ class Link:
     def echoed(self) -> None:
         self._echoed.set()
 
-    async def publish(self, messages: list[Outgoing]) -> None:
-        """Publish `messages` in their order, as far as a connection allows."""
+    async def publish(self, messages: list[Outgoing]) -> bool:
+        """Publish `messages` in their order, as far as a connection allows; return whether all were."""
         client = self._client
         if client is None or not messages:
-            return
+            return not messages
         under_way = asyncio.gather(
             *(self._publish_one(client, message) for message in messages), return_exceptions=True
         )
         if not await self._finished(under_way):
             log.warning("the connection was lost while %d messages were published", len(messages))
-            return
+            return False
         failed = [result for result in under_way.result() if isinstance(result, BaseException)]
         for error in failed[:1]:
             log.warning("%d of %d messages were not published: %s", len(failed), len(messages), error)
+        return not failed
 
     async def _finished(self, under_way: "asyncio.Future[list[BaseException | None]]") -> bool:
         """Wait for publications, but not longer than their connection stands: aiomqtt would wait for their PUBACKs."""
@@ -195,12 +197,6 @@ class Link:
         await client.publish(
             message.topic, message.payload, message.qos, message.retain, properties=properties, timeout=_ACK_TIMEOUT
         )
-
-
-def _first(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _speaks_another(error: BaseException, *, proven: bool) -> bool:

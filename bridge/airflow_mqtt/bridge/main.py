@@ -9,7 +9,7 @@ from typing import Any
 
 from airflow_mqtt.bridge.service import Bridge
 from airflow_mqtt.bridge.settings import BridgeSettings
-from airflow_mqtt.protocol.errors import AirflowMqttError
+from airflow_mqtt.protocol.errors import AirflowMqttError, first_of
 
 
 def run(values: Mapping[str, Any]) -> int:
@@ -22,12 +22,13 @@ def run(values: Mapping[str, Any]) -> int:
     )
     for noisy in ("httpx", "httpcore", "mqtt", "aiosqlite"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    failed = False
     try:
         asyncio.run(_run(settings))
-    except AirflowMqttError as error:
-        print(f"airflow-mqtt bridge: {error}", file=sys.stderr)  # noqa: T201
-        return 1
-    return 0
+    except* AirflowMqttError as errors:  # from the task that met it, or from several
+        print(f"airflow-mqtt bridge: {first_of(errors)}", file=sys.stderr)  # noqa: T201
+        failed = True
+    return 1 if failed else 0
 
 
 async def _run(settings: BridgeSettings) -> None:

@@ -65,6 +65,11 @@ class Post:
         message = Ack(journal=journal, seq=0, epoch=epoch, refused=why)
         return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
 
+    def renew(self, worker: str, journal: str, epoch: int) -> Outgoing:
+        """Tell a worker that its `journal` is past: another of its name has replaced it."""
+        message = Ack(journal=journal, seq=0, epoch=epoch, past=True)
+        return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
+
     def desired(self, worker: str, desired: Desired) -> Outgoing:
         topic = self.topics.worker(worker, TopicKind.DESIRED)
         return Outgoing(topic, desired.encode(), retain=True)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from airflow_mqtt.bridge.values import Job, Worker
+from airflow_mqtt.protocol.messages import understands
 from airflow_mqtt.protocol.workers import PLACEABLE
 
 
@@ -24,7 +25,7 @@ def offers(workers: Iterable[Worker], used: Mapping[str, int], paused: Mapping[s
     """Return what each worker that may be given jobs can take.
 
     `used` is how many slots of it our own rows hold (not what it reports: a report is older than a claim), and
-    `paused` until when it is left alone since it rejected a job. One that has not introduced itself, or was refused, has no journal and gets nothing.
+    `paused` until when it is left alone since it rejected a job.
     """
     return [
         Offer(
@@ -34,8 +35,14 @@ def offers(workers: Iterable[Worker], used: Mapping[str, int], paused: Mapping[s
             free=worker.slots - used.get(worker.name, 0),
         )
         for worker in workers
-        if worker.journal and worker.state in PLACEABLE and paused.get(worker.name, 0.0) <= now
+        if _may_be_given_jobs(worker) and paused.get(worker.name, 0.0) <= now
     ]
+
+
+def _may_be_given_jobs(worker: Worker) -> bool:
+    """Not before it was introduced, and not when that was to a newer bridge which led before this one."""
+    introduced = worker.journal and worker.info is not None and understands(worker.info.protocol)
+    return bool(introduced) and worker.state in PLACEABLE
 
 
 def place(queued: Sequence[Job], offered: Sequence[Offer]) -> list[tuple[Job, str]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Final
 
 from airflow_mqtt.bridge import figures, heartbeats, lease, wakeup
-from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine
+from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine, refusal
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
 from airflow_mqtt.bridge.gateway import ExecutionApi, Gateway
 from airflow_mqtt.bridge.intake import Call, Echo, Intake, Other
@@ -22,8 +22,9 @@ from airflow_mqtt.bridge.settings import BridgeSettings
 from airflow_mqtt.bridge.store import SqlTx
 from airflow_mqtt.bridge.values import Job
 from airflow_mqtt.bridge.version import VERSION
+from airflow_mqtt.protocol.errors import AirflowMqttError, RefusedError
 from airflow_mqtt.protocol.jobs import JobState
-from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus, QueueStatus
+from airflow_mqtt.protocol.messages import Born, BridgeState, BridgeStatus, Event, QueueStatus
 from airflow_mqtt.protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -65,8 +66,7 @@ class Bridge:
                 await check()
                 return
             except Exception as error:
-                if not is_transient(error):
-                    raise
+                _raise_unless_transient(error)
                 log.warning("the database does not answer, trying again: %s", _brief(error))
                 await asyncio.sleep(_RETRY)
 
@@ -89,8 +89,7 @@ class Bridge:
                     log.info("standing by: bridge %s leads with epoch %d", seen.holder, seen.epoch)
                     announced = True
             except Exception as error:
-                if not is_transient(error):
-                    raise
+                _raise_unless_transient(error)
                 watch = None
                 log.warning("the database does not answer: %s", _brief(error))
             await _pause(stop, settings.lease_ttl / 6)
@@ -112,8 +111,17 @@ class Bridge:
         except* DeposedError as deposed:
             log.warning("no longer leading: %s", deposed.exceptions[0])
         else:
-            await lease.give_back(self._database, keeper.held)
+            await self._give_back(held)
+
+    async def _give_back(self, held: Lease) -> None:
+        try:
+            await lease.give_back(self._database, held)
             log.info("stopped leading")
+        except Exception as error:
+            _raise_unless_transient(error)
+            log.warning(
+                "stopped leading; the lease runs out by itself, since the database does not answer: %s", _brief(error)
+            )
 
 
 class LeaseKeeper:
@@ -123,7 +131,7 @@ class LeaseKeeper:
         self._ttl = settings.lease_ttl
         self._database = database
         self._stopping = asyncio.Event()
-        self.held = held
+        self._held = held
 
     def stop(self) -> None:
         self._stopping.set()
@@ -133,16 +141,14 @@ class LeaseKeeper:
         while not self._stopping.is_set():
             await _pause(self._stopping, self._ttl / 4)
             try:
-                after = await asyncio.wait_for(lease.renew(self._database, self.held), self._ttl)
+                ours = await asyncio.wait_for(lease.renew(self._database, self._held), self._ttl)
             except Exception as error:
-                if not is_transient(error):
-                    raise
+                _raise_unless_transient(error)
                 if time.monotonic() - renewed > self._ttl:
                     raise DeposedError(f"the lease could not be renewed: {_brief(error)}") from None
                 continue
-            if after is None:
+            if not ours:
                 raise DeposedError("another bridge has taken the lease")
-            self.held = after
             renewed = time.monotonic()
 
 
@@ -236,18 +242,20 @@ class Leader:
             return status.epoch <= self._epoch
         return status.state != BridgeState.LEADING.value and not self._leaving
 
-    def _spawn(self, work: Awaitable[None], name: str) -> None:
+    def _spawn(self, work: Awaitable[object], name: str) -> None:
         assert self._group is not None
         self._group.create_task(self._guarded(work), name=name)
 
-    async def _guarded(self, work: Awaitable[None]) -> bool:
-        """Await `work` and return whether it succeeded. Only a lost lease gets past this."""
+    async def _guarded(self, work: Awaitable[object]) -> bool:
+        """Await `work` and return whether it succeeded. A lost lease gets past this, and what a person must mend."""
         try:
             await work
             return True
-        except DeposedError:
+        except (DeposedError, RefusedError):
             raise
         except Exception as error:
+            if refused := refusal(error):
+                raise refused from None
             if is_transient(error):
                 log.warning("the database does not answer, trying again: %s", _brief(error))
             else:
@@ -266,15 +274,29 @@ class Leader:
             self._work.clear()
             while self._heard:
                 batch, self._heard = self._heard[:_BATCH], self._heard[_BATCH:]
-                if not await self._guarded(self._apply(batch)):
+                if not await self._guarded(self._apply_all(batch)):
                     await asyncio.sleep(_RETRY)  # not acknowledged: the workers send it again
+
+    async def _apply_all(self, batch: list[Heard]) -> None:
+        """Apply `batch`; when that fails for what one message holds, all but that one."""
+        try:
+            await self._apply(batch)
+        except Exception as error:
+            if isinstance(error, AirflowMqttError) or is_transient(error) or len(batch) == 1:
+                raise
+            log.warning(
+                "%d messages could not be applied together, applying each by itself: %s", len(batch), _brief(error)
+            )
+            for heard in batch:
+                await self._guarded(self._apply([heard]))
 
     async def _apply(self, batch: list[Heard]) -> None:
         async with self._database.write() as connection:
             now = time.time()  # once the lock is ours: nothing in the database is newer
             tx = SqlTx(connection, self._settings.team_name)
             out = await self._dispatcher.hear(tx, batch, now=now, hearing_since=self._hearing_since or now)
-        self._wake.set()
+        if any(isinstance(heard.message, (Born, Event)) for heard in batch):
+            self._wake.set()  # slots may be free; what a heartbeat says can wait for the next look
         await self._link.publish(out)
 
     async def _tick(self) -> None:
@@ -342,13 +364,12 @@ class Leader:
             for queue, status in (statuses | gone).items()
             if queue not in self._published or _without_time(status) != _without_time(self._published[queue])
         }
-        self._published |= changed
-        await self._link.publish(
-            [
-                Outgoing(self._topics.queue_status(queue), status.encode(), retain=True)
-                for queue, status in changed.items()
-            ]
-        )
+        messages = [
+            Outgoing(self._topics.queue_status(queue), status.encode(), retain=True)
+            for queue, status in changed.items()
+        ]
+        if await self._link.publish(messages):
+            self._published |= changed
 
 
 def _without_time(status: QueueStatus) -> QueueStatus:
@@ -361,6 +382,14 @@ async def _pause(event: asyncio.Event, seconds: float) -> None:
         await asyncio.wait_for(event.wait(), seconds)
     except TimeoutError:
         return
+
+
+def _raise_unless_transient(error: Exception) -> None:
+    """Raise `error`, or what it says to a person, unless it may pass by itself."""
+    if refused := refusal(error):
+        raise refused from None
+    if not is_transient(error):
+        raise error
 
 
 def _brief(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
 from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.protocol.errors import SettingError
@@ -27,9 +28,13 @@ _DATABASES: Final = ("postgresql", "postgres", "sqlite")
 
 
 def _database_url(value: str) -> str:
-    scheme = value.partition("://")[0].partition("+")[0]
-    if scheme not in _DATABASES:
+    scheme, separator, _ = value.partition("://")
+    if not separator or scheme.partition("+")[0] not in _DATABASES:
         raise SettingError("its scheme is none of them")
+    try:
+        _ = urlsplit(value).port
+    except ValueError:
+        raise SettingError("its port is no number; in a password, '/', '#', '?' and '@' are percent-encoded") from None
     return value
 
 

@@ -35,6 +35,7 @@ _RELEASED = {
     "accept_seq": None,
     **_UNPUBLISHED,
     "gate_request": None,
+    "log_bytes": 0,  # each attempt has a log of its own
 }
 
 

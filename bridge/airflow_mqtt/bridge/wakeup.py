@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from tenacity import AsyncRetrying, wait_random_exponential
 
 from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge.database import connect_by_url
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +32,17 @@ async def watch(database_url: str, team_name: str, wake: Callable[[], None]) -> 
     if url.drivername.startswith("sqlite"):
         await _watch_sqlite(str(url.database), wake)
         return
-    plain = url.set(drivername="postgresql").render_as_string(hide_password=False)
     async for attempt in AsyncRetrying(wait=wait_random_exponential(multiplier=0.5, max=10)):
         with attempt:
-            await _listen(plain, team_name, wake)
+            try:
+                await _listen(database_url, team_name, wake)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                log.warning("the database's notifications are interrupted, polling meanwhile: %s", error)
+                raise
 
 
 async def _listen(url: str, team_name: str, wake: Callable[[], None]) -> None:
-    connection = await asyncpg.connect(url)
+    connection = await connect_by_url(url, server_settings={})
     try:
 
         def heard(_connection: object, _pid: int, _channel: str, payload: str) -> None:
@@ -50,9 +54,6 @@ async def _listen(url: str, team_name: str, wake: Callable[[], None]) -> None:
         while True:
             await asyncio.sleep(_LISTEN_CHECK)
             await connection.execute("SELECT 1")
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        log.warning("the database's notifications are interrupted, polling meanwhile: %s", error)
-        raise
     finally:
         connection.terminate()
 

@@ -55,6 +55,8 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         self._unconfirmed: set[str] = set()
         #: Jobs whose reports were being marked as heard when the database stopped answering: it may have committed.
         self._unsure: set[str] = set()
+        #: Callbacks whose end was told in the last pass and is not marked as heard yet.
+        self._told: set[str] = set()
         self._next_housekeeping = 0.0
         #: Rows that could not be understood since the start.
         self.set_aside = 0
@@ -186,13 +188,26 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _hear(self) -> None:
         with compat.own_session() as session:
             rows = store.pending(session, self._owner, self._team, self._unsure)
-            heard = self._understand(rows, session) if rows else []
-            self._unsure = {row.id for row in rows}
-            store.clear_pending(session, rows)
+            heard = self._understand([row for row in rows if row.id not in self._told], session) if rows else []
+            ends = {item.row.id for item in heard if self._is_end_of_callback(item)}
+            self._unsure = {row.id for row in rows} - ends
+            cleared = store.clear_pending(session, self._owner, [row for row in rows if row.id not in ends])
         self._unsure = set()
+        self._told = ends
         # Only what is committed as heard is passed on. Until then it is read again.
         for item in heard:
-            self._tell(item)
+            if item.row.id in cleared | ends:
+                self._tell(item)
+
+    @staticmethod
+    def _is_end_of_callback(heard: _Heard) -> bool:
+        """Whether it is told before it is marked as heard, which the next pass does.
+
+        In between the scheduler has written it down. If it dies before, another one hears of it: a task instance
+        would be adopted, and a callback is not.
+        """
+        ended = heard.decision is not None and heard.decision.ended
+        return ended and heard.row.workload_type == core.Subject.CALLBACK
 
     def _understand(self, rows: Sequence[Record], session: Session) -> list[_Heard]:
         tasks = [row.subject for row in rows if row.workload_type == core.Subject.TASK and _is_uuid(row.subject)]

@@ -86,14 +86,19 @@ def pending(session: Session, owner: str, team_name: str, unsure: Collection[str
     return session.execute(statement.limit(BATCH)).all()
 
 
-def clear_pending(session: Session, rows: Sequence[Record]) -> None:
-    """Mark `rows` as heard, unless they have moved on since they were read."""
+def clear_pending(session: Session, owner: str, rows: Sequence[Record]) -> set[str]:
+    """Mark `rows` as heard and return the ids of those that `owner` may speak of.
+
+    The others have moved on since they were read, and are read again, or another scheduler has adopted them.
+    """
     by_state: dict[str, list[str]] = {}
     for row in rows:
         by_state.setdefault(row.state, []).append(row.id)
+    cleared: set[str] = set()
     for state, ids in by_state.items():
-        seen = update(tables.job).where(_job.id.in_(ids), _job.state == state)
-        session.execute(seen.values(report_pending=False))
+        seen = update(tables.job).where(_job.id.in_(ids), _job.state == state, _job.owner == owner)
+        cleared |= set(session.scalars(seen.values(report_pending=False).returning(_job.id)))
+    return cleared
 
 
 def by_id(session: Session, job_ids: Collection[str], team_name: str) -> dict[str, Record]:

@@ -23,3 +23,10 @@ class SettingError(AirflowMqttError):
 
 class RefusedError(AirflowMqttError):
     """The process must stop, since somebody else holds what it needs or denies it."""
+
+
+def first_of(error: BaseException) -> BaseException:
+    """Return `error`, or the first that a group of tasks raised, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Self, TypeVar
 
-from airflow_mqtt.protocol import PROTOCOL_VERSION, codec
+from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION, codec
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.topics import JOB_ID, WORKER_NAME
 
@@ -174,7 +174,7 @@ class Ack(Message):
 
     `connection` and `birth` are those of the last `Born` that it heard; an older one than the worker's last says
     that this got lost, and the worker introduces itself again. `refused` says why the bridge does not take the worker
-    at all; the rest means nothing then.
+    at all, `past` that another journal has replaced this one; the rest means nothing then.
     """
 
     journal: str = _is(_job_id)
@@ -184,6 +184,7 @@ class Ack(Message):
     birth: int = _is(_count, default=0)
     logs: dict[str, int] = _is(_log_marks, default_factory=dict)
     refused: str = _is(_text, default="")
+    past: bool = _is(_flag, default=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +245,11 @@ class Event(Message):
     log_size: int | None = _is(_optional(_count), default=None)
 
 
+def understands(protocol: int) -> bool:
+    """Whether a peer of this revision is understood: a range, since devices and bridges are not updated together."""
+    return OLDEST_PROTOCOL <= protocol <= PROTOCOL_VERSION
+
+
 class HeldState(StrEnum):
     """What a worker holds of an attempt."""
 
@@ -291,10 +297,21 @@ class Born(Message):
         return [Held.from_object(item) for item in self.holds]
 
 
-def decode_report(payload: bytes) -> Event | Born:
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A `Born` of a revision that this release does not understand, and all of it that is read."""
+
+    journal: str
+    protocol: int
+
+
+def decode_report(payload: bytes) -> Event | Born | Stranger:
     """Decode a message of an events topic."""
     value = codec.decode(payload)
     if value.get("type") == "born":
+        journal, protocol = value.get("journal"), value.get("protocol", PROTOCOL_VERSION)
+        if _job_id(journal) and _count(protocol) and not understands(protocol):
+            return Stranger(str(journal), protocol)
         born = Born.from_object(value)
         born.held()
         return born

@@ -114,7 +114,7 @@ def test_a_job_that_moves_between_reading_and_clearing_is_heard_again(world, mon
         rows = store.pending(session, "1", "", ())
     world.drive(job.id, JobEvent.SUCCEED, final_state="success")
     with world.session() as session:
-        store.clear_pending(session, rows)
+        assert store.clear_pending(session, "1", rows) == set()
     executor.sync()
     assert executor.get_event_buffer() == {ti.key: ("success", None)}
 
@@ -171,6 +171,27 @@ def test_what_was_adopted_after_such_a_commit_is_the_adopters_to_hear(world, mon
     world.set_job(job.id, owner="another")
     executor.sync()
     assert executor.get_event_buffer() == {}
+
+
+def test_what_another_scheduler_adopts_in_the_middle_is_its_own_to_hear(world, monkeypatch):
+    """This one was stalled between reading and writing; its word would not count any more."""
+    from airflow_mqtt.executor import store
+
+    executor, heir = world.executor(), world.executor(2)
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    real = store.clear_pending
+
+    def adopted_before(session, owner, rows):
+        world.set_job(job.id, owner="2", report_pending=True)
+        return real(session, owner, rows)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "clear_pending", adopted_before)
+        executor.sync()
+    assert executor.get_event_buffer() == {}
+    heir.sync()
+    assert heir.get_event_buffer() == {ti.key: ("running", job.id)}
 
 
 def test_a_database_that_is_away_does_not_end_the_scheduler(world, monkeypatch):
@@ -277,6 +298,18 @@ def test_a_callback_from_queue_to_success(world, callback, monkeypatch):
     executor.sync()
     assert executor.get_event_buffer() == {callback.key: ("success", None)}
     assert executor.slots_occupied == 0
+
+
+def test_the_end_of_a_callback_is_marked_as_heard_once_the_scheduler_has_written_it_down(world, callback):
+    executor = world.executor()
+    job = queue_callback(world, executor, callback)
+    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED)
+    executor.sync()
+    assert executor.get_event_buffer() == {callback.key: ("success", None)}
+    assert world.job(job.id).report_pending  # one that died here would leave it to the next scheduler
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+    assert not world.job(job.id).report_pending
 
 
 def test_a_callback_goes_to_the_default_queue_otherwise(world, callback):

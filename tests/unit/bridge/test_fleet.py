@@ -73,10 +73,15 @@ def test_late_births():
 
 
 def test_a_worker_of_another_protocol_is_told_who_must_be_updated():
-    assert fleet.refusal(born()) == ""
-    assert fleet.refusal(born(protocol=OLDEST_PROTOCOL)) == ""
-    assert "update the bridge" in fleet.refusal(born(protocol=PROTOCOL_VERSION + 1))
-    assert "update airflow-mqtt on the device" in fleet.refusal(born(protocol=OLDEST_PROTOCOL - 1))
+    assert "update the bridge" in fleet.refusal(PROTOCOL_VERSION + 1)
+    assert "update airflow-mqtt on the device" in fleet.refusal(OLDEST_PROTOCOL - 1)
+
+
+def test_what_places_jobs_is_said_by_the_introduction_alone():
+    introduced = fleet.hear_birth(worker(), born(queues=["q"], kinds=["airflow"]), NOW)
+    after = fleet.hear_info(introduced, info(version="2", queues=["other"], kinds=[]))
+    assert (after.info.version, after.info.queues, after.info.kinds) == ("2", ["q"], ["airflow"])
+    assert fleet.hear_info(introduced, info(instance="before")) is introduced
 
 
 def test_a_replaced_journal_is_past():

@@ -2,8 +2,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mqtt.bridge.placement import Offer, offers, place
+from airflow_mqtt.protocol import PROTOCOL_VERSION
 from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
-from bridge_samples import NOW, job, worker
+from bridge_samples import NOW, info, job, worker
 
 
 def offer(name="w", free=1, queues=("default",), kinds=("airflow",)):
@@ -38,6 +39,8 @@ def test_only_workers_that_are_ready_offer():
 def test_a_worker_that_was_not_introduced_is_offered_nothing():
     """Its status alone says that it lives, not that this bridge has taken it."""
     assert not offers([worker(journal="")], {}, {}, NOW)
+    newer = info(protocol=PROTOCOL_VERSION + 1)  # introduced to a newer bridge, which led before this one
+    assert not offers([worker(info=newer)], {}, {}, NOW)
 
 
 def test_slots_held_and_pauses_count():

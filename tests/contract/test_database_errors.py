@@ -1,0 +1,139 @@
+"""Which errors of a real database pass by themselves, and which a person must mend."""
+
+import asyncio
+
+import asyncpg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge.database import Database, is_transient, make_engine, refusal
+
+
+def error_of(url, *, work=None):
+    """Return what `Database.check`, or `work` with its engine, raises."""
+
+    async def attempt():
+        engine = make_engine(url)
+        try:
+            await (work(engine) if work else Database(engine, "").check())
+        except Exception as error:
+            return error
+        finally:
+            await engine.dispose()
+        return None
+
+    return asyncio.run(attempt())
+
+
+def make_tables(url):
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+    tables.metadata.create_all(engine)
+    return engine
+
+
+def change(url, *statements):
+    engine = make_tables(url)
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+    engine.dispose()
+
+
+def test_tables_that_are_there_are_accepted(database_url):
+    make_tables(database_url).dispose()
+    assert error_of(database_url) is None
+
+
+def test_no_tables(database_url):
+    error = error_of(database_url)
+    assert not is_transient(error)
+    assert "airflow db migrate" in str(refusal(error))
+
+
+def test_a_column_that_this_version_needs_is_missing(database_url):
+    change(database_url, "ALTER TABLE mqtt_job DROP COLUMN running_since")
+    error = error_of(database_url)
+    assert not is_transient(error)
+    assert "running_since" in str(refusal(error)) and "airflow db migrate" in str(refusal(error))
+    assert "\n" not in str(refusal(error))
+
+
+def test_a_database_that_does_not_exist(postgres_url):
+    error = error_of(make_url(postgres_url).set(database="nowhere").render_as_string(hide_password=False))
+    assert "database_url" in str(refusal(error) or error)
+    assert not is_transient(error)
+
+
+def test_a_user_without_rights(postgres_url):
+    change(
+        postgres_url,
+        "DROP ROLE IF EXISTS visitor",
+        "CREATE ROLE visitor LOGIN PASSWORD 'visitor'",
+    )
+    url = make_url(postgres_url).set(username="visitor", password="visitor").render_as_string(hide_password=False)
+    error = error_of(url)
+    assert not is_transient(error)
+    assert "rights of its user" in str(refusal(error))
+
+
+def test_what_passes_by_itself(postgres_url):
+    make_tables(postgres_url).dispose()
+
+    async def ended_by_the_server(engine):
+        async with engine.connect() as connection:
+            await connection.execute(sa.text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+    async def idle_for_too_long(engine):
+        async with engine.connect() as connection:
+            await connection.execute(sa.text("SET idle_in_transaction_session_timeout = 50"))
+            await connection.execute(sa.text("SELECT 1"))
+            await asyncio.sleep(0.3)
+            await connection.execute(sa.text("SELECT 1"))
+
+    async def locked(engine):
+        async with engine.connect() as one, engine.connect() as other:
+            await one.execute(sa.text("LOCK mqtt_bridge"))
+            await other.execute(sa.text("SET lock_timeout = 50"))
+            await other.execute(sa.text("LOCK mqtt_bridge"))
+
+    for work in (ended_by_the_server, idle_for_too_long, locked):
+        error = error_of(postgres_url, work=work)
+        assert is_transient(error), (work, error)
+        assert refusal(error) is None
+    nobody = make_url(postgres_url).set(port=1).render_as_string(hide_password=False)
+    assert is_transient(error_of(nobody))
+
+
+def test_what_one_message_holds_is_no_fault_of_the_database(postgres_url):
+    make_tables(postgres_url).dispose()
+
+    async def too_large(engine):
+        async with engine.begin() as connection:
+            await connection.execute(sa.update(tables.job).values(exit_code=2**40))
+
+    error = error_of(postgres_url, work=too_large)
+    assert not is_transient(error)
+    assert refusal(error) is None
+
+
+@pytest.mark.parametrize(
+    "query", ["connect_timeout=5", "application_name=bridge", "sslmode=prefer", "sslmode=disable&connect_timeout=3"]
+)
+def test_the_options_of_libpq_are_understood(postgres_url, query):
+    """`sql_alchemy_conn` of Airflow has them, and people copy that."""
+    make_tables(postgres_url).dispose()
+    assert error_of(f"{postgres_url}?{query}") is None
+
+
+def test_the_server_gives_up_on_a_leader_that_no_longer_reads(postgres_url):
+    async def limits(engine):
+        async with engine.connect() as connection:
+            shown = [
+                (await connection.execute(sa.text(f"SHOW {name}"))).scalar()
+                for name in ("tcp_user_timeout", "idle_in_transaction_session_timeout")
+            ]
+        raise asyncpg.InterfaceError(str(shown))
+
+    assert str(error_of(postgres_url, work=limits)) == "['3000', '3s']"

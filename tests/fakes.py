@@ -129,11 +129,12 @@ class FakeWorker:
         self.say(TopicKind.EVENTS, event)
         return event
 
-    def request(self, run, method, path, body=None, *, id_=None, attempt=None, query=""):
+    def request(self, run, method, path, body=None, *, id_=None, attempt=None, query="", **headers):
         """Send one Execution API call and return its id."""
         request = Request(
             id=id_ or uuid.uuid4().hex, journal=self.journal, job=run.job, attempt=attempt or run.attempt,
-            method=method, path=path, query=query, headers={"content-type": "application/json"},
+            method=method, path=path, query=query,
+            headers={"content-type": "application/json"} | {n.replace("_", "-"): v for n, v in headers.items()},
             body=None if body is None else json.dumps(body),
         )  # fmt: skip
         self.say(TopicKind.REQUEST, request)

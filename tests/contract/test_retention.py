@@ -272,7 +272,7 @@ async def use(tx: SqlTx) -> None:
     await tx.move(jobs["live-0"], JobEvent.DISPATCH, now=NOW, by="test", worker="edge-2")
     await tx.published(["live-1"], NOW)
     await tx.append_log(jobs["live-3"], 10, b"x", 11)
-    await tx.credentials("live-3")
+    await tx.token("live-3")
     await tx.set_token(jobs["live-3"], "new", NOW)
     await tx.set_running_since(jobs["live-3"], NOW)
     await tx.set_final_state(jobs["live-3"], "success")

@@ -114,6 +114,32 @@ def test_a_call_is_not_made_for_a_job_that_has_ended(site, worker):
     assert (answer.id, answer.status) == (id_, 409)
 
 
+def test_calls_of_one_job_that_never_end_leave_the_gateway_to_others(site, worker, broker):
+    """What HTTP has no form for, and what gets 503 for ever, many times, from one device with one job."""
+    site.start_bridge()
+    job = site.queue()
+    run = worker.order()
+    assert start(worker, run).status == 200
+    site.wait_state(job, "running")
+    version = {"airflow_api_version": "2026-01-01\nX-Evil: 1"}
+    assert worker.call(run, "GET", "variables/x", **version).status == 400
+    body = {"hostname": "pi", "unixname": "a\x00b", "pid": 7}
+    site.api.answer("GET", "down", 503)
+    for _ in range(200):
+        worker.request(run, "GET", "variables/down")
+    with FakeWorker(broker.url("edge-2"), "edge-2", queues=["other"]) as second:
+        site.queue(queue="other")
+        theirs = second.order()
+        second.event("accepted", theirs)
+        began = time.monotonic()
+        path = f"task-instances/{SUBJECT}1"
+        assert second.call(theirs, "PATCH", f"{path}/run", body).status == 200
+        assert second.call(theirs, "PATCH", f"{path}/state", {"state": "success"}).status == 204
+        assert time.monotonic() - began < 10
+    assert site.job(theirs.job).unixname == "a\N{REPLACEMENT CHARACTER}b"
+    assert "Traceback" not in site.log_text(0)
+
+
 def test_a_job_that_is_not_accepted_moves_on(site, worker, broker):
     site.start_bridge("--accept-tries", "2", "--accept-timeout", "1")
     job = site.queue()

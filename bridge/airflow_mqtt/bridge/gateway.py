@@ -6,6 +6,7 @@ attempt, may ask for.
 
 import asyncio
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -15,23 +16,34 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from airflow_mqtt.bridge import routes
+from airflow_mqtt.bridge.bounds import Bound, Once, Room
 from airflow_mqtt.bridge.database import Database
+from airflow_mqtt.bridge.execution_api import CALLS, ExecutionApi, MalformedError, UnavailableError
 from airflow_mqtt.bridge.intake import Call
 from airflow_mqtt.bridge.outgoing import Outgoing, Post
 from airflow_mqtt.bridge.routes import Refusal
 from airflow_mqtt.bridge.store import SqlTx
 from airflow_mqtt.bridge.values import Job
+from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import Request, Response
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 
 log = logging.getLogger(__name__)
 
-#: Answers that are remembered, since QoS 1 may deliver a request twice.
-_REMEMBERED: Final = 10_000
+_MIB: Final = 1024 * 1024
 
-#: Requests forwarded at a time. The API server has its own limits; the rest waits here.
-_CONCURRENCY: Final = 64
+#: Answers that are remembered, since QoS 1 may deliver a request twice.
+_REMEMBERED: Final = Bound(10_000, 64 * _MIB)
+
+#: Calls that wait for their answers: in all, of a worker, of a job. A worker of ours makes one of a job at a time;
+#: after an end of its task there may be one or two that nobody waits for any more.
+_PENDING: Final = Bound(10_000, 64 * _MIB)
+_PENDING_OF_A_WORKER: Final = Bound(1_000, 16 * _MIB)
+_PENDING_OF_A_JOB: Final = Bound(4)
+
+#: What a payload leaves of a message for its topic and header.
+_ENVELOPE: Final = 1024
 
 #: Pauses, in seconds, in which a request for the gate waits for the report of acceptance that it has overtaken.
 _GATE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
@@ -39,82 +51,20 @@ _GATE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
 #: Longest pause between two tries of a call, in seconds.
 _RETRY_MAX: Final = 10.0
 
-#: Statuses by which a server, or a proxy before it, says "not now".
-_NOT_NOW: Final = frozenset({429, 502, 503, 504})
-
 #: A call to which the API server answers 500 is tried so often: the fault may be the call's own.
 _SERVER_ERROR_TRIES: Final = 6
 
 _REQUEST_HEADERS: Final = ("content-type", "airflow-api-version")
 _RESPONSE_HEADERS: Final = ("content-type", "content-range")
-_REFRESHED: Final = "refreshed-api-token"
+
+#: What a request's header may hold. The Task SDK's are a type and a date.
+_HEADER_VALUE: Final = re.compile(r"[!-~]([ -~]{0,254}[!-~])?")
 
 Key = tuple[str, str, str]
 
 
-class UnavailableError(Exception):
-    """The Execution API did not answer, or not as itself: try again."""
-
-
 class EarlyError(Exception):
     """A job wants to start that its worker, with this journal, has not been heard to accept."""
-
-
-class ExecutionApi:
-    """Calls of the Execution API with a job's token."""
-
-    def __init__(self, url: str, database: Database, clock: Callable[[], float]) -> None:
-        self._database = database
-        self._clock = clock
-        limits = httpx.Limits(max_connections=_CONCURRENCY, max_keepalive_connections=_CONCURRENCY)
-        self._client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30.0), limits=limits)
-        #: The version of the API that each job's Task SDK speaks; our heartbeats speak it too.
-        self._versions: OrderedDict[str, str] = OrderedDict()
-
-    async def close(self) -> None:
-        await self._client.aclose()
-
-    async def call(
-        self,
-        job: Job,
-        method: str,
-        path: str,
-        *,
-        query: str = "",
-        headers: dict[str, str],
-        body: bytes | None,
-    ) -> httpx.Response:
-        """Make one call. Raises `UnavailableError` when it is worth trying again."""
-        async with self._database.read() as connection:
-            credentials = await SqlTx(connection, self._database.team_name).credentials(job.id)
-        token = credentials.token if credentials else ""
-        url = f"{path}?{query}" if query else path
-        try:
-            response = await self._client.request(
-                method, url, content=body, headers={**headers, "authorization": f"Bearer {token}"}
-            )
-        except httpx.HTTPError as error:
-            raise UnavailableError(f"{type(error).__name__}: {error}") from None
-        if response.status_code in _NOT_NOW or _token_refused(response):
-            raise UnavailableError(f"status {response.status_code} {response.text[:200]}")
-        if fresh := response.headers.get(_REFRESHED):
-            async with self._database.write() as connection:
-                await SqlTx(connection, self._database.team_name).set_token(job, fresh, self._clock())
-        return response
-
-    def speaks(self, job_id: str, version: str) -> None:
-        self._versions[job_id] = version
-        if len(self._versions) > _REMEMBERED:
-            self._versions.popitem(last=False)
-
-    async def heartbeat(self, job: Job) -> httpx.Response:
-        """Tell Airflow that the task of `job` is alive. Raises `UnavailableError`."""
-        headers = {"content-type": "application/json"}
-        if version := self._versions.get(job.id):
-            headers["airflow-api-version"] = version
-        body = orjson.dumps({"hostname": job.worker, "pid": job.pid})
-        path = f"task-instances/{job.subject}/heartbeat"
-        return await self.call(job, "PUT", path, headers=headers, body=body)
 
 
 class Gateway:
@@ -138,62 +88,96 @@ class Gateway:
         self._max = max_message_bytes
         self._post = Post(topics, 60)
         self._busy: set[Key] = set()
-        self._answers: OrderedDict[Key, Response] = OrderedDict()
-        self._slots = asyncio.Semaphore(_CONCURRENCY)
+        self._answers = Answers(_REMEMBERED)
+        self._room = Room(total=_PENDING, each=_PENDING_OF_A_WORKER)
+        self._room_of_jobs = Room(each=_PENDING_OF_A_JOB)
+        self._slots = asyncio.Semaphore(CALLS)
         self._ending: set[str] = set()
+        self._unsaid = Once()
 
     def is_ending(self, job_id: str) -> bool:
         """Whether the final state of this job's task is on its way to Airflow: then a heartbeat is refused too."""
         return job_id in self._ending
 
-    async def handle(self, call: Call) -> None:
-        """Answer one request. What is being answered already is left to that; what was, is answered again."""
+    def take(self, call: Call) -> Awaitable[None] | None:
+        """Return the work of answering one request, or None when nothing is to be done.
+
+        What is being answered already is left to that; what was, is answered again. One for which there is no room
+        is dropped: its worker sends it again, where a 429 would reach the task and fail it.
+        """
         key = (call.worker, call.request.journal, call.request.id)
         if key in self._busy:
-            return
-        response = self._answers.get(key)
-        if response is None:
-            self._busy.add(key)
-            try:
-                response = await self._answer(call)
-            except EarlyError:
-                return  # its report of acceptance got lost; it will send both again
-            finally:
-                self._busy.discard(key)
-            self._remember(key, response)
-        topic = self._topics.worker(call.worker, TopicKind.RESPONSE)
-        await self._publish(Outgoing(topic, response.encode()))
+            return None
+        if not self._enter(call):
+            if self._unsaid(call.worker, "room"):
+                log.warning("worker %s: dropped a call, since too many of its calls or of all wait", call.worker)
+            return None
+        self._busy.add(key)
+        return self._handle(call, key)
 
-    def _remember(self, key: Key, response: Response) -> None:
-        self._answers[key] = response
-        if len(self._answers) > _REMEMBERED:
-            self._answers.popitem(last=False)
+    def _enter(self, call: Call) -> bool:
+        if not self._room_of_jobs.enter((call.worker, call.request.job), 0):
+            return False
+        if self._room.enter(call.worker, call.size):
+            return True
+        self._room_of_jobs.leave((call.worker, call.request.job), 0)
+        return False
+
+    async def _handle(self, call: Call, key: Key) -> None:
+        try:
+            payload = self._answers.get(key)
+            if payload is None:
+                payload = self._encoded(await self._answer(call))
+                self._answers.add(key, payload)
+            self._busy.discard(key)  # published at each delivery: the first may be lost
+            await self._publish(Outgoing(self._topics.worker(call.worker, TopicKind.RESPONSE), payload))
+        except EarlyError:
+            pass  # its report of acceptance got lost; it will send both again
+        finally:
+            self._busy.discard(key)
+            self._room.leave(call.worker, call.size)
+            self._room_of_jobs.leave((call.worker, call.request.job), 0)
+
+    def _encoded(self, response: Response) -> bytes:
+        """Return the payload of `response`, or of a 413 where the broker or the worker would not take it."""
+        plain = orjson.dumps(response)
+        payload = codec.pack(plain)
+        if len(payload) <= self._max - _ENVELOPE and len(plain) <= codec.MAX_DECODED_BYTES:
+            return payload
+        size = f"{len(payload)} bytes, {len(plain)} unpacked"
+        message = f"the answer is too large ({size}); max_message_bytes of the bridge is {self._max}"
+        return Response(id=response.id, journal=response.journal, **_error(413, "too_large", message)).encode()
 
     async def _answer(self, call: Call) -> Response:
         request = call.request
         path = routes.normalise(request.path)
         if path is None:
             return self._refuse(call, Refusal(403, "forbidden", "the path is malformed"))
+        if not all(_HEADER_VALUE.fullmatch(value) for value in _forwarded_headers(request).values()):
+            return self._refuse(
+                call, Refusal(400, "malformed", "a header is not of 1 to 256 printable ASCII characters")
+            )
         admitted = await self._admit(call, path)
         if isinstance(admitted, Refusal):
             return self._refuse(call, admitted)
         if routes.CALLBACK_GATE.fullmatch(path):
             return _response(request, 204)
-        if routes.is_final_state(request.method, path):
-            return await self._end(admitted, request, path)
-        async with self._slots:
+        try:
+            if routes.is_final_state(request.method, path):
+                return await self._end(admitted, request, path)
             answer = await self._forward(admitted, request, path)
+        except MalformedError as error:
+            return self._refuse(call, Refusal(400, "malformed", f"the call cannot be made: {error}"))
         if routes.is_gate(request.method, path) and 200 <= answer.status < 300:
             async with self._database.write() as connection:
                 await SqlTx(connection, self._database.team_name).set_running_since(admitted, self._clock())
-        return self._sized(answer)
+        return answer
 
     async def _end(self, job: Job, request: Request, path: str) -> Response:
         """Forward a final state, and note it before the worker hears that it was accepted."""
         self._ending.add(job.id)
         try:
-            async with self._slots:
-                answer = await self._forward(job, request, path)
+            answer = await self._forward(job, request, path)
             if 200 <= answer.status < 300:
                 await self._note_final_state(job, request)
             return answer
@@ -201,12 +185,13 @@ class Gateway:
             self._ending.discard(job.id)
 
     def _refuse(self, call: Call, refusal: Refusal) -> Response:
-        log.warning(
-            "refused %s %s of worker %s for job %s attempt %d: %s",
-            call.request.method, call.request.path[:200], call.worker, call.request.job, call.request.attempt,
-            refusal.message,
-        )  # fmt: skip
-        return _refusal(call.request, refusal)
+        request = call.request
+        if self._unsaid(call.worker, request.job, refusal.reason):
+            log.warning(
+                "refused %s %.200r of worker %s for job %s attempt %d (logged once per job and reason): %.300r",
+                request.method, request.path, call.worker, request.job, request.attempt, refusal.message,
+            )  # fmt: skip
+        return _refusal(request, refusal)
 
     async def _admit(self, call: Call, path: str) -> Job | Refusal:
         """Return the job for which the call may be forwarded; the start gate lets through here, and only once."""
@@ -241,8 +226,11 @@ class Gateway:
         return after
 
     async def _forward(self, job: Job, request: Request, path: str) -> Response:
-        """Make the call, and again until the API answers: the worker waits, and nothing else can answer it."""
-        headers: dict[str, str] = {n: request.headers[n] for n in _REQUEST_HEADERS if n in request.headers}
+        """Make the call, and again until the API answers: the worker waits, and nothing else can answer it.
+
+        Raises `MalformedError`. Between two tries nothing is held that another call needs.
+        """
+        headers = _forwarded_headers(request)
         if version := headers.get("airflow-api-version"):
             self._api.speaks(job.id, version)
         body = _forwarded_body(job, request, path)
@@ -251,15 +239,17 @@ class Gateway:
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_random_exponential(multiplier=0.2, max=_RETRY_MAX),
             before_sleep=lambda state: _note_retry(request, state),
+            reraise=True,
         )
         async for attempt in retrying:
             number = attempt.retry_state.attempt_number
             with attempt:
                 if number > 1 and not await self._is_current(job):
                     return _refusal(request, Refusal(409, "invalid_state", "the job has ended in the meantime"))
-                answer = await self._api.call(
-                    job, request.method, raw_path, query=request.query, headers=headers, body=body
-                )
+                async with self._slots:
+                    answer = await self._api.call(
+                        job, request.method, raw_path, query=request.query, headers=headers, body=body
+                    )
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
         return _answer_of(request, path, answer)
@@ -272,16 +262,30 @@ class Gateway:
         return now is not None and (now.worker, now.attempt) == (job.worker, job.attempt) and now.state in held
 
     async def _note_final_state(self, job: Job, request: Request) -> None:
-        state = _json(request.body).get("state")
+        state = _text(_json(request.body).get("state"), 100)
         async with self._database.write() as connection:
             tx = SqlTx(connection, self._database.team_name)
-            await tx.set_final_state(job, str(state or "unknown")[:100])
+            await tx.set_final_state(job, state or "unknown")
 
-    def _sized(self, response: Response) -> Response:
-        if len(response.body or "") <= self._max - 1024:
-            return response
-        message = f"the answer has {len(response.body or '')} bytes; max_message_bytes of the bridge is {self._max}"
-        return Response(id=response.id, journal=response.journal, **_error(413, "too_large", message))
+
+class Answers:
+    """The last answers, as payloads, within a bound."""
+
+    def __init__(self, bound: Bound) -> None:
+        self._bound = bound
+        self._payloads: OrderedDict[Key, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Key) -> bytes | None:
+        return self._payloads.get(key)
+
+    def add(self, key: Key, payload: bytes) -> None:
+        """Keep the answer to a request that has none yet, and forget the oldest where there is no room."""
+        self._payloads[key] = payload
+        self._bytes += len(payload)
+        while len(self._payloads) > self._bound.pieces or self._bytes > self._bound.bytes:
+            _, oldest = self._payloads.popitem(last=False)
+            self._bytes -= len(oldest)
 
 
 def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusal:
@@ -322,38 +326,52 @@ def _running_verdict(job: Job) -> Job | Refusal:
 
 
 def _note_retry(request: Request, state: RetryCallState) -> None:
+    """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""
+    if state.attempt_number & (state.attempt_number - 1):
+        return
     error = state.outcome.exception() if state.outcome else None
-    log.warning("Execution API: %s %s: %s; trying again", request.method, request.path[:200], error)
-
-
-def _token_refused(answer: httpx.Response) -> bool:
-    """Whether the job's token has expired (`JWTBearer` in `airflow.api_fastapi.execution_api.security`).
-
-    After a long outage of the whole site that is so until the executor has made a new one.
-    """
-    return answer.status_code in (401, 403) and b"Invalid auth token" in answer.content
+    log.warning(
+        "Execution API: job %s: %s %.200r: %.300r; trying again (%d)",
+        request.job, request.method, request.path, str(error), state.attempt_number,
+    )  # fmt: skip
 
 
 def _identity(body: dict[str, Any]) -> dict[str, Any]:
     """Who the task's process is, which Airflow compares in each heartbeat."""
     pid = body.get("pid")
-    valid = isinstance(pid, int) and 0 <= pid < 2**31
-    return {"pid": pid if valid else 0, "unixname": str(body.get("unixname", ""))[:256]}
+    valid = isinstance(pid, int) and not isinstance(pid, bool) and 0 <= pid < 2**31
+    return {"pid": pid if valid else 0, "unixname": _text(body.get("unixname"), 256)}
+
+
+def _text(value: Any, length: int) -> str:
+    """Return `value` as a database takes it: PostgreSQL has no place for NUL in a text."""
+    return value[:length].replace("\x00", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else ""
+
+
+def _forwarded_headers(request: Request) -> dict[str, str]:
+    return {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
 
 
 def _forwarded_body(job: Job, request: Request, path: str) -> bytes | None:
-    """Return the body as it is forwarded.
+    """Return the body as it is forwarded. Raises `MalformedError`.
 
     Airflow knows a worker by its host name, shows it in the UI and compares it in heartbeats. Devices have host
     names like `raspberrypi`; the worker's name is the one that says which device.
     """
     if request.body is None:
         return None
-    if routes.is_gate(request.method, path) or path.endswith("/heartbeat"):
+    if routes.is_gate(request.method, path) or routes.is_heartbeat(request.method, path):
         body = _json(request.body)
         if "hostname" in body:
-            return orjson.dumps({**body, "hostname": job.worker})
+            return _dumped({**body, "hostname": job.worker})
     return request.body.encode("utf-8", "surrogatepass")
+
+
+def _dumped(body: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError as error:  # orjson reads deeper than it writes
+        raise MalformedError(f"its body: {error}") from None
 
 
 def _answer_of(request: Request, path: str, answer: httpx.Response) -> Response:

@@ -6,13 +6,11 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from airflow_mqtt.bridge.database import Database
-from airflow_mqtt.bridge.gateway import ExecutionApi, UnavailableError
+from airflow_mqtt.bridge.execution_api import HEARTBEATS, ExecutionApi, MalformedError, UnavailableError
 from airflow_mqtt.bridge.store import SqlTx
 from airflow_mqtt.bridge.values import Job
 
 log = logging.getLogger(__name__)
-
-_CONCURRENCY: Final = 16
 
 #: What Airflow answers when a task should not be running: see `_send_heartbeat_if_needed` in
 #: `airflow.sdk.execution_time.supervisor`.
@@ -26,24 +24,24 @@ async def beat(database: Database, api: ExecutionApi, stop: Callable[[Job, str],
     """
     async with database.read() as connection:
         tasks = await SqlTx(connection, database.team_name).running_tasks()
-    slots = asyncio.Semaphore(_CONCURRENCY)
+    slots = asyncio.Semaphore(HEARTBEATS)
 
-    async def one(job: Job) -> None:
+    async def one(job: Job, token: str) -> None:
         async with slots:
-            await _beat_one(job, api, stop)
+            await _beat_one(job, token, api, stop)
 
-    for error in await asyncio.gather(*(one(job) for job, _ in tasks), return_exceptions=True):
+    for error in await asyncio.gather(*(one(job, token) for job, token in tasks), return_exceptions=True):
         if error is not None:
             raise error
 
 
-async def _beat_one(job: Job, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
+async def _beat_one(job: Job, token: str, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
     try:
-        response = await api.heartbeat(job)
-    except UnavailableError as error:
-        log.warning("heartbeat of job %s: %s", job.id, error)
+        response = await api.heartbeat(job, token)
+    except (UnavailableError, MalformedError) as error:
+        log.warning("heartbeat of job %s: %.300r", job.id, str(error))
         return
     if response.status_code in STOP:
         await stop(job, f"airflow: heartbeat answered {response.status_code}")
     elif response.status_code >= 400:
-        log.warning("heartbeat of job %s: status %d: %.200s", job.id, response.status_code, response.text)
+        log.warning("heartbeat of job %s: status %d: %.200r", job.id, response.status_code, response.text)

@@ -25,10 +25,11 @@ _REMEMBERED: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request of a worker, as it arrived."""
+    """A request of a worker, as it arrived: `size` is that of its text in bytes."""
 
     worker: str
     request: Request
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ def _decoded(topic: Topic, payload: bytes, retained: bool) -> Message | None:
             _ = chunk.data  # decodes now, where a malformed one is the sender's fault
             return Heard(topic.worker, chunk, job=topic.job)
         case TopicKind.REQUEST:
-            return Call(topic.worker, Request.decode(payload))
+            return Call(topic.worker, Request.decode(payload), len(payload))
         case TopicKind.BRIDGE_STATUS:
             return Other(BridgeStatus.decode(payload))
         case TopicKind.BRIDGE_ECHO:

@@ -15,6 +15,10 @@ from airflow_mqtt.bridge.values import Job
 #: Own requests of the worker, answered by the bridge and never forwarded.
 CALLBACK_GATE: Final = re.compile(r"callbacks/(?P<subject>[^/]+)/run")
 
+_GATE: Final = re.compile(r"(task-instances|callbacks)/[^/]+/run")
+_HEARTBEAT: Final = re.compile(r"task-instances/[^/]+/heartbeat")
+_FINAL_STATE: Final = re.compile(r"task-instances/[^/]+/state")
+
 _ENCODED = re.compile(r"%(2e|2f|5c)", re.IGNORECASE)
 _LEVEL = r"[^/]+"
 _KEY = r".+"  # keys of variables, XComs and stores may hold slashes
@@ -88,10 +92,12 @@ def check(job: Job, method: str, path: str) -> Refusal | None:
 
 def is_gate(method: str, path: str) -> bool:
     """Whether this is the call after which user code may run."""
-    return method == "PATCH" and (
-        CALLBACK_GATE.fullmatch(path) is not None or (path.startswith("task-instances/") and path.endswith("/run"))
-    )
+    return method == "PATCH" and _GATE.fullmatch(path) is not None
+
+
+def is_heartbeat(method: str, path: str) -> bool:
+    return method == "PUT" and _HEARTBEAT.fullmatch(path) is not None
 
 
 def is_final_state(method: str, path: str) -> bool:
-    return method == "PATCH" and path.startswith("task-instances/") and path.endswith("/state")
+    return method == "PATCH" and _FINAL_STATE.fullmatch(path) is not None

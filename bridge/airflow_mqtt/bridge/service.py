@@ -11,7 +11,8 @@ from typing import Final
 from airflow_mqtt.bridge import figures, heartbeats, lease, wakeup
 from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine, refusal
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
-from airflow_mqtt.bridge.gateway import ExecutionApi, Gateway
+from airflow_mqtt.bridge.execution_api import ExecutionApi
+from airflow_mqtt.bridge.gateway import Gateway
 from airflow_mqtt.bridge.intake import Call, Echo, Intake, Other
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.link import Link
@@ -229,8 +230,8 @@ class Leader:
             case Heard() as heard if len(self._heard) < _BACKLOG:
                 self._heard.append(heard)
                 self._work.set()
-            case Call() as call:
-                self._spawn(self._gateway.handle(call), "request")
+            case Call() as call if work := self._gateway.take(call):
+                self._spawn(work, "request")
             case Echo():
                 self._link.echoed()
             case Other(status) if self._is_untrue(status):

@@ -21,14 +21,6 @@ _CHUNK = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Credentials:
-    """What the gateway needs of a job beside its `Job`."""
-
-    token: str
-    token_at: float
-
-
-@dataclass(frozen=True, slots=True)
 class QueueFigures:
     """Counts of one queue's jobs. `oldest` is when the oldest queued one was committed, `widest` its most slots."""
 
@@ -183,10 +175,9 @@ class SqlTx:
 
     # --- the gateway's ------------------------------------------------------------------------------------
 
-    async def credentials(self, job_id: str) -> Credentials | None:
-        query = select(_JOB.token, _JOB.token_at).where(_JOB.id == job_id)
-        row = (await self._connection.execute(query)).one_or_none()
-        return None if row is None else Credentials(row.token, row.token_at)
+    async def token(self, job_id: str) -> str | None:
+        token: str | None = await self._connection.scalar(select(_JOB.token).where(_JOB.id == job_id))
+        return token
 
     async def set_token(self, job: Job, token: str, now: float) -> None:
         statement = (
@@ -214,9 +205,9 @@ class SqlTx:
         )
         await self._connection.execute(statement)
 
-    async def running_tasks(self) -> list[tuple[Job, Credentials]]:
-        """The tasks that Airflow must hear of: it has accepted their start, and not yet their end."""
-        query = select(*JOB_SELECTION, _JOB.token, _JOB.token_at).where(
+    async def running_tasks(self) -> list[tuple[Job, str]]:
+        """The tasks that Airflow must hear of, with their tokens: it has accepted their start, and not their end."""
+        query = select(*JOB_SELECTION, _JOB.token).where(
             _LIVES,
             _JOB.team_name == self._team,
             _JOB.state == JobState.RUNNING.value,
@@ -225,7 +216,7 @@ class SqlTx:
             _JOB.final_state.is_(None),
         )
         rows = await self._connection.execute(query)
-        return [(Job.of(row), Credentials(row.token, row.token_at)) for row in rows]
+        return [(Job.of(row), row.token) for row in rows]
 
     # --- figures ------------------------------------------------------------------------------------------
 

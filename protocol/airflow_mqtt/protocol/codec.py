@@ -28,11 +28,30 @@ def encode(value: object) -> bytes:
 
     Raises `TypeError` when `value` holds what JSON has no place for: an integer over 64 bits, a lone surrogate.
     """
-    plain = orjson.dumps(value)
+    return pack(orjson.dumps(value))
+
+
+def pack(plain: bytes) -> bytes:
+    """Return the JSON text `plain`, compressed when that is shorter."""
     if len(plain) < COMPRESS_FROM:
         return plain
     packed = zlib.compress(plain, 6)
     return packed if len(packed) < len(plain) else plain
+
+
+def unpack(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> bytes:
+    """Return the text in `payload`, which says nothing yet about what that is.
+
+    Raises `PayloadError` when it is too large (before or after decompression), or compressed twice.
+    """
+    if len(payload) > max_bytes:
+        raise PayloadError(f"payload of {len(payload)} bytes is over the limit of {max_bytes}")
+    if payload[:1] != ZLIB_MAGIC:
+        return payload
+    plain = _decompress(payload, max_bytes)
+    if plain[:1] == ZLIB_MAGIC:
+        raise PayloadError("payload is compressed twice")
+    return plain
 
 
 def decode(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> JsonObject:
@@ -41,17 +60,14 @@ def decode(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> JsonObject:
     Raises `PayloadError` when it is too large (before or after decompression) or too deep, is not JSON, or is not
     an object.
     """
-    if len(payload) > max_bytes:
-        raise PayloadError(f"payload of {len(payload)} bytes is over the limit of {max_bytes}")
-    if payload[:1] == ZLIB_MAGIC:
-        payload = _decompress(payload, max_bytes)
+    plain = unpack(payload, max_bytes=max_bytes)
     try:
-        value = orjson.loads(payload)
+        value = orjson.loads(plain)
     except orjson.JSONDecodeError as error:
         raise PayloadError(f"payload is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise PayloadError(f"payload is a JSON {type(value).__name__}, not an object")
-    if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
+    if plain.count(b"[") + plain.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
         raise PayloadError(f"payload nests deeper than {MAX_DEPTH} levels")
     return value
 

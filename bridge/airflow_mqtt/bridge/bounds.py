@@ -1,0 +1,81 @@
+"""Bounds on what peers can make us hold, and on what they can make us log."""
+
+import logging
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+log = logging.getLogger(__name__)
+
+#: What `Once` remembers in all, and of one owner. Devices can invent what it is asked about.
+_REMEMBERED: Final = 10_000
+_REMEMBERED_OF_ONE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """At most so many pieces, of so many bytes together."""
+
+    pieces: float = math.inf
+    bytes: float = math.inf
+
+
+class Room:
+    """Counts what is held, against one bound for all of it and one for what is held for each owner.
+
+    The second keeps one owner from taking the room of the others.
+    """
+
+    def __init__(self, *, total: Bound = Bound(), each: Bound) -> None:
+        self._total = total
+        self._each = each
+        self._pieces = 0
+        self._bytes = 0
+        self._of: dict[Hashable, tuple[int, int]] = {}
+
+    def enter(self, owner: Hashable, size: int) -> bool:
+        """Count a piece of `size` bytes, if there is room for it; return whether there was."""
+        pieces, held = self._of.get(owner, (0, 0))
+        if not (_fits(self._total, self._pieces, self._bytes + size) and _fits(self._each, pieces, held + size)):
+            return False
+        self._of[owner] = (pieces + 1, held + size)
+        self._pieces += 1
+        self._bytes += size
+        return True
+
+    def leave(self, owner: Hashable, size: int) -> None:
+        """Take back one `enter` that returned True."""
+        pieces, held = self._of[owner]
+        self._pieces -= 1
+        self._bytes -= size
+        if pieces == 1:
+            del self._of[owner]
+        else:
+            self._of[owner] = (pieces - 1, held - size)
+
+
+def _fits(bound: Bound, pieces: int, size: int) -> bool:
+    return pieces < bound.pieces and size <= bound.bytes
+
+
+class Once:
+    """Says whether something is to be logged: once for each owner and subject. It forgets nothing, and has an end."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, ...]] = set()
+        self._room = Room(total=Bound(_REMEMBERED), each=Bound(_REMEMBERED_OF_ONE))
+        self._full = False
+
+    def __call__(self, owner: str, *subject: str) -> bool:
+        if (owner, *subject) in self._said:
+            return False
+        if self._room.enter(owner, 0):
+            self._said.add((owner, *subject))
+            return True
+        if not self._full:
+            self._full = True
+            log.warning(
+                "enough of this kind is logged of %r; more of it, and of others that say as much, is not", owner
+            )
+        return False

@@ -49,8 +49,10 @@ def test_a_rolling_upgrade(site, worker, broker):
         worker.event("accepted", run)
         path = f"task-instances/{SUBJECT}2"
         assert worker.call(run, "PATCH", f"{path}/run", {"hostname": "pi", "unixname": "u", "pid": 7}).status == 200
+        epoch = worker.epoch
         old.send_signal(signal.SIGTERM)
         assert old.wait(20) == 0
+        wait_for(lambda: worker.epoch > epoch, what="the new bridge to lead")  # a real worker would repeat its request
         assert worker.call(run, "PATCH", f"{path}/state", {"state": "success"}).status == 204
         worker.event("finished", run, outcome="succeeded", exit_code=0, log_size=0)
         site.wait_state(run.job, "succeeded")

@@ -84,6 +84,8 @@ class Dispatcher:
         self._early: dict[str, WorkerStatus] = {}
         self._wishes: dict[str, tuple[int, float]] = {}
         self._refused: dict[str, str] = {}
+        #: Whether workers came or went, or introduced themselves, in the last batch that was heard.
+        self.stirred = False
         self._renewed: dict[str, str] = {}
 
     # --- messages of workers ------------------------------------------------------------------------------
@@ -91,6 +93,7 @@ class Dispatcher:
     async def hear(self, tx: Tx, batch: Sequence[Heard], *, now: float, hearing_since: float) -> list[Outgoing]:
         """Apply what arrived together, in one transaction; the acknowledgements come out with the rest."""
         names = {heard.worker for heard in batch}
+        self.stirred = any(isinstance(heard.message, Born) for heard in batch)
         known = await tx.workers(names)
         state = _Round(
             workers={name: known.get(name, Worker.unheard(name)) for name in names},
@@ -146,7 +149,9 @@ class Dispatcher:
         """Tell a journal that another has replaced, if it still lives, to come as a new one."""
         if self._renewed.get(name) != journal:
             self._renewed[name] = journal
-            log.info("worker %s: its journal %s was replaced by another; if it is back, it takes a new name", name, journal)
+            log.info(
+                "worker %s: its journal %s was replaced by another; if it is back, it takes a new name", name, journal
+            )
         state.out.append(self._post.renew(name, journal, self._epoch))
 
     def _hear_birth(self, worker: Worker, born: Born, now: float) -> Worker:
@@ -270,6 +275,7 @@ class Dispatcher:
             return
         await tx.save_worker(after)
         if before is None or before.state != after.state:
+            self.stirred = True
             log.info("worker %s: %s", after.name, after.state)
 
     # --- time and new rows --------------------------------------------------------------------------------
@@ -353,17 +359,27 @@ class Dispatcher:
         workloads = await tx.workloads([job.id for job in claimed])
         orders = []
         for job in claimed:
-            order = self._post.run(job, workloads[job.id])
-            if len(order.payload) <= self._settings.max_message_bytes:
+            order, problem = self._order(job, workloads[job.id])
+            if order is not None:
                 orders.append(order)
             else:
-                await self._set_aside(tx, job, len(order.payload), now)
+                await self._set_aside(tx, job, problem, now)
         return orders + self._post.statuses(claimed, now)
 
-    async def _set_aside(self, tx: Tx, job: Job, size: int, now: float) -> None:
-        """Fail a job that no broker would deliver: a larger packet ends the connection, again and again."""
+    def _order(self, job: Job, workload: str) -> tuple[Outgoing | None, str]:
+        """Return the message that gives `job` to its worker, or what is wrong with it."""
         limit = self._settings.max_message_bytes
-        reason = f"its workload is a message of {size} bytes; max_message_bytes of the bridge is {limit}"
+        try:
+            order = self._post.run(job, workload)
+        except ValueError as error:
+            return None, f"its workload is no JSON: {error}"
+        if len(order.payload) > limit:  # a larger packet ends the connection to the broker, again and again
+            size = len(order.payload)
+            return None, f"its workload is a message of {size} bytes; max_message_bytes of the bridge is {limit}"
+        return order, ""
+
+    async def _set_aside(self, tx: Tx, job: Job, reason: str, now: float) -> None:
+        """Fail a job that cannot be given to any worker."""
         await tx.move(job, JobEvent.FAIL, now=now, by=self._by, reason=reason)
         log.error("job %s: failed: %s", job.id, reason)
 

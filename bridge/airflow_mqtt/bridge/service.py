@@ -25,7 +25,7 @@ from airflow_mqtt.bridge.values import Job
 from airflow_mqtt.bridge.version import VERSION
 from airflow_mqtt.protocol.errors import AirflowMqttError, RefusedError
 from airflow_mqtt.protocol.jobs import JobState
-from airflow_mqtt.protocol.messages import Born, BridgeState, BridgeStatus, Event, QueueStatus
+from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus, Event, QueueStatus
 from airflow_mqtt.protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -296,8 +296,8 @@ class Leader:
             now = time.time()  # once the lock is ours: nothing in the database is newer
             tx = SqlTx(connection, self._settings.team_name)
             out = await self._dispatcher.hear(tx, batch, now=now, hearing_since=self._hearing_since or now)
-        if any(isinstance(heard.message, (Born, Event)) for heard in batch):
-            self._wake.set()  # slots may be free; what a heartbeat says can wait for the next look
+        if self._dispatcher.stirred or any(isinstance(heard.message, Event) for heard in batch):
+            self._wake.set()  # slots may be free, which a heartbeat alone does not change
         await self._link.publish(out)
 
     async def _tick(self) -> None:

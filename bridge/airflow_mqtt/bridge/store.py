@@ -8,7 +8,7 @@ from sqlalchemy import Select, Table, and_, delete, func, insert, or_, select, u
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airflow_mqtt.bridge import tables, transitions
-from airflow_mqtt.bridge.values import JOB_SELECTION, Job, Worker
+from airflow_mqtt.bridge.values import JOB_SELECTION, Job, Worker, understood
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 
 _JOB = tables.job.c
@@ -58,7 +58,7 @@ class SqlTx:
 
     async def _select_jobs(self, *where: Any, limit: int | None = None, order: Iterable[Any] = ()) -> list[Job]:
         query = select(*JOB_SELECTION).where(_JOB.team_name == self._team, *where).order_by(*order).limit(limit)
-        return [Job.of(row) for row in await self._connection.execute(query)]
+        return understood(Job.of, await self._connection.execute(query))
 
     async def jobs(self, ids: Collection[str]) -> dict[str, Job]:
         found: dict[str, Job] = {}
@@ -130,7 +130,7 @@ class SqlTx:
         query = select(tables.worker).where(column.team_name == self._team)
         if names is not None:
             query = query.where(column.name.in_(list(names)))
-        return {row.name: Worker.of(row) for row in await self._connection.execute(query)}
+        return {worker.name: worker for worker in understood(Worker.of, await self._connection.execute(query))}
 
     async def save_worker(self, worker: Worker) -> None:
         column = tables.worker.c

@@ -1,14 +1,24 @@
 """Rows as values: what the bridge's decisions are made of."""
 
+import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Final, Self, TypeVar
 
 import orjson
 
 from airflow_mqtt.bridge import tables
+from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Desired, JobStatus, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import WorkerState
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+#: Rows that are remembered as logged.
+_REMEMBERED: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +77,29 @@ class Job:
             try_number=self.try_number,
             ts=now,
         )
+
+
+def understood(make: Callable[[Any], T], rows: Iterable[Any]) -> list[T]:
+    """Return what `make` makes of each of `rows`, without those that are not of this version, or damaged.
+
+    One row must not stop the work for all others. Each is logged once.
+    """
+    found = []
+    for row in rows:
+        try:
+            found.append(make(row))
+        except (ValueError, TypeError, PayloadError) as error:
+            _log_once(getattr(row, "name", None) or row.id, error)
+    return found
+
+
+_logged: set[str] = set()
+
+
+def _log_once(name: str, error: Exception) -> None:
+    if name not in _logged and len(_logged) < _REMEMBERED:
+        _logged.add(name)
+        log.error("the row of %r is set aside, since it cannot be understood: %s", name, error)
 
 
 JOB_COLUMNS = tuple(field.name for field in fields(Job))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import sys
 import uuid
@@ -23,6 +24,7 @@ from airflow_mqtt.protocol.messages import (
     decode_report,
 )
 from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.worker.processes import ProcessId, identify
 from demo.processes import Server, wait_for
 from mqtt_peer import Peer
 
@@ -49,6 +51,9 @@ RUN_CONTEXT = {
 }
 
 DAG = """
+import os
+import signal
+import subprocess
 import time
 from pathlib import Path
 from airflow.sdk import dag, task
@@ -73,6 +78,15 @@ def bench():
         raise ValueError("as planned")
 
     @task
+    def runs_a_command():
+        # As BashOperator does: in a session of its own. Nothing but a KILL ends it, nor this.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        command = subprocess.Popen(["sleep", "600"], start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={})
+        print("processes", os.getpid(), command.pid, "environment", *os.environ, flush=True)
+        command.wait()
+
+    @task
     def big():
         print("x" * 200_000)
         for number in range(2000):
@@ -82,6 +96,7 @@ def bench():
     wait_for_file()
     fails()
     big()
+    runs_a_command()
 
 bench()
 """
@@ -227,6 +242,12 @@ class FakeBridge(Peer):
         wait_for(lambda: text.encode() in self.logs.get(job, b""), what=f"{text!r} in the log", timeout=timeout)
         return self.logs[job].decode()
 
+    def processes(self, job: str) -> tuple[ProcessId, ProcessId]:
+        """Return the task `runs_a_command` and its command."""
+        words = re.search(r"processes (\d+) (\d+)", self.log(job, "environment")).groups()
+        task, command = (identify(int(word)) for word in words)
+        return task, command
+
     def calls(self, job: str) -> list[str]:
         return [f"{request.method} {request.path.split('/')[-1]}" for request in self.requests if request.job == job]
 
@@ -290,5 +311,7 @@ def airflow_environment(directory: Path) -> dict[str, str]:
         "AIRFLOW_HOME": str(directory / "airflow"),
         "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([bundle]),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # A command that outlives its task holds the task's sockets open, and the SDK waits for those (60 s).
+        "AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT": "2",
         "PYTHONUNBUFFERED": "1",
     }

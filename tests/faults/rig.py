@@ -239,12 +239,12 @@ class Rig:
             return connection.execute(sa.select(tables.bridge.c.holder)).scalar_one_or_none() or None
 
     def _end_runners(self) -> None:
-        """End runners that outlived their workers: by the session that each noted in its job's directory."""
+        """End runners that outlived their workers."""
         for state in self.directory.glob("*/state*"):
             for files in job_files.directories(state):
                 process = files.read_runner()
                 if process is not None:
-                    processes.kill_session(process)
+                    processes.kill_attempt(files.mark, process)
 
 
 def _flags(options: dict[str, int]) -> list[str]:

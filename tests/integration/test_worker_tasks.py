@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import servers
+from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
 from servers import running, wait_for
 from worker_bench import FakeBridge, WorkerProcess
@@ -115,16 +116,69 @@ def test_the_result_of_a_task_survives_the_worker(bridge: FakeBridge, worker: Wo
     bridge.log(job, "went on")
 
 
-def test_a_task_that_ended_while_the_worker_was_down_is_reported(bridge: FakeBridge, worker: WorkerProcess) -> None:
-    job = bridge.run("wait_for_file")
-    bridge.log(job, "waiting")
+@pytest.mark.parametrize("while_down", [True, False])
+def test_a_task_whose_supervisor_died_is_reported_and_does_not_go_on(
+    bridge: FakeBridge, worker: WorkerProcess, while_down: bool
+) -> None:
+    job = bridge.run("runs_a_command")
+    task, command = bridge.processes(job)
     runner = JobFiles(worker.state_dir, job, 1).read_runner()
-    worker.kill()
+    if while_down:
+        worker.kill()
     os.kill(runner.pid, signal.SIGKILL)
-    worker.launch()
+    if while_down:
+        worker.launch()
     finished = bridge.event(job, "finished")
     assert (finished.outcome, finished.reason) == ("failed", "the runner died")
+    assert not processes.alive(task)
+    assert not processes.alive(command)
     bridge.log(job, "The runner died")
+
+
+def test_a_task_that_is_killed_takes_its_command_along(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    """As when the kernel is out of memory, or when the SDK has waited long enough after a TERM."""
+    job = bridge.run("runs_a_command")
+    task, command = bridge.processes(job)
+    os.kill(task.pid, signal.SIGKILL)
+    finished = bridge.event(job, "finished")
+    assert finished.exit_code == -9
+    assert not processes.alive(command)
+
+
+def test_the_last_resort_of_a_drain_ends_the_command_too(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("runs_a_command")
+    task, command = bridge.processes(job)
+    for _ in range(2):
+        os.kill(worker.pid, signal.SIGTERM)
+        bridge.status("terminating")
+    os.kill(worker.pid, signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert not processes.alive(task)
+    assert not processes.alive(command)
+    assert bridge.event(job, "finished").outcome == "succeeded"  # the supervisor lived to tell Airflow
+
+
+def test_a_cancel_ends_the_command_too(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    job = bridge.run("runs_a_command")
+    task, command = bridge.processes(job)
+    bridge.cancel(job)
+    bridge.event(job, "cancelled", timeout=30)
+    assert not processes.alive(task)
+    assert not processes.alive(command)
+
+
+def test_tasks_do_not_see_the_workers_settings(bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto) -> None:
+    worker = WorkerProcess(tmp_path / "worker", broker.url(NAME), kill_grace=1, drain_timeout=0)
+    place = worker.command.index("--broker-url")
+    worker.env["AIRFLOW_MQTT_BROKER_URL"] = worker.command[place + 1]
+    del worker.command[place : place + 2]
+    with running(worker):
+        bridge.status("idle")
+        job = bridge.run("runs_a_command")
+        seen = bridge.log(job, "environment").split()
+        assert "AIRFLOW_HOME" in seen
+        assert processes.MARK in seen
+        assert [name for name in seen if name.startswith("AIRFLOW_MQTT_")] == []
 
 
 def test_a_broker_outage_costs_nothing(bridge: FakeBridge, worker: WorkerProcess, broker: servers.Mosquitto) -> None:

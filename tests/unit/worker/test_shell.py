@@ -1,10 +1,13 @@
 """The parts of the shell that need no server: journal, files, processes, local socket, transport."""
 
+import contextlib
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,7 +28,9 @@ from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.job_files import JobFiles, directories
 from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.local_api import LocalApi
+from airflow_mqtt.worker.runners import task_environment
 from airflow_mqtt.worker.unix_sockets import connect, listen
+from demo.processes import wait_for
 
 
 def test_a_journal_gives_back_what_was_written(tmp_path: Path) -> None:
@@ -81,19 +86,79 @@ def test_a_process_is_known_by_more_than_its_id() -> None:
     child.stdin.close()
 
 
-def test_a_session_is_killed_with_its_groups() -> None:
-    code = (
-        "import os, sys, time\npid = os.fork()\nif pid == 0:\n os.setpgid(0, 0)\n time.sleep(60)\n"
-        "print(pid, flush=True)\ntime.sleep(60)"
-    )
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
-    grandchild = processes.identify(int(child.stdout.readline()))
-    processes.kill_session(processes.identify(child.pid))
-    assert child.wait(10) == -9
-    from demo.processes import wait_for
+FAMILY = """
+import os, subprocess, sys, time
+def start(**more):
+    return subprocess.Popen(["sleep", "60"], **more).pid
+group = os.fork()
+if group == 0:
+    os.setpgid(0, 0)
+    time.sleep(60)
+session = start(start_new_session=True, env={})
+orphan = subprocess.run(
+    ["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 & echo $!"], env={sys.argv[1]: sys.argv[2]}, capture_output=True
+).stdout
+print(group, session, int(orphan), flush=True)
+time.sleep(60)
+"""
 
-    wait_for(lambda: not processes.alive(grandchild), what="the other group to end")
-    child.stdout.close()
+
+@pytest.fixture
+def family(tmp_path: Path) -> Iterator[tuple[subprocess.Popen, list[processes.ProcessId]]]:
+    """A supervisor, and below it a process group, a session without an environment, and an orphan with the mark."""
+    command = [sys.executable, "-c", FAMILY, processes.MARK, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as leader:
+        members = [processes.identify(int(pid)) for pid in leader.stdout.readline().split()]
+        wait_for(lambda: _parent(members[2].pid) != leader.pid, what="the orphan to be one")
+        yield leader, members
+        for process in (leader.pid, *(member.pid for member in members)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_an_attempt_is_killed_with_its_groups_sessions_and_orphans(family, tmp_path: Path) -> None:
+    leader, members = family
+    processes.kill_attempt(str(tmp_path), processes.identify(leader.pid))
+    assert leader.wait(10) == -9
+    assert [processes.alive(member) for member in members] == [False] * 3
+
+
+def test_a_supervisor_can_be_spared(family, tmp_path: Path) -> None:
+    leader, members = family
+    processes.kill_attempt(str(tmp_path), processes.identify(leader.pid), spare_leader=True)
+    assert leader.poll() is None
+    assert [processes.alive(member) for member in members] == [False] * 3
+
+
+def test_an_attempt_is_killed_after_its_supervisor_died(family, tmp_path: Path) -> None:
+    leader, members = family
+    known = processes.identify(leader.pid)
+    leader.kill()
+    leader.wait()
+    processes.kill_attempt(str(tmp_path), known)
+    group, session, orphan = (processes.alive(member) for member in members)
+    assert not group
+    assert not orphan
+    assert session  # without mark or parent: `adopt_orphans` and the task's own process are what finds such a one
+
+
+def test_what_is_not_of_the_attempt_lives(family, tmp_path: Path) -> None:
+    leader, members = family
+    known = processes.identify(leader.pid)
+    processes.kill_attempt("another", processes.ProcessId(known.pid, known.ticks + 1, known.boot))
+    processes.kill_attempt("another", processes.ProcessId(known.pid, known.ticks, "another boot"))
+    processes.kill_attempt("another", None)
+    assert leader.poll() is None
+    assert all(processes.alive(member) for member in members)
+
+
+def test_tasks_get_no_password() -> None:
+    ours = {"AIRFLOW_MQTT_BROKER_URL": "mqtt://u:p@h", "AIRFLOW_HOME": "/a", processes.MARK: "outer", "PATH": "/bin"}
+    assert task_environment(ours) == {"AIRFLOW_HOME": "/a", "PATH": "/bin"}
 
 
 def test_sockets_at_paths_longer_than_an_address(tmp_path: Path) -> None:

@@ -26,6 +26,11 @@ class JobFiles:
         return self.state_dir / "jobs" / f"{self.job}-{self.attempt}"
 
     @property
+    def mark(self) -> str:
+        """What tells the processes of this attempt from all others, see `processes.MARK`."""
+        return str(self.directory)
+
+    @property
     def task_log(self) -> Path:
         return self.directory / "task.log"
 

@@ -3,11 +3,20 @@
 import contextlib
 import os
 import signal
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 PROC = Path("/proc")
+
+#: In the environment of what a task starts: of which attempt it is. No setting, hence the underscore.
+MARK = "_AIRFLOW_MQTT_ATTEMPT"
+
+#: How often, and after how many seconds, it is looked whether what was killed is gone, and has started nothing more.
+KILL_ROUNDS = 50
+KILL_PAUSE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +46,7 @@ def _stat(pid: int) -> dict[str, Any]:
     except OSError:
         return {}
     rest = line.rpartition(")")[2].split()  # the command before it may hold anything
-    return {"state": rest[0], "session": int(rest[3]), "ticks": int(rest[19])}
+    return {"state": rest[0], "parent": int(rest[1]), "session": int(rest[3]), "ticks": int(rest[19])}
 
 
 def alive(process: ProcessId) -> bool:
@@ -62,27 +71,72 @@ def _exists(pid: int) -> bool:
 
 def terminate(process: ProcessId) -> None:
     if alive(process):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(process.pid, signal.SIGTERM)
+        _send(process.pid, signal.SIGTERM)
 
 
-def kill_session(leader: ProcessId, *, spare_leader: bool = False) -> None:
-    """Kill every process of the session that `leader` began, but for itself with `spare_leader`.
+def adopt_orphans() -> None:
+    """Become the parent of each process below this one that loses its own (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    if sys.platform == "linux":
+        import ctypes  # noqa: PLC0415  only supervisors need it
 
-    A task runs in a process group of its own (`airflow.sdk.execution_time.supervisor`, `new_process_group`), so
-    killing the supervisor's group would leave it.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+
+
+def kill_attempt(mark: str, leader: ProcessId | None, *, spare_leader: bool = False) -> None:
+    """Kill all processes of an attempt, with `spare_leader` but for its supervisor; wait until they are gone.
+
+    A process is of the attempt when it is in a session that the supervisor or another of its processes began, when one
+    of them is its parent, or when `MARK` in its environment is `mark`. Each alone misses some: a task runs in a process
+    group of its own and `BashOperator` begins a session for its command; what lost its parent has another; and a
+    command may be given an environment without the mark. Nothing is found where there is no /proc, but the leader.
     """
-    if leader.boot != boot_id():
-        return
-    stat = _stat(leader.pid)
-    if stat and stat["ticks"] != leader.ticks:
-        return  # the id is somebody else's by now
-    for pid in [*_session_members(leader.pid), *(() if spare_leader else (leader.pid,))]:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
+    spared = {os.getpid()}
+    if leader is not None and alive(leader):
+        spared.add(leader.pid)
+        if not spare_leader:
+            _send(leader.pid, signal.SIGSTOP)  # it must not start or report anything while its children end
+    for _ in range(KILL_ROUNDS):
+        victims = _members(mark, leader) - spared
+        if not victims:
+            break
+        for pid in victims:
+            _send(pid, signal.SIGKILL)
+        time.sleep(KILL_PAUSE)
+    if leader is not None and not spare_leader and alive(leader):
+        _send(leader.pid, signal.SIGKILL)
 
 
-def _session_members(session: int) -> list[int]:
-    entries = PROC.iterdir() if PROC.exists() else ()
-    pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
-    return [pid for pid in pids if pid != session and _stat(pid).get("session") == session]
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _members(mark: str, leader: ProcessId | None) -> set[int]:
+    """Return the living processes of an attempt."""
+    table = _living()
+    found = {pid for pid in table if _marked(pid, mark)}
+    if leader is not None and leader.boot == boot_id():
+        holder = table.get(leader.pid)
+        # While a session has members its id is not used again; a leader that began at another time is somebody else.
+        if holder is None or holder["ticks"] == leader.ticks:
+            found |= {pid for pid, stat in table.items() if leader.pid in (pid, stat["session"])}
+    while True:
+        more = {pid for pid, stat in table.items() if stat["parent"] in found or stat["session"] in found} - found
+        if not more:
+            return found
+        found |= more
+
+
+def _living() -> dict[int, dict[str, Any]]:
+    pids = [int(entry.name) for entry in PROC.iterdir() if entry.name.isdigit()] if PROC.exists() else []
+    table = {pid: _stat(pid) for pid in pids}
+    return {pid: stat for pid, stat in table.items() if stat and stat["state"] not in "ZX"}
+
+
+def _marked(pid: int, mark: str) -> bool:
+    try:
+        environment = (PROC / str(pid) / "environ").read_bytes()
+    except OSError:
+        return False
+    return os.fsencode(f"{MARK}={mark}") in environment.split(b"\0")

@@ -2,15 +2,18 @@
 
 import contextlib
 import logging
+import os
 import selectors
 import socket
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Run
+from airflow_mqtt.protocol.settings import ENV_PREFIX
 from airflow_mqtt.worker import job_files, processes
 from airflow_mqtt.worker.core.effects import Force
 from airflow_mqtt.worker.core.jobs import Result
@@ -61,22 +64,27 @@ class Runners:
     # --- at the start -------------------------------------------------------------------------------------
 
     def find(self, job: str, attempt: int) -> tuple[bool, Result | None, int]:
-        """Return whether the runner of a journaled job lives, the result that it wrote, and its log's size."""
+        """Return whether the runner of a journaled job lives, the result that it wrote, and its log's size.
+
+        What is left of one that died without a result is ended: Airflow's retry must not run beside it.
+        """
         files = self.files(job, attempt)
-        result = files.read_result()
         process = files.read_runner()
-        living = result is None and process is not None and processes.alive(process)
-        if living and process is not None:
+        living = process is not None and processes.alive(process)
+        result = files.read_result()  # after the look at its process: it writes this and ends
+        if result is not None:
+            living = False
+        elif living and process is not None:
             self._others[job, attempt] = process
+        else:
+            processes.kill_attempt(files.mark, process)
         return living, result, files.log_size()
 
     def sweep(self, known: set[Attempt]) -> None:
         """End and delete what no journaled job explains."""
         for files in job_files.directories(self._state_dir):
             if (files.job, files.attempt) not in known:
-                process = files.read_runner()
-                if process is not None:
-                    processes.kill_session(process)
+                processes.kill_attempt(files.mark, files.read_runner())
                 files.remove()
 
     # --- start and end ------------------------------------------------------------------------------------
@@ -103,13 +111,12 @@ class Runners:
         self._ended.append(Ended(*attempt, Result(returned=False, reason=reason), size))
 
     def signal(self, job: str, attempt: int, force: Force) -> None:
-        process = self.files(job, attempt).read_runner()
-        if process is None:
-            return
-        if force is Force.TERM:
+        files = self.files(job, attempt)
+        process = files.read_runner()
+        if force is not Force.TERM:
+            processes.kill_attempt(files.mark, process, spare_leader=force is Force.KILL_TASK)
+        elif process is not None:
             processes.terminate(process)
-        else:
-            processes.kill_session(process, spare_leader=force is Force.KILL_TASK)
 
     def remove(self, job: str, attempt: int) -> None:
         """Delete the directory of an attempt; again when its runner, killed just now, has left."""
@@ -131,7 +138,7 @@ class Runners:
             for attempt, process in list(self._others.items()):
                 if not processes.alive(process):
                     del self._others[attempt]
-                    self._gone(attempt)
+                    self._look_at(attempt)
         if self._host is None or self._ours:
             self._idle_since = None
         elif self._idle_since is None:
@@ -150,9 +157,10 @@ class Runners:
             times.append(now)
         return min(times)
 
-    def _gone(self, attempt: Attempt) -> None:
-        files = self.files(*attempt)
-        self._ended.append(Ended(*attempt, files.read_result(), files.log_size()))
+    def _look_at(self, attempt: Attempt) -> None:
+        living, result, log_size = self.find(*attempt)
+        if not living:
+            self._ended.append(Ended(*attempt, result, log_size))
 
     def _host_ready(self, _mask: int) -> None:
         if self._host is None:
@@ -187,9 +195,7 @@ class Runners:
             self._removed.discard(attempt)
             self.files(*attempt).remove()
             return
-        living, _, _ = self.find(*attempt)
-        if not living:
-            self._gone(attempt)
+        self._look_at(attempt)
 
     def _host_died(self, why: str) -> None:
         """Its children go on without it; those that never began are started again by the core."""
@@ -198,9 +204,7 @@ class Runners:
         self._drop_host()
         for attempt in list(self._ours):
             self._ours.discard(attempt)
-            living, _, _ = self.find(*attempt)
-            if not living:
-                self._gone(attempt)
+            self._look_at(attempt)
 
     def _drop_host(self) -> None:
         if self._host is not None:
@@ -210,6 +214,11 @@ class Runners:
 
     def close(self) -> None:
         self._drop_host()
+
+
+def task_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return what of our environment tasks get: all but our settings, one of which holds the broker's password."""
+    return {name: text for name, text in ours.items() if not name.startswith(ENV_PREFIX) and name != processes.MARK}
 
 
 class _Host:
@@ -226,6 +235,7 @@ class _Host:
                 stderr=sink,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
+                env=task_environment(os.environ),
             )
         self._channel.setblocking(False)
         self._unpacker = Unpacker()

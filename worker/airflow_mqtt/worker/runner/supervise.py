@@ -13,8 +13,8 @@ from typing import Any, NoReturn
 
 import orjson
 
+from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
-from airflow_mqtt.worker.processes import identify
 from airflow_mqtt.worker.runner import compat
 from airflow_mqtt.worker.runner.transport import WorkerTransport
 
@@ -28,8 +28,14 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
         files = JobFiles(state_dir, order["job"], order["attempt"])
         _detach(files)
         if _first(files):
-            files.write_runner(identify(os.getpid()))
-            files.write_result(_run(state_dir, order, files))
+            me = processes.identify(os.getpid())
+            files.write_runner(me)
+            processes.adopt_orphans()
+            os.environ[processes.MARK] = files.mark
+            result = _run(state_dir, order, files)
+            if result["exit_code"] != 0:  # what a task that failed has started must not run beside its retry
+                processes.kill_attempt(files.mark, me, spare_leader=True)
+            files.write_result(result)
         status = 0
     except BaseException:
         traceback.print_exc()

@@ -121,6 +121,7 @@ class FakeWorker:
 
     def event(self, type_, run, **values):
         self.seq += 1
+        self.held = {key: state for key, state in self.held.items() if key[0] != run.job}
         self.held[run.job, run.attempt] = "accepted" if type_ == "accepted" else "ended"
         event = Event(
             type=type_, journal=self.journal, seq=self.seq, job=run.job, attempt=run.attempt, ts=time.time(), **values

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Self, TypeVar
 
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION, codec
@@ -20,6 +21,12 @@ from airflow_mqtt.protocol.topics import JOB_ID, WORKER_NAME
 
 #: Numbers stay where a double and a signed 64-bit column agree.
 MAX_INTEGER = 2**53
+
+#: What goes into a 32-bit column.
+MAX_INT32 = 2**31 - 1
+
+#: What a `Born` may list: a thousand slots, and as many jobs whose last report is not acknowledged yet.
+MAX_HELD = 2048
 
 #: Text fields that carry names or reasons. Bodies have their own limit, `codec.MAX_DECODED_BYTES`.
 MAX_TEXT = 4096
@@ -42,6 +49,10 @@ def _count(value: Any) -> bool:
 
 def _whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value <= MAX_INTEGER
+
+
+def _int32(value: Any) -> bool:
+    return _whole(value) and -MAX_INT32 - 1 <= value <= MAX_INT32
 
 
 def _time(value: Any) -> bool:
@@ -241,7 +252,7 @@ class Event(Message):
     ts: float = _is(_time)
     reason: str = _is(_text, default="")
     outcome: str | None = _is(_optional(_one_of(FinishOutcome)), default=None)
-    exit_code: int | None = _is(_optional(_whole), default=None)
+    exit_code: int | None = _is(_optional(_int32), default=None)
     log_size: int | None = _is(_optional(_count), default=None)
 
 
@@ -268,7 +279,7 @@ class Held(Message):
 
 
 def _held_list(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 100_000 and all(isinstance(item, dict) for item in value)
+    return isinstance(value, list) and len(value) <= MAX_HELD and all(isinstance(item, dict) for item in value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,8 +304,16 @@ class Born(Message):
     kinds: list[str] = _is(_texts)
     holds: list[dict[str, Any]] = _is(_held_list, default_factory=list)
 
-    def held(self) -> list[Held]:
-        return [Held.from_object(item) for item in self.holds]
+    def held(self) -> tuple[Held, ...]:
+        """Return `holds`, decoded; `PayloadError` when one of them is malformed, or two are of the same job."""
+        return self._held
+
+    @cached_property
+    def _held(self) -> tuple[Held, ...]:
+        held = tuple(Held.from_object(item) for item in self.holds)
+        if len({item.job for item in held}) < len(held):
+            raise PayloadError("Born: field 'holds' lists a job twice")
+        return held
 
 
 @dataclass(frozen=True, slots=True)

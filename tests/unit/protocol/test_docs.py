@@ -26,6 +26,7 @@ WORDS = {
     messages._body: "body",
     messages._count: "count",
     messages._whole: "integer",
+    messages._int32: "int32",
     messages._time: "time",
     messages._flag: "boolean",
     messages._object: "object",

@@ -43,13 +43,14 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     messages._body: BODY,
     messages._count: COUNT,
     messages._whole: st.integers(-MAX_INTEGER, MAX_INTEGER),
+    messages._int32: st.integers(-(2**31), 2**31 - 1),
     messages._time: st.floats(0, 1e11, exclude_max=True) | st.integers(0, 10**11 - 1),
     messages._flag: st.booleans(),
     messages._object: st.dictionaries(BODY, JSON, max_size=2),
     messages._texts: st.lists(TEXT, max_size=2),
     messages._text_map: st.dictionaries(TEXT, TEXT, max_size=2),
     messages._log_marks: st.dictionaries(NAMES, COUNT, max_size=2),
-    messages._held_list: st.lists(HELD, max_size=2),
+    messages._held_list: st.lists(HELD, max_size=2, unique_by=lambda held: held["job"]),
     messages._job_id: NAMES,
     messages._worker_name: NAMES,
 }
@@ -229,6 +230,40 @@ def test_the_error_names_message_and_field():
         messages.Probe.decode(b"{}")
     with pytest.raises(PayloadError, match="Probe: field 'instance' holds 'a/b'"):
         messages.Probe.decode(b'{"instance":"a/b"}')
+
+
+def _born(*holds):
+    return messages.Born(
+        journal="j", first=1, last=0, instance="i", connection=1, number=1, queues=[], kinds=[], holds=list(holds)
+    )
+
+
+def test_a_birth_lists_each_job_once():
+    twice = _born(*({"job": "x", "attempt": attempt, "state": "ended"} for attempt in (1, 2)))
+    with pytest.raises(PayloadError, match="lists a job twice"):
+        messages.decode_report(twice.encode())
+
+
+def test_a_birth_lists_no_more_than_a_worker_may_hold():
+    held = [{"job": f"j{number}", "attempt": 1, "state": "running"} for number in range(messages.MAX_HELD + 1)]
+    assert len(messages.decode_report(_born(*held[1:]).encode()).held()) == messages.MAX_HELD
+    with pytest.raises(PayloadError, match="field 'holds'"):
+        messages.decode_report(_born(*held).encode())
+
+
+def test_what_a_birth_lists_is_decoded_once(monkeypatch):
+    born = messages.decode_report(_born({"job": "x", "attempt": 1, "state": "ended"}).encode())
+    monkeypatch.setattr(messages.Held, "from_object", None)
+    assert born.held() is born.held()
+    assert b"_held" not in born.encode()
+
+
+@pytest.mark.parametrize("number", [2**31, -(2**31) - 1, 2**53, True])
+def test_an_exit_code_fits_its_column(number):
+    event = {"type": '"finished"', "journal": '"j"', "seq": "1", "job": '"x"', "attempt": "1", "ts": "1"}
+    assert messages.decode_report(_object({**event, "exit_code": str(-(2**31))})).exit_code == -(2**31)
+    with pytest.raises(PayloadError, match="exit_code"):
+        messages.decode_report(_object({**event, "exit_code": json.dumps(number)}))
 
 
 def test_a_birth_with_a_wrong_list_is_refused_as_a_whole():

@@ -67,7 +67,7 @@ SETTINGS: tuple[Setting, ...] = (
         "The worker's name, one for each device; the broker must know it as user name. Default: the host name.",
     ),
     Setting("queues", _queues, "names, comma-separated", "Airflow queues whose tasks it takes.", "default"),
-    Setting("slots", integer(0, 10_000), "0 to 10000", "How many tasks run at once, counted by pool_slots.", "1"),
+    Setting("slots", integer(0, 1000), "0 to 1000", "How many tasks run at once, counted by pool_slots.", "1"),
     Setting(
         "state_dir",
         _path,

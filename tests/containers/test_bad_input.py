@@ -163,4 +163,5 @@ def test_a_broker_without_accounts() -> None:
         ["docker", "run", "--rm", os.environ["BROKER_IMAGE"]], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
     assert "run 'make env'" in done.stderr

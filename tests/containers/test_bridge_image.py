@@ -57,20 +57,19 @@ def test_a_standby_that_hangs_is_unhealthy_and_says_so(settings: dict[str, str])
             assert "bridge: healthy again" in log(standby)
 
 
-def test_a_wrong_password_of_the_broker(settings: dict[str, str]) -> None:
-    url = settings["AIRFLOW_MQTT_BROKER_URL"]
-    password = url.partition("bridge:")[2].partition("@")[0]
-    with bridge(settings, AIRFLOW_MQTT_BROKER_URL=url.replace(password, "wrong")) as container:
-        await_health(container, 1, "refuses the account bridge")
-        assert "bridge: unhealthy: the broker" in log(container)
-
-
-def test_a_wrong_password_of_the_database(settings: dict[str, str]) -> None:
-    url = settings["AIRFLOW_MQTT_DATABASE_URL"]
-    password = url.partition("airflow:")[2].partition("@")[0]
-    with bridge(settings, AIRFLOW_MQTT_DATABASE_URL=url.replace(password, "wrong")) as container:
-        await_health(container, 1, "it has not found its database yet")
-        wait_for(lambda: "password authentication failed" in log(container), what="the reason in the log")
+@pytest.mark.parametrize(
+    ("setting", "account", "said", "logged"),
+    [
+        ("BROKER_URL", "bridge", "refuses the account bridge", "bridge: unhealthy: the broker"),
+        ("DATABASE_URL", "airflow", "it has not found its database yet", "password authentication failed"),
+    ],
+)
+def test_a_wrong_password(settings: dict[str, str], setting: str, account: str, said: str, logged: str) -> None:
+    url = settings[f"AIRFLOW_MQTT_{setting}"]
+    password = url.partition(f"{account}:")[2].partition("@")[0]
+    with bridge(settings, **{f"AIRFLOW_MQTT_{setting}": url.replace(password, "wrong")}) as container:
+        await_health(container, 1, said)
+        wait_for(lambda: logged in log(container), what="the reason in the log")
 
 
 def test_a_broker_whose_rules_are_for_others(settings: dict[str, str]) -> None:

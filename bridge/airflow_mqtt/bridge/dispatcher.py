@@ -52,12 +52,16 @@ _TRIES = 4
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One message of a worker. `live` is false for what the broker had retained; `job` is that of a log topic."""
+    """One message of a worker.
+
+    `live` is false for what the broker had retained, `job` is that of a log topic, `size` that of its text in bytes.
+    """
 
     worker: str
     message: WorkerStatus | WorkerInfo | Born | Stranger | Event | LogChunk
     live: bool = True
     job: str = ""
+    size: int = 0
 
 
 @dataclass(slots=True)

@@ -8,9 +8,10 @@ import asyncio
 import logging
 import socket
 import ssl
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 import aiomqtt
@@ -44,7 +45,10 @@ _FAILURE: Final = 0x80
 
 _KEEPALIVE: Final = 20
 _INFLIGHT: Final = 2000
-_QUEUED_IN: Final = 100_000  # a bound; what is dropped past it is sent again by its sender
+
+#: What was received and not yet looked at. What is dropped past it is sent again by its sender.
+_QUEUED_IN: Final = 100_000
+_QUEUED_IN_BYTES: Final = 64 * 1024 * 1024
 
 _VERSIONS: Final = {
     "5": (aiomqtt.ProtocolVersion.V5,),
@@ -68,11 +72,42 @@ class _Client(aiomqtt.Client):
         super()._on_disconnect(*arguments)
 
 
+class Incoming(asyncio.Queue[aiomqtt.Message]):
+    """Messages that were received, bounded by their bytes too. aiomqtt counts pieces, and logs each that it drops."""
+
+    def __init__(self, maxsize: int, dropped: Counter[str]) -> None:
+        super().__init__(maxsize)
+        self._bytes = 0
+        self._dropped = dropped
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        if self.full() or self._bytes + _size(item) > _QUEUED_IN_BYTES:
+            self._dropped["not looked at"] += 1
+        else:
+            super().put_nowait(item)
+
+    def _put(self, item: aiomqtt.Message) -> None:
+        self._bytes += _size(item)
+        super()._put(item)
+
+    def _get(self) -> aiomqtt.Message:
+        item = super()._get()
+        self._bytes -= _size(item)
+        return item
+
+
+def _size(message: aiomqtt.Message) -> int:
+    return len(message.payload) if isinstance(message.payload, bytes) else 0
+
+
 class Link:
     """The connection to the broker. `publish` drops what cannot be sent now: everything is sent again later."""
 
-    def __init__(self, settings: BridgeSettings, topics: Topics, *, will: Outgoing) -> None:
+    def __init__(
+        self, settings: BridgeSettings, topics: Topics, *, will: Outgoing, dropped: Counter[str] | None = None
+    ) -> None:
         self._settings = settings
+        self._dropped = Counter[str]() if dropped is None else dropped
         self._topics = topics
         self._will = will
         self._client: aiomqtt.Client | None = None
@@ -123,6 +158,7 @@ class Link:
             timeout=_HANDSHAKE_TIMEOUT,
             max_inflight_messages=_INFLIGHT,
             max_queued_incoming_messages=_QUEUED_IN,
+            queue_type=partial(Incoming, dropped=self._dropped),  # type: ignore[arg-type]
         )
 
     async def _serve(self, client: aiomqtt.Client, receive: Receive, connected: Callable[[], Awaitable[None]]) -> None:

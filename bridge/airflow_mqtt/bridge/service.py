@@ -13,7 +13,7 @@ from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, m
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
 from airflow_mqtt.bridge.execution_api import ExecutionApi
 from airflow_mqtt.bridge.gateway import Gateway
-from airflow_mqtt.bridge.intake import Call, Echo, Intake, Other
+from airflow_mqtt.bridge.intake import Backlog, Call, Echo, Intake, Other
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.link import Link
 from airflow_mqtt.bridge.outgoing import Outgoing
@@ -33,9 +33,8 @@ log = logging.getLogger(__name__)
 #: Seconds between two looks at what time has done, when nothing else wakes us.
 _TICK: Final = 1.0
 
-#: Messages that are applied in one transaction, and how many may wait for it.
+#: Messages that are applied in one transaction.
 _BATCH: Final = 500
-_BACKLOG: Final = 50_000
 
 #: Seconds before a failed piece of work is tried again.
 _RETRY: Final = 1.0
@@ -164,7 +163,9 @@ class Leader:
         self._topics = Topics(settings.root)
         self._intake = Intake(self._topics, settings.max_message_bytes)
         self._dispatcher = Dispatcher(settings, epoch)
-        self._link = Link(settings, self._topics, will=self._status(BridgeState.OFFLINE))
+        dropped = self._intake.dropped
+        self._link = Link(settings, self._topics, will=self._status(BridgeState.OFFLINE), dropped=dropped)
+        self._backlog = Backlog(dropped)
         self._api = ExecutionApi(settings.execution_api_url, database, time.time)
         self._gateway = Gateway(
             database,
@@ -176,7 +177,6 @@ class Leader:
         )
         self._retention = Retention(database, settings.retention)
         self._hearing_since: float | None = None
-        self._heard: list[Heard] = []
         self._work = asyncio.Event()  # messages wait
         self._wake = asyncio.Event()  # rows or slots may have changed
         self._published: dict[str, QueueStatus] = {}
@@ -227,8 +227,8 @@ class Leader:
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
         match self._intake.take(topic, payload, retained=retained):
-            case Heard() as heard if len(self._heard) < _BACKLOG:
-                self._heard.append(heard)
+            case Heard() as heard:
+                self._backlog.add(heard)
                 self._work.set()
             case Call() as call if work := self._gateway.take(call):
                 self._spawn(work, "request")
@@ -273,8 +273,7 @@ class Leader:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._heard:
-                batch, self._heard = self._heard[:_BATCH], self._heard[_BATCH:]
+            while batch := self._backlog.take(_BATCH):
                 if not await self._guarded(self._apply_all(batch)):
                     await asyncio.sleep(_RETRY)  # not acknowledged: the workers send it again
 
@@ -352,6 +351,7 @@ class Leader:
         await self._link.publish(out)
 
     async def _figures(self) -> None:
+        self._intake.say_dropped()
         now = time.time()
         async with self._database.read() as connection:
             tx = SqlTx(connection, self._settings.team_name)

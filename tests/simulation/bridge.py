@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
+from broker import Broker, Client
+from execution_api import Airflow
 from memory import MemoryDatabase, MemoryTx, drive
-from world import EPOCH_TIME, TOPICS, Airflow, Broker, Client, Simulation
+from world import EPOCH_TIME, TOPICS, Simulation
 
 from airflow_mqtt.bridge import gateway, routes
 from airflow_mqtt.bridge.database import DeposedError

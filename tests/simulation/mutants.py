@@ -6,14 +6,15 @@ from dataclasses import replace
 from unittest import mock
 
 import bridge as sim_bridge
+import device
 import memory
+import runner
 import scenario
-import world
 
 from airflow_mqtt.bridge import dispatcher, fleet, gateway, sweep
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.jobs import settle as real_settle
-from airflow_mqtt.worker.core import calls, core, endings, orders, outbox, status
+from airflow_mqtt.worker.core import calls, core, endings, orders, outbox, renewal, status
 from airflow_mqtt.worker.core import effects as fx
 
 Patch = contextlib.AbstractContextManager
@@ -263,13 +264,13 @@ def _():
 
 @mutant("worker: events are not in the journal")
 def _():
-    real = world.Device._keep
+    real = device.Device._keep
 
     def keep(self, effect):
         if not isinstance(effect, fx.SaveEvent):
             real(self, effect)
 
-    return mock.patch.object(world.Device, "_keep", keep)
+    return mock.patch.object(device.Device, "_keep", keep)
 
 
 @mutant("worker: publishes before the journal's commit")
@@ -286,18 +287,18 @@ def _():
             for effect in effects:
                 self._keep(effect)
 
-    return mock.patch.object(world.Device, "_perform", perform)
+    return mock.patch.object(device.Device, "_perform", perform)
 
 
 @mutant("worker: a final state is answered and not stored")
 def _():
-    real = world.Device._keep
+    real = device.Device._keep
 
     def keep(self, effect):
         if not isinstance(effect, fx.SaveCall):
             real(self, effect)
 
-    return mock.patch.object(world.Device, "_keep", keep)
+    return mock.patch.object(device.Device, "_keep", keep)
 
 
 @mutant("worker: `finished` does not wait for what the task wrote")
@@ -326,8 +327,8 @@ def _():
     def through(self, status):
         real(self, 200)
 
-    real = world.Runner._through
-    return mock.patch.object(world.Runner, "_through", through)
+    real = runner.Runner._through
+    return mock.patch.object(runner.Runner, "_through", through)
 
 
 @mutant("worker: a runner is started again after a crash, past the gate")
@@ -371,3 +372,36 @@ def _():
     stack.enter_context(mock.patch.object(logs, "rewind", lambda *_: None))
     stack.enter_context(mock.patch.object(logs, "_rewind_stalled", lambda *_: None))
     return stack
+
+
+@mutant("worker: its journal keeps its name when the power comes back")
+def _():
+    return mock.patch.object(renewal, "at_start", lambda *_: None)
+
+
+@mutant("worker: … and what the bridge knows of it is not compared")
+def _():
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(renewal, "at_start", lambda *_: None))
+    stack.enter_context(mock.patch.object(core.Core, "_superseded", lambda *_: ""))
+    return stack
+
+
+@mutant("worker: told that its journal is past, it keeps it")
+def _():
+    return mock.patch.object(core.Core, "_superseded", lambda *_: "")
+
+
+@mutant("worker: what waits is not carried over to a journal's new name")
+def _():
+    def renew(state, connection=0):
+        state.outbox.events.clear()
+        real(state, connection)
+
+    real = renewal.renew
+    return mock.patch.object(renewal, "renew", renew)
+
+
+@mutant("bridge: a journal that was replaced is not told")
+def _():
+    return mock.patch.object(dispatcher.Dispatcher, "_renew", lambda *_: None)

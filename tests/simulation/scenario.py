@@ -5,8 +5,12 @@ from dataclasses import dataclass, field
 
 import orjson
 from bridge import LOST_AFTER, SimBridge
+from broker import Broker
+from device import Device
+from disk import Image
+from execution_api import Airflow
 from memory import MemoryDatabase, new_row
-from world import EPOCH_TIME, Airflow, Broker, Device, Simulation
+from world import EPOCH_TIME, Simulation
 
 from airflow_mqtt.executor import core as executor_core
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
@@ -36,7 +40,8 @@ class Scenario:
         self.bridges: list[SimBridge] = []
         self.heard: Counter[tuple[str, str]] = Counter()
         self.unwanted: set[str] = set()
-        self.wiped: set[str] = set()
+        self.doubles: list[Device] = []  # second devices of a name
+        self.off_disk: set[str] = set()  # jobs that were in a journal when its disk was lost, replaced, or went back
         self.deaf_since: dict[str, float] = {}
 
     # --- the parts ----------------------------------------------------------------------------------------
@@ -96,7 +101,8 @@ class Scenario:
         for _ in range(sim.random.randint(0, 6)):
             fault = sim.random.choice(
                 [self._kill_bridge, self._sleep_bridge, self._kill_worker, self._cut_power, self._kill_broker,
-                 self._empty_broker, self._cut_link, self._clear_task, self._api_outage, self._wipe]
+                 self._empty_broker, self._cut_link, self._clear_task, self._api_outage, self._wipe,
+                 self._go_back, self._forget_written, self._swap_disks, self._double]
             )  # fmt: skip
             sim.at(sim.random.uniform(0, CHAOS), fault)
 
@@ -124,12 +130,61 @@ class Scenario:
     def _wipe(self) -> None:
         """Power lost, and the disk with it."""
         device = self._device()
-        if device.up and self.sim.chance(0.3):
-            self.sim.faults["disk wiped"] += 1
-            self.wiped |= {job for job, _ in device.runners}
+        if device.up and self.sim.chance(0.3, "disk wiped"):
+            self._switch_off(device)
+            device.insert_new_disk()
+
+    def _go_back(self) -> None:
+        """Power lost, and the disk restored from an old image."""
+        device = self._device()
+        if device.up:
+            self._put_back(device, self.sim.random.choice(device.images), "disk restored from an old image")
+
+    def _forget_written(self) -> None:
+        """Power lost, and the card has not written what it said: the last commits are gone."""
+        device = self._device()
+        if device.up:
+            commits = min(self.sim.random.randint(2, 5), len(device.images))
+            self._put_back(device, device.images[-commits], "disk lost its last commits")
+
+    def _swap_disks(self) -> None:
+        """Power lost, a new disk put in; later the old one is put in again."""
+        device = self._device()
+        seconds = min(self.sim.random.uniform(5.0, 60.0), CHAOS - self.sim.now)
+        if not device.up or seconds < 5.0:
+            return
+        old = device.image()
+        self._switch_off(device)
+        device.insert_new_disk()
+        self.sim.at(seconds, lambda: self._put_back(device, old, "old disk back after a new one"))
+
+    def _put_back(self, device: Device, image: Image, fault: str) -> None:
+        self.sim.faults[fault] += 1
+        self.sim.note(f"{device.name}: {fault}")
+        self._switch_off(device)
+        device.put_back(image)
+
+    def _switch_off(self, device: Device) -> None:
+        """Power lost; what the journal holds now is gone with its disk."""
+        self.off_disk |= set(device.disk.jobs)
+        if device.up:
             device.crash(power=True)
-            device.new_journal()
-            device.runners.clear()
+        else:
+            device.lose_power()
+
+    def _double(self) -> None:
+        """A device is cut off, and goes on; another of its name takes its place; then that goes, and the first is back."""
+        device = self._device()
+        seconds = min(self.sim.random.uniform(10.0, 60.0), CHAOS - self.sim.now)
+        if seconds < 10.0 or self.sim.now < device.cut_until:
+            return
+        self.sim.faults["second device of a name, and the first one back"] += 1
+        device.cut(seconds)
+        double = Device(self.sim, self.broker, device.name)
+        double.disks += 1000  # its instances are its own
+        self.doubles.append(double)
+        self.sim.at(2.0, lambda: (self.off_disk.update(device.disk.jobs), double.start()))
+        self.sim.at(seconds - 1.0, lambda: (self.off_disk.update(double.disk.jobs), double.retire()))
 
     def _kill_broker(self) -> None:
         self.broker.restart(forget=False)
@@ -172,7 +227,7 @@ class Scenario:
             0, self.sim.faults, Counter(row["state"] for row in self.db.rows.values()), trace=self.sim.trace
         )
         bad = outcome.violations
-        starts: Counter[str] = sum((device.starts for device in self.devices), Counter())
+        starts: Counter[str] = sum((device.starts for device in self._all()), Counter())
         for id_, row in self.db.rows.items():
             self._check_job(id_, row, starts[id_], bad)
         for device in self.devices:
@@ -180,11 +235,14 @@ class Scenario:
                 bad.append(f"3: {device.name} still holds events that nobody acknowledged")
         return outcome
 
+    def _all(self) -> list[Device]:
+        return self.devices + self.doubles
+
     def _check_job(self, id_: str, row: dict, starts: int, bad: list[str]) -> None:
         state, subject = row["state"], row["subject"]
-        ended = {job for device in self.devices for job in device.ended_code}
-        promised = {job for device in self.devices for job in device.promised}
-        harmed = {job for device in self.devices for job in device.power_cuts} | self.wiped | self.unwanted
+        ended = {job for device in self._all() for job in device.ended_code}
+        promised = {job for device in self._all() for job in device.promised}
+        harmed = {job for device in self._all() for job in device.power_cuts} | self.off_disk | self.unwanted
         if state not in TERMINAL:
             bad.append(f"1: {id_} is {state} and forgotten")
         heard = sum(count for (job, _), count in self.heard.items() if job == id_)
@@ -197,7 +255,7 @@ class Scenario:
         if (
             id_ in promised
             and state != JobState.SUCCEEDED
-            and id_ not in self.unwanted | self.wiped | self._lost_fairly(id_)
+            and id_ not in self.unwanted | self.off_disk | self._lost_fairly(id_)
         ):
             bad.append(f"3: {id_} is {state} ({row['reason']}), though the worker took its result")
         if state in (JobState.FAILED, JobState.LOST) and id_ not in harmed | self._lost_fairly(id_):
@@ -216,14 +274,19 @@ class Scenario:
         return {id_} if float(reason.split("silent for ")[1].split(" s")[0]) >= LOST_AFTER else set()
 
     def _check_log(self, id_: str, row: dict, bad: list[str]) -> None:
-        if row["state"] != JobState.SUCCEEDED or id_ in self.wiped:
+        """The whole log has arrived, unless its disk was lost before. Of a disk that went back more may come: what its
+        worker then writes into a log of which it does not know that it was done.
+        """
+        if row["state"] != JobState.SUCCEEDED or id_ in self.off_disk:
             return
-        for device in self.devices:
-            runner = device.runners.get((id_, row["attempt"]))
-            if runner is not None and runner.started:
-                stored = self.db.logs.get((id_, row["attempt"]), b"")
-                if stored != bytes(runner.log):
-                    bad.append(f"3: the log of {id_} has {len(stored)} of {len(runner.log)} bytes")
+        stored = self.db.logs.get((id_, row["attempt"]), b"")
+        for device in self._all():
+            for runner in device.written:
+                if (runner.job, runner.attempt) != (id_, row["attempt"]) or not runner.started:
+                    continue
+                whole = bytes(runner.log)
+                if stored != whole and not (id_ in device.went_back and stored.startswith(whole)):
+                    bad.append(f"3: the log of {id_} has {len(stored)} of {len(whole)} bytes")
 
 
 def run(seed: int) -> Outcome:

@@ -47,7 +47,9 @@ from airflow_mqtt.worker.core.jobs import Result
 
 TOPICS = Topics()
 NAME = "edge-1"
-CONFIG = Config(name=NAME, instance="instance-1", journal="journal-1", queues=("default", "gpu"), slots=2)
+CONFIG = Config(
+    name=NAME, instance="instance-1", journal="journal-1", boot="boot-1", queues=("default", "gpu"), slots=2
+)
 RETURNED = Result(returned=True, exit_code=0)
 
 
@@ -57,14 +59,15 @@ class Device:
     def __init__(self, **changes: Any) -> None:
         self.config = replace(CONFIG, **changes)
         self.now = 1000.0
-        self.meta: dict[str, str] = {}
+        self.meta: dict[str, str] = {"boot": "boot-1"}
         self.jobs: dict[str, dict] = {}
         self.events: dict[int, bytes] = {}
         self.calls: dict[str, tuple[str, int, dict]] = {}
         self.done: list[Effect] = []
         self.logs: dict[str, bytes] = {}
         self.tokens = itertools.count(1)
-        self.core = Core(self.config)
+        self.core = Core(self.config, Restored(meta={"boot": "boot-1"}))
+        self.settle()
         self.bridge_seq = 0
 
     # --- effects ------------------------------------------------------------------------------------------
@@ -106,6 +109,7 @@ class Device:
         """Lose the process; build a new core from the journal, as `Loop.recover` does."""
         calls = [(job, record) for job, _, record in sorted(self.calls.values(), key=lambda item: item[1])]
         restored = Restored(meta=self.meta, jobs=list(self.jobs.values()), events=dict(self.events), calls=calls)
+        changes = {"journal": self.meta.get("journal", self.config.journal), **changes}
         self.config = replace(self.config, instance=self.config.instance + "x", **changes)
         self.core = Core(self.config, restored)
         for job in list(self.core.state.jobs):
@@ -113,6 +117,10 @@ class Device:
             size = len(self.logs.get(job, b""))
             self.core.found(job, alive=job in alive, result=result, log_size=size, now=self.now)
         self.settle()
+
+    @property
+    def journal(self) -> str:
+        return self.core.state.config.journal
 
     # --- what happens -------------------------------------------------------------------------------------
 
@@ -151,7 +159,7 @@ class Device:
     def ack(self, seq: int | None = None, **logs: int) -> None:
         seq = self.core.state.outbox.last if seq is None else seq
         birth = {"connection": self.core.state.connection, "birth": self.core.state.births}
-        self.message(topic(TopicKind.ACK), Ack(journal=CONFIG.journal, seq=seq, epoch=1, logs=logs, **birth).encode())
+        self.message(topic(TopicKind.ACK), Ack(journal=self.journal, seq=seq, epoch=1, logs=logs, **birth).encode())
 
     def desire(self, revision: int, **wishes: Any) -> None:
         self.message(topic(TopicKind.DESIRED), Desired(revision=revision, **wishes).encode(), retained=True)
@@ -175,7 +183,7 @@ class Device:
         return self.answers().get(name)
 
     def respond(self, call: str, status: int = 200, body: str | None = "{}") -> None:
-        response = Response(id=call, journal=CONFIG.journal, status=status, body=body)
+        response = Response(id=call, journal=self.journal, status=status, body=body)
         self.message(topic(TopicKind.RESPONSE), response.encode())
 
     def end(self, job: str, result: Result | None = RETURNED, attempt: int = 1) -> None:

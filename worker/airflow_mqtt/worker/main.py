@@ -62,7 +62,7 @@ def _own(state_dir: Path) -> Any:
 def _work(settings: WorkerSettings) -> None:
     with Journal(settings.state_dir / "journal.sqlite") as journal, selectors.DefaultSelector() as selector:
         restored = journal.load()
-        config = _config(settings, restored.meta["journal"])
+        config = _config(settings, restored.meta["journal"], _boot(settings.state_dir / "journal.sqlite"))
         core = Core(config, restored)
         runners = Runners(settings.state_dir, settings.python, settings.runner_idle_timeout, selector)
         local_api = LocalApi(settings.state_dir / "worker.sock", selector)
@@ -88,11 +88,20 @@ def _work(settings: WorkerSettings) -> None:
             runners.close()
 
 
-def _config(settings: WorkerSettings, journal: str) -> Config:
+def _boot(journal: Path) -> str:
+    """Name this power-on and the journal's file; empty where the system has no name for it (it is not Linux)."""
+    try:
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{journal.stat().st_ino}"
+    except OSError:
+        return ""
+
+
+def _config(settings: WorkerSettings, journal: str, boot: str) -> Config:
     return Config(
         name=settings.name,
         instance=os.urandom(8).hex(),
         journal=journal,
+        boot=boot,
         queues=settings.queues,
         slots=settings.slots,
         kinds=_kinds(settings),

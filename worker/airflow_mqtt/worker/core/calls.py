@@ -160,6 +160,7 @@ def store(state: State, job: Job, call: Call) -> None:
         state.positions += 1
         call.position = state.positions
         call.stored = True
+        call.journal = state.config.journal
         state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
     _answer_stored(state, call)
 
@@ -205,11 +206,10 @@ def pump(state: State, job: Job, now: float) -> None:
 
 def respond(state: State, response: Response, now: float) -> None:
     """Take an answer of the bridge. One that nobody waits for is an ordinary duplicate."""
-    if response.journal != state.config.journal:
-        return
     for job in state.jobs.values():
-        if job.calls and job.calls[0].wire_id == response.id:
-            _settle(state, job, job.calls[0], response, now)
+        call = job.calls[0] if job.calls else None
+        if call and (call.journal or state.config.journal, call.wire_id) == (response.journal, response.id):
+            _settle(state, job, call, response, now)
             return
 
 

@@ -19,7 +19,7 @@ from airflow_mqtt.protocol.messages import (
     decode_order,
 )
 from airflow_mqtt.protocol.topics import Topic, TopicKind, Topics
-from airflow_mqtt.worker.core import calls, draining, endings, logs, orders, status
+from airflow_mqtt.worker.core import calls, draining, endings, logs, orders, renewal, status
 from airflow_mqtt.worker.core.calls import LocalCall
 from airflow_mqtt.worker.core.effects import DropEvents, Effect, SaveMeta
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase, Result
@@ -127,7 +127,7 @@ class Core:
     def connecting(self, now: float) -> tuple[str, bytes]:
         """Begin a connection: return topic and payload of its will. Commit before CONNECT."""
         state = self.state
-        state.connection += 1
+        state.connection = max(state.connection, state.connections_seen) + 1
         state.births = 0
         state.out.append(SaveMeta("connection", str(state.connection)))
         state.out.append(SaveMeta("instance", state.config.instance))
@@ -208,15 +208,34 @@ class Core:
         if ack.refused:
             self._turned_away(ack.refused)
             return
-        self.state.unwelcome = ""
+        if why := self._superseded(ack):
+            self._renew(why, ack, now)
+            return
         if self.state.outbox.acknowledge(ack.seq, now):
             self.state.out.append(DropEvents(ack.seq))
         if (ack.connection, ack.birth) == (self.state.connection, self.state.births):
             self.state.born_heard = True
+            self.state.unwelcome = ""
         elif self.state.connected and now - self.state.born_at >= BIRTH_PAUSE:
             self._introduce(now)  # the bridge has missed it, and ignores what it cannot place
         logs.acknowledged(self.state, ack.logs, now)
         send_events(self.state, now)
+
+    def _superseded(self, ack: Ack) -> str:
+        """Return why our journal does not count any more: the bridge knows more of it than we do. Or nothing."""
+        if ack.past:
+            return "another has taken its place at the bridge"
+        if ack.seq > self.state.outbox.last or ack.connection > self.state.connection:
+            return "it has gone back to an older state"
+        return ""
+
+    def _renew(self, why: str, ack: Ack, now: float) -> None:
+        old = self.state.config.journal
+        renewal.renew(self.state, ack.connection)
+        new = self.state.config.journal
+        say(self.state, "error", f"journal {old}: {why}; what waits is reported under the new name {new}")
+        if self.state.connected:
+            self._introduce(now)
 
     def _turned_away(self, why: str) -> None:
         """Stay, and ask again after `resend_after`: the next bridge to lead may be a newer one."""
@@ -286,6 +305,7 @@ def _restore(state: State, restored: Restored) -> None:
         state.jobs[job.id] = job
     for name, record in restored.calls:
         _restore_call(state, name, record)
+    renewal.at_start(state, meta.get("boot", ""))
 
 
 def _restore_call(state: State, name: str, record: Mapping[str, Any]) -> None:

@@ -39,6 +39,7 @@ class Call:
     body: str | None = None
     position: int = 0
     retries: int = 0
+    journal: str = ""  # in which it was stored: the bridge knows a copy by that name, whatever ours is now
     token: int | None = None
     stored: bool = False
     asked_at: float = 0.0
@@ -59,6 +60,7 @@ class Call:
             "body": self.body,
             "position": self.position,
             "retries": self.retries,
+            "journal": self.journal,
         }
 
     @classmethod
@@ -68,7 +70,7 @@ class Call:
     def request(self, journal: str, job: str, attempt: int) -> Request:
         return Request(
             id=self.wire_id,
-            journal=journal,
+            journal=self.journal or journal,
             job=job,
             attempt=attempt,
             method=self.method,

@@ -25,6 +25,7 @@ class Config:
     name: str
     instance: str
     journal: str
+    boot: str = ""  # names what a disk cannot go back in: this power-on, and the journal's file; empty: not known
     queues: tuple[str, ...] = ("default",)
     slots: int = 1
     kinds: tuple[str, ...] = ("airflow",)
@@ -74,6 +75,7 @@ class State:
     clock_offset: float = 0.0  # wall clock less the clock that `now` is of
     connected: bool = False
     connection: int = 0
+    connections_seen: int = 0  # the next one is above it: of another line of time
     births: int = 0
     born_at: float = 0.0
     born_heard: bool = False  # the last introduction is acknowledged

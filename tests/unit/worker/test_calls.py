@@ -184,6 +184,38 @@ def test_an_overloaded_api_is_asked_again_later_under_another_id(device):
     assert device.calls == {}
 
 
+def answer_until_quiet(device, status: int, tries: int) -> int:
+    """Answer each request with `status`; return how many there were."""
+    for count in range(tries):
+        device.wait(61)
+        request = device.requests()[-1]
+        device.forget()
+        device.respond(request.id, status)
+        if not device.calls:
+            return count + 1
+    return tries
+
+
+def test_a_stored_write_that_airflow_always_fails_on_is_refused_in_the_end(device):
+    device.start("a")
+    device.call("a", "PATCH", "task-instances/a/state", STATE)
+    device.end("a")
+    assert answer_until_quiet(device, 500, 5) == 5
+    device.crash()
+    device.connect()
+    assert answer_until_quiet(device, 500, 20) == 5
+    event = device.reports()[-1]
+    assert (event.type, event.outcome) == ("finished", "failed")
+    assert "status 500" in event.reason
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_an_api_that_is_not_there_is_asked_for_ever(device, status):
+    device.start("a")
+    device.call("a", "PATCH", "task-instances/a/state", STATE)
+    assert answer_until_quiet(device, status, 50) == 50
+
+
 def test_a_waiting_call_hears_of_an_overloaded_api(device):
     device.start("a")
     call = device.call("a", "GET", "variables/x")

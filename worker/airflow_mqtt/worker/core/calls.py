@@ -28,8 +28,13 @@ RESEND_CALL_AFTER = 30.0
 #: A write that has waited this long for a bridge that does not answer is stored, as if the link were down.
 STORE_AFTER = 30.0
 
-#: Statuses that say "not now". Everything else below 500 is an answer.
-RETRYABLE = frozenset({408, 425, 429})
+#: Statuses that say "not now", of the API or of a proxy before it. Everything else below 500 is an answer.
+NOT_NOW = frozenset({408, 425, 429, 502, 503, 504})
+
+#: A stored write that was answered 500 this often is refused: the fault is the write's own. With the pauses in between,
+#: and the tries of the bridge before each, that is about ten minutes.
+MAX_SERVER_ERRORS = 10
+
 LONGEST_PAUSE = 60.0
 
 _GATE = re.compile(r"(task-instances|callbacks)/[^/]+/run")
@@ -214,7 +219,7 @@ def respond(state: State, response: Response, now: float) -> None:
 
 
 def _settle(state: State, job: Job, call: Call, response: Response, now: float) -> None:
-    if call.stored and (response.status >= 500 or response.status in RETRYABLE):
+    if call.stored and _try_again(call, response.status):
         call.retries += 1
         call.not_before = now + min(LONGEST_PAUSE, 2.0**call.retries)
         call.sent_at = None
@@ -231,6 +236,13 @@ def _settle(state: State, job: Job, call: Call, response: Response, now: float) 
         state.out.append(Answer(call.token, call.id, response.status, response.body, response.headers))
     pump(state, job, now)
     endings.close_if_ready(state, job, now)
+
+
+def _try_again(call: Call, status: int) -> bool:
+    if status < 500 or status in NOT_NOW:
+        return status in NOT_NOW
+    call.server_errors += 1
+    return call.server_errors < MAX_SERVER_ERRORS
 
 
 def _through_gate(state: State, job: Job, response: Response, now: float) -> None:

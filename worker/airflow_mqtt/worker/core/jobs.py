@@ -39,6 +39,7 @@ class Call:
     body: str | None = None
     position: int = 0
     retries: int = 0
+    server_errors: int = 0  # how often it was answered 500
     journal: str = ""  # in which it was stored: the bridge knows a copy by that name, whatever ours is now
     token: int | None = None
     stored: bool = False
@@ -60,6 +61,7 @@ class Call:
             "body": self.body,
             "position": self.position,
             "retries": self.retries,
+            "server_errors": self.server_errors,
             "journal": self.journal,
         }
 

@@ -9,8 +9,8 @@ _VERSION_ADDED: Final = "0.1.0"
 
 _SECTION: Final = """\
 Settings of airflow-mqtt. The executor writes jobs into Airflow's database and never talks to the broker: of these
-it reads `callback_queue` alone. The others are read by `airflow-mqtt bridge run` where it finds this file, unless a
-flag, an environment variable `AIRFLOW_MQTT_<NAME>` or its own file says otherwise.
+it reads `callback_queue` alone, and triggerers read `log_limit`. The others are read by `airflow-mqtt bridge run`
+where it finds this file, unless a flag, an environment variable `AIRFLOW_MQTT_<NAME>` or its own file says otherwise.
 """
 
 

@@ -11,12 +11,13 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, delete, insert, or_, select
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge.settings import SETTINGS
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 _logger = logging.getLogger(__name__)
@@ -32,6 +33,11 @@ _TRIGGER_PATH: Final = re.compile(r"(?P<task>.+)\.trigger\.(?P<triggerer>\d+)\.l
 
 #: Bytes of a stored chunk of a triggerer's log.
 _CHUNK: Final = 64 * 1024
+
+#: Bounds the log of a triggerer as it does that of a job.
+_LOG_LIMIT: Final = next(setting for setting in SETTINGS if setting.name == "log_limit")
+
+_CUT: Final = b'\n{"level":"warning","logger":"airflow_mqtt.executor","event":"Log cut here: log_limit in [mqtt]."}\n'
 
 
 class Part(NamedTuple):
@@ -113,8 +119,8 @@ class MqttLogIO:
 
     def upload(self, path: str | os.PathLike[str], ti: Any = None) -> None:
         """Keep the log that a triggerer wrote for a task of ours; what is not ours goes where it went before."""
-        found = _TRIGGER_PATH.fullmatch(os.fspath(path))
-        if not (found and _kept(found["task"], int(found["triggerer"]))) and self._other is not None:
+        found = _TRIGGER_PATH.fullmatch(os.fspath(path)) if ti is not None else None
+        if not (found and _kept(ti, found["task"], int(found["triggerer"]))) and self._other is not None:
             self._other.upload(path, ti)
 
     def _find(self, relative_path: str, ti: Any) -> list[Part]:
@@ -128,16 +134,19 @@ class MqttLogIO:
 
 def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Part]:
     """Return the logs of the jobs of `ti` that are of the `same_try`, in the order of their dispatch."""
-    ours = and_(
+    columns = (_job.id, _job.state, _job.worker, _job.attempt, _job.queue)
+    jobs = session.execute(select(*columns).where(_of(ti), same_try).order_by(_job.queued_at)).all()
+    return [part for job in jobs for part in _parts_of(session, job)]
+
+
+def _of(ti: Any) -> ColumnElement[bool]:
+    """Whether a job is of the task of `ti`, in the order of `ix_mqtt_job_task`."""
+    return and_(
         _job.dag_id == ti.dag_id,
         _job.run_id == ti.run_id,
         _job.task_id == ti.task_id,
         _job.map_index == getattr(ti, "map_index", -1),
-        same_try,
     )
-    columns = (_job.id, _job.state, _job.worker, _job.attempt, _job.queue)
-    jobs = session.execute(select(*columns).where(ours).order_by(_job.queued_at)).all()
-    return [part for job in jobs for part in _parts_of(session, job)]
 
 
 def _parts_of(session: Session, job: Any) -> list[Part]:
@@ -184,33 +193,44 @@ def _chunks(part: Part) -> Iterator[tuple[int, bytes]]:
         last = rows[-1].offset
 
 
-def _kept(task_path: str, triggerer: int) -> bool:
+def _kept(ti: Any, task_path: str, triggerer: int) -> bool:
     try:
-        return _keep_trigger_log(task_path, triggerer)
+        return _keep_trigger_log(ti, task_path, triggerer)
     except Exception as error:  # a log that is not kept must not end a triggerer
         _logger.warning("The log of triggerer %s for %s could not be kept: %s", triggerer, task_path, error)
         return False
 
 
-def _keep_trigger_log(task_path: str, triggerer: int) -> bool:
+def _keep_trigger_log(ti: Any, task_path: str, triggerer: int) -> bool:
     """Store the whole file, in place of what was there; False when no job of ours has this path."""
     from airflow.configuration import conf  # noqa: PLC0415 - see `of_running`
 
     from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
 
     base = Path(conf.get_mandatory_value("logging", "base_log_folder"))
-    data = (base / f"{task_path}.trigger.{triggerer}.log").read_bytes()
-    with compat.own_session() as session:
-        # The same triggerer writes on in this file at each deferral: it stays with the first job.
-        first = session.scalar(select(_job.id).where(_job.log_path == task_path).order_by(_job.queued_at).limit(1))
-        if first is None:
+    limit = _LOG_LIMIT.parse(conf.get("mqtt", _LOG_LIMIT.name, fallback=None) or _LOG_LIMIT.default or "")
+    with (base / f"{task_path}.trigger.{triggerer}.log").open("rb") as file, compat.own_session() as session:
+        job = first_job(session, ti, task_path)
+        if job is None:
             return False
-        key = (first, -triggerer)
-        session.execute(delete(tables.job_log).where(tuple_(_log.job_id, _log.attempt) == key))
-        rows = [
-            {"job_id": first, "attempt": -triggerer, "offset": start, "data": data[start : start + _CHUNK]}
-            for start in range(0, len(data), _CHUNK)
-        ]
-        if rows:
-            session.execute(insert(tables.job_log), rows)
+        session.execute(delete(tables.job_log).where(_log.job_id == job, _log.attempt == -triggerer))
+        for offset, data in _pieces(file, limit):
+            row = {"job_id": job, "attempt": -triggerer, "offset": offset, "data": data}
+            session.execute(insert(tables.job_log), row)
     return True
+
+
+def first_job(session: Session, ti: Any, task_path: str) -> str | None:
+    """Return the first job of `ti` with this log: a triggerer writes on in one file at each deferral of the task."""
+    query = select(_job.id).where(_of(ti), _job.log_path == task_path).order_by(_job.queued_at).limit(1)
+    return session.scalar(query)
+
+
+def _pieces(file: IO[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
+    """Read a file as chunks with their offsets, up to `limit` bytes; that there is more is said at their end."""
+    offset = 0
+    while offset < limit and (data := file.read(min(_CHUNK, limit - offset))):
+        yield offset, data
+        offset += len(data)
+    if file.read(1):
+        yield offset, _CUT

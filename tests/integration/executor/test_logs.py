@@ -156,6 +156,35 @@ def test_the_log_of_a_triggerer_is_kept(world, job_of, ours):
     assert "log of triggerer 17" in sources
 
 
+def test_the_log_of_a_triggerer_is_cut_at_the_limit(world, job_of, ours, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__MQTT__LOG_LIMIT", "150000")
+    ti, job = job_of()
+    relative = f"{job.log_path}.trigger.17.log"
+    file = world.home / "logs" / relative
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(line(f"{number}" + "x" * 1000) for number in range(1000)))
+    ours.upload(relative, ti)
+    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
+    world.set_task(ti, state="success")
+    lines = shown(world, world.task(ti.id))[1]
+    assert 100 < len(lines) < 150 and "log_limit" in lines[-1]
+
+
+def test_a_triggerers_log_of_another_task_is_not_ours(world, job_of):
+    from airflow_mqtt.executor.task_log import MqttLogIO
+
+    _, job = job_of(task_id="mapped", map_index=0)
+    other_ti, _ = job_of(task_id="mapped", map_index=1)
+    other = Other()
+    relative = f"{job.log_path}.trigger.17.log"
+    file = world.home / "logs" / relative
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(line("trigger", 1))
+    for ti in (other_ti, None):
+        MqttLogIO(other).upload(relative, ti)
+    assert other.uploads == [relative] * 2
+
+
 class Other:
     """What `[logging] remote_logging` would use."""
 

@@ -1,10 +1,13 @@
 """Chunks become text, however they were cut, repeated or lost."""
 
+import io
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_mqtt.executor import task_log
 from airflow_mqtt.executor.task_log import assemble, lines_of
 
 
@@ -42,3 +45,27 @@ def test_a_gap_is_said():
 def test_a_line_without_an_end_waits_for_it():
     assert list(lines_of([b"one\ntw"], complete=False)) == ["one"]
     assert list(lines_of([b"one\ntw"], complete=True)) == ["one", "tw"]
+
+
+class Counted(io.BytesIO):
+    asked = 0
+
+    def read(self, size=-1):
+        assert size > 0
+        self.asked += size
+        return super().read(size)
+
+
+@pytest.mark.parametrize(("size", "limit", "kept"), [(0, 9, 0), (9, 9, 9), (300_000, 300_000, 300_000), (9, 0, 0)])
+def test_a_file_is_kept_up_to_the_limit(size, limit, kept):
+    pieces = list(task_log._pieces(Counted(b"x" * size), limit))
+    whole = b"".join(data for _, data in pieces)
+    assert whole.count(b"x" * kept) and (whole[kept:] == task_log._CUT) == (size > limit)
+    assert [offset for offset, _ in pieces] == [sum(len(d) for _, d in pieces[:n]) for n in range(len(pieces))]
+
+
+def test_a_file_of_any_size_is_read_a_little_beyond_the_limit():
+    file = Counted(b"x" * 10_000_000)
+    pieces = list(task_log._pieces(file, 100_000))
+    assert max(len(data) for _, data in pieces) <= task_log._CHUNK
+    assert file.asked == 100_001

@@ -58,8 +58,13 @@ class DeposedError(AirflowMqttError):
     """Another bridge has taken the lease: nothing may be written any more."""
 
 
-def make_engine(url: str, *, idle_limit: float = 3.0) -> AsyncEngine:
-    """Return an engine for Airflow's database URL, whichever driver that names.
+def session_name(instance: str) -> str:
+    """Return the `application_name` of the sessions of bridge `instance`; PostgreSQL keeps 63 bytes of it."""
+    return f"airflow-mqtt {instance}"[:63]
+
+
+def make_engine(url: str, *, instance: str = "", idle_limit: float = 3.0) -> AsyncEngine:
+    """Return an engine of bridge `instance` for Airflow's database URL, whichever driver that names.
 
     `idle_limit` is for how many seconds PostgreSQL waits for the next statement of a transaction, or for a client to
     take what it sends. A leader that was stopped, or cut off, in the middle of either holds a lock on the lease, and
@@ -73,7 +78,11 @@ def make_engine(url: str, *, idle_limit: float = 3.0) -> AsyncEngine:
         _take_write_lock_at_begin(engine)
         return engine
     limit = str(max(1, round(idle_limit * 1000)))
-    settings = {"idle_in_transaction_session_timeout": limit, "tcp_user_timeout": limit}
+    settings = {
+        "application_name": session_name(instance),
+        "idle_in_transaction_session_timeout": limit,
+        "tcp_user_timeout": limit,
+    }
 
     async def connect() -> asyncpg.Connection:
         return await connect_by_url(url, server_settings=settings)

@@ -7,11 +7,11 @@ another machine is ever compared; `database.Database.write` fences a leader that
 
 from dataclasses import dataclass
 
-from sqlalchemy import Update, insert, select, update
+from sqlalchemy import Update, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_mqtt.bridge import tables
-from airflow_mqtt.bridge.database import Database
+from airflow_mqtt.bridge.database import Database, session_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +62,11 @@ async def read(database: Database) -> Lease:
 async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease | None:
     """Take over the lease as `seen`; None when somebody was faster.
 
-    Transactions of the leader before that still run are waited for: their `FOR KEY SHARE` gives way to renewals, and
-    not to `FOR UPDATE`.
+    Transactions of the leader before that still run are ended, or waited for where that cannot be: their `FOR KEY
+    SHARE` gives way to renewals, and not to `FOR UPDATE`.
     """
+    if seen.holder not in ("", holder):
+        await _end_sessions(database, seen.holder)
     after = Lease(holder, seen.epoch + 1, 0)
     still = _of(database, seen).where(tables.bridge.c.beat == seen.beat)
     statement = still.values(holder=holder, epoch=after.epoch, beat=0, host=host)
@@ -73,6 +75,19 @@ async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease
         await connection.execute(row.with_for_update())
         changed = (await connection.execute(statement)).rowcount == 1
     return after if changed else None
+
+
+async def _end_sessions(database: Database, holder: str) -> None:
+    """End what a bridge that sleeps has left open in PostgreSQL.
+
+    Its transactions wait for one another; each that gets on then waits for the sleeper, for all of its idle limit.
+    """
+    if database.engine.dialect.name != "postgresql":
+        return
+    sessions = "pg_stat_activity WHERE datname = current_database() AND usename = current_user"
+    statement = text(f"SELECT pg_terminate_backend(pid) FROM {sessions} AND application_name = :name")  # noqa: S608
+    async with database.read() as connection:
+        await connection.execute(statement, {"name": session_name(holder)})
 
 
 async def renew(database: Database, held: Lease) -> bool:

@@ -11,6 +11,8 @@ from airflow_mqtt.bridge.service import Bridge
 from airflow_mqtt.bridge.settings import BridgeSettings
 from airflow_mqtt.protocol.errors import AirflowMqttError, first_of
 
+log = logging.getLogger(__name__)
+
 
 def run(values: Mapping[str, Any]) -> int:
     """Run a bridge until SIGTERM or SIGINT; return the exit code: 0, or 1 when it must not go on."""
@@ -36,4 +38,14 @@ async def _run(settings: BridgeSettings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.set_exception_handler(_on_stray_error)
     await Bridge(settings).run(stop)
+
+
+def _on_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say in one line what aiomqtt's callbacks meet when the socket they watch is closed in between; it reconnects."""
+    error = context.get("exception")
+    if isinstance(error, (OSError, KeyError)) and "callback" in context["message"]:
+        log.warning("a connection ended in the middle of something: %r", error)
+    else:
+        loop.default_exception_handler(context)

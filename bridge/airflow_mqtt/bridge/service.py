@@ -45,7 +45,7 @@ class Bridge:
 
     def __init__(self, settings: BridgeSettings) -> None:
         self._settings = settings
-        self._engine = make_engine(settings.database_url, idle_limit=settings.lease_ttl)
+        self._engine = make_engine(settings.database_url, instance=settings.instance, idle_limit=settings.lease_ttl)
         self._database = Database(self._engine, settings.team_name)
         self._pulse = Pulse(settings.health_file)
 

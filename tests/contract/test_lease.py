@@ -1,0 +1,89 @@
+"""The lease on real databases: who was first, who is late, and what a sleeping leader has left open."""
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError
+
+from airflow_mqtt.bridge import lease, tables
+from airflow_mqtt.bridge.database import Database, DeposedError, make_engine
+
+
+def bridge(url, name):
+    """A database as bridge `name` has it. Idle transactions are not what ends first here."""
+    return Database(make_engine(url, instance=name, idle_limit=60), "")
+
+
+async def lead(database, name):
+    held = await lease.take(database, await lease.read(database), name, "host")
+    database.epoch = held.epoch
+    return held
+
+
+def run_with_two(url, test):
+    """Run a coroutine function with two bridges on one database."""
+
+    async def between():
+        one, other = bridge(url, "one"), bridge(url, "two")
+        try:
+            await test(one, other)
+        finally:
+            await one.engine.dispose()
+            await other.engine.dispose()
+
+    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+    tables.metadata.create_all(engine)
+    engine.dispose()
+    asyncio.run(between())
+
+
+def test_one_of_two_takes_it(database_url):
+    async def race(one, other):
+        seen = await lease.read(one)
+        taken = await asyncio.gather(lease.take(one, seen, "one", "h"), lease.take(other, seen, "two", "h"))
+        assert [held.epoch for held in taken if held] == [1]
+
+    run_with_two(database_url, race)
+
+
+def test_a_renewal_whose_answer_was_lost_deposes_nobody(database_url):
+    async def renew(one, other):
+        held = await lead(one, "one")
+        assert await lease.renew(one, held)
+        assert await lease.renew(one, held)  # it has raised the beat before, and does not know
+        await lead(other, "two")
+        assert not await lease.renew(one, held)
+
+    run_with_two(database_url, renew)
+
+
+def test_a_deposed_leader_writes_nothing(database_url):
+    async def write(one, other):
+        await lead(one, "one")
+        await lead(other, "two")
+        with pytest.raises(DeposedError):
+            async with one.write():
+                pytest.fail("it was let in")
+
+    run_with_two(database_url, write)
+
+
+def test_what_a_sleeper_left_open_keeps_nobody_waiting(postgres_url):
+    """One transaction holds the lease, a second waits for the first, and their client says nothing any more."""
+
+    async def take_over(one, other):
+        await lead(one, "one")
+        async with one.engine.connect() as first, one.engine.connect() as second:
+            for connection in (first, second):
+                await connection.execute(sa.select(tables.bridge).with_for_update(read=True, key_share=True))
+            await first.execute(sa.text("LOCK mqtt_job"))
+            waiting = asyncio.ensure_future(second.execute(sa.text("LOCK mqtt_job")))
+            taken = await asyncio.wait_for(lead(other, "two"), 20)
+            assert taken.epoch == 2
+            with pytest.raises(DBAPIError):
+                await waiting
+            with pytest.raises(DBAPIError):
+                await first.execute(sa.text("SELECT 1"))
+
+    run_with_two(postgres_url, take_over)

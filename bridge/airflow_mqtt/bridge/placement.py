@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from zlib import crc32
 
 from airflow_mqtt.bridge.values import Job, Worker
 from airflow_mqtt.protocol.messages import understands
@@ -48,15 +49,15 @@ def _may_be_given_jobs(worker: Worker) -> bool:
 def place(queued: Sequence[Job], offered: Sequence[Offer]) -> list[tuple[Job, str]]:
     """Return which of `queued` goes to which worker.
 
-    Highest priority first, then oldest. A job goes to the worker with the most free slots, so that load spreads;
-    one that fits nowhere does not hold up those behind it.
+    Highest priority first, then oldest. A job goes to the worker with the most free slots, and to any of those that
+    have as many, so that load spreads; one that fits nowhere does not hold up those behind it.
     """
     placed = []
     for job in sorted(queued, key=lambda job: (-job.priority, job.queued_at, job.id)):
         able = [offer for offer in offered if offer.takes(job)]
         if not able:
             continue
-        best = min(able, key=lambda offer: (-offer.free, offer.worker))
+        best = min(able, key=lambda offer: (-offer.free, crc32(f"{job.id} {offer.worker}".encode())))
         best.free -= job.slots
         placed.append((job, best.worker))
     return placed

@@ -21,6 +21,11 @@ def test_load_spreads():
     assert sorted(w for _, w in place(jobs, [offer("x", 2), offer("y", 2)])) == ["x", "x", "y", "y"]
 
 
+def test_light_work_does_not_always_go_to_the_same_worker():
+    chosen = [place([job(id=str(n))], [offer("x"), offer("y"), offer("z")])[0][1] for n in range(60)]
+    assert {chosen.count(name) > 5 for name in "xyz"} == {True}
+
+
 def test_a_job_that_fits_nowhere_blocks_nobody():
     jobs = [job(id="wide", slots=4, priority=9), job(id="narrow")]
     assert [j.id for j, _ in place(jobs, [offer(free=2)])] == ["narrow"]

@@ -114,6 +114,8 @@ def _config(settings: WorkerSettings, journal: str, boot: str) -> Config:
         kill_grace=settings.kill_grace,
         log_rate=settings.log_rate,
         max_message_bytes=settings.max_message_bytes,
+        store_limit=settings.store_limit,
+        disk_reserve=settings.disk_reserve,
     )
 
 

@@ -61,6 +61,14 @@ class Runners:
     def files(self, job: str, attempt: int) -> JobFiles:
         return JobFiles(self._state_dir, job, attempt)
 
+    def disk_free(self) -> int | None:
+        """Return how many bytes are free where jobs are kept, None when that cannot be told."""
+        try:
+            found = os.statvfs(self._state_dir)
+        except OSError:
+            return None
+        return found.f_bavail * found.f_frsize
+
     # --- at the start -------------------------------------------------------------------------------------
 
     def find(self, job: str, attempt: int) -> tuple[bool, Result | None, int]:

@@ -101,6 +101,20 @@ SETTINGS: tuple[Setting, ...] = (
         "1044480",
     ),
     Setting(
+        "store_limit",
+        integer(0, 2**40),
+        "0 to 1099511627776 bytes",
+        "How much of what a task writes (XComs, rendered fields) is stored while there is no link. Beyond it the task waits.",
+        "16777216",
+    ),
+    Setting(
+        "disk_reserve",
+        integer(0, 2**50),
+        "0 to 1125899906842624 bytes",
+        "With less free in state_dir it takes no jobs, so that those it has can end.",
+        "67108864",
+    ),
+    Setting(
         "drain_timeout",
         seconds(0, 86_400 * 7),
         "0 to 604800 seconds",
@@ -156,6 +170,8 @@ class WorkerSettings:
     tls_cert_file: Path | None
     tls_key_file: Path | None
     max_message_bytes: int
+    store_limit: int
+    disk_reserve: int
     drain_timeout: float
     kill_grace: float
     runner_idle_timeout: float

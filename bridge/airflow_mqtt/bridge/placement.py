@@ -57,7 +57,9 @@ def place(queued: Sequence[Job], offered: Sequence[Offer]) -> list[tuple[Job, st
         able = [offer for offer in offered if offer.takes(job)]
         if not able:
             continue
-        best = min(able, key=lambda offer: (-offer.free, crc32(f"{job.id} {offer.worker}".encode())))
+        most = max(offer.free for offer in able)
+        freest = [offer for offer in able if offer.free == most]
+        best = freest[crc32(job.id.encode()) % len(freest)]
         best.free -= job.slots
         placed.append((job, best.worker))
     return placed

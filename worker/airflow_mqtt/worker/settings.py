@@ -104,7 +104,7 @@ SETTINGS: tuple[Setting, ...] = (
         "store_limit",
         integer(0, 2**40),
         "0 to 1099511627776 bytes",
-        "How much of what a task writes (XComs, rendered fields) is stored while there is no link. Beyond it the task waits.",
+        "How much of what a task writes (XComs, rendered fields) is stored without a link. Beyond it the task waits.",
         "16777216",
     ),
     Setting(

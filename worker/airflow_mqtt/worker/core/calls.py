@@ -37,6 +37,9 @@ MAX_SERVER_ERRORS = 10
 
 LONGEST_PAUSE = 60.0
 
+#: How many calls of a job are stored at most; `Config.store_limit` bounds their bytes.
+MAX_STORED = 10_000
+
 _GATE = re.compile(r"(task-instances|callbacks)/[^/]+/run")
 _HEARTBEAT = re.compile(r"task-instances/[^/]+/heartbeat")
 _STATE = re.compile(r"task-instances/[^/]+/state")
@@ -103,7 +106,7 @@ def submit(state: State, local: LocalCall, now: float) -> None:
     if local.method == "PUT" and _HEARTBEAT.fullmatch(local.path):
         _answer(state, local.token, local.id, 204)
         return
-    waiting = next((call for call in job.calls if call.id == local.id), None)
+    waiting = job.calls.get(local.id)
     if waiting is not None:
         _ask_again(state, waiting, local.token)
         return
@@ -140,8 +143,10 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
         if job.refused and job.final == "success":
             _fail_instead(state, job, call, now)
         save(state, job)
-    if is_state(call) or (not state.connected and storable(call)):
+    if is_state(call):
         store(state, job, call)
+    elif not state.connected:
+        _store_if_room(state, job, call, now)
     pump(state, job, now)
 
 
@@ -159,12 +164,29 @@ def _final_state(call: Call) -> str:
         return ""
 
 
+def _store_if_room(state: State, job: Job, call: Call, now: float) -> None:
+    """Store a write. What has no room waits for the link, as a read does: so does the task, and no disk fills up."""
+    if storable(call) is None:
+        return
+    if _has_room(state, job, call):
+        store(state, job, call)
+    elif not job.store_full:
+        job.store_full = True
+        limit = state.config.store_limit
+        text = f"No link to Airflow, and store_limit ({limit} bytes) is full of what the task wrote: it waits."
+        note(state, job, now, text, "warning")
+
+
+def _has_room(state: State, job: Job, call: Call) -> bool:
+    return job.calls.stored < MAX_STORED and job.calls.stored_bytes + call.size <= state.config.store_limit
+
+
 def store(state: State, job: Job, call: Call) -> None:
     """Keep `call` in the journal, and answer whoever waits for it."""
     if not call.stored:
         state.positions += 1
         call.position = state.positions
-        call.stored = True
+        job.calls.store(call)
         call.journal = state.config.journal
         state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
     _answer_stored(state, call)
@@ -200,9 +222,9 @@ def _too_large_body(state: State) -> str:
 
 def pump(state: State, job: Job, now: float) -> None:
     """Send the first call of `job`, unless it is under way."""
-    if not state.connected or not job.calls:
+    call = job.calls.head
+    if not state.connected or call is None:
         return
-    call = job.calls[0]
     if call.sent_at is None and call.not_before <= now:
         if is_gate(call):
             job.gate_sent = True
@@ -212,7 +234,7 @@ def pump(state: State, job: Job, now: float) -> None:
 def respond(state: State, response: Response, now: float) -> None:
     """Take an answer of the bridge. One that nobody waits for is an ordinary duplicate."""
     for job in state.jobs.values():
-        call = job.calls[0] if job.calls else None
+        call = job.calls.head
         if call and (call.journal or state.config.journal, call.wire_id) == (response.journal, response.id):
             _settle(state, job, call, response, now)
             return
@@ -225,7 +247,7 @@ def _settle(state: State, job: Job, call: Call, response: Response, now: float) 
         call.sent_at = None
         state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
         return
-    job.calls.pop(0)
+    job.calls.remove(call)
     if is_gate(call):
         _through_gate(state, job, response, now)
     if call.stored:
@@ -262,11 +284,16 @@ def _refused(state: State, job: Job, call: Call, response: Response, now: float)
     job.final_refused = job.final_refused or is_state(call)
     note(state, job, now, f"{job.refused}: {(response.body or '')[:1000]}")
     say(state, "warning", f"job {job.id}: {job.refused}")
+    if job.final == "success":
+        _fail_stored(state, job, now)
+    save(state, job)
+
+
+def _fail_stored(state: State, job: Job, now: float) -> None:
     for later in job.calls:
         if later.stored and is_state(later) and _final_state(later) == "success":
             _fail_instead(state, job, later, now)
             state.out.append(SaveCall(later.id, job.id, later.position, later.record()))
-    save(state, job)
 
 
 def _fail_instead(state: State, job: Job, call: Call, now: float) -> None:
@@ -283,30 +310,31 @@ def _fail_instead(state: State, job: Job, call: Call, now: float) -> None:
 # --- as time passes ---------------------------------------------------------------------------------------
 
 
-def link_lost(state: State) -> None:
+def link_lost(state: State, now: float) -> None:
     """Store what can be stored; the rest waits, and is sent again."""
     for job in state.jobs.values():
-        for call in job.calls:
-            call.sent_at = None
-            if not call.stored and storable(call):
-                store(state, job, call)
+        if job.calls.head is not None:
+            job.calls.head.sent_at = None
+        for call in job.calls.waiting:
+            _store_if_room(state, job, call, now)
 
 
 def resend(state: State, now: float) -> None:
     """Send the first call of every job again: a new connection, or a new leader."""
     for job in state.jobs.values():
-        if job.calls:
-            job.calls[0].sent_at = None
+        if job.calls.head is not None:
+            job.calls.head.sent_at = None
             pump(state, job, now)
 
 
 def tick(state: State, now: float) -> None:
     for job in state.jobs.values():
-        for call in job.calls:
-            if not call.stored and storable(call) and now - call.asked_at >= STORE_AFTER:
-                store(state, job, call)
-        if job.calls and _overdue(job.calls[0], now):
-            job.calls[0].sent_at = None
+        for call in job.calls.waiting:
+            if now - call.asked_at >= STORE_AFTER:
+                _store_if_room(state, job, call, now)
+        head = job.calls.head
+        if head is not None and _overdue(head, now):
+            head.sent_at = None
         pump(state, job, now)
 
 
@@ -318,27 +346,16 @@ def deadline(state: State) -> float:
     """Return when `tick` has something to do."""
     times = [float("inf")]
     for job in state.jobs.values():
-        times += [call.asked_at + STORE_AFTER for call in job.calls if not call.stored and storable(call)]
-        if job.calls and state.connected:
-            head = job.calls[0]
+        waiting = [call for call in job.calls.waiting if storable(call) and _has_room(state, job, call)]
+        times += [call.asked_at + STORE_AFTER for call in waiting]
+        head = job.calls.head
+        if head is not None and state.connected:
             times.append(head.not_before if head.sent_at is None else head.sent_at + RESEND_CALL_AFTER)
     return min(times)
 
 
-def abandon(state: State, job: Job, *, stored: bool) -> None:
-    """Drop the calls that nobody waits for any more, with `stored` also those that are kept."""
-    kept = []
-    for call in job.calls:
-        if call.stored and not stored:
-            kept.append(call)
-        elif call.stored:
-            state.out.append(DropCall(call.id))
-    job.calls = kept
-
-
 def refuse_waiting(state: State, job: Job, why: str) -> None:
     """Answer whoever waits that the job is gone, so that its supervisor comes to its next heartbeat."""
-    for call in job.calls:
-        if not call.stored:
-            _answer(state, call.token, call.id, 410, gone_body(why))
-    abandon(state, job, stored=False)
+    for call in job.calls.waiting:
+        _answer(state, call.token, call.id, 410, gone_body(why))
+    job.calls.drop_waiting()

@@ -78,7 +78,7 @@ class Core:
     def hung_up(self, token: int) -> None:
         """The connection that `token` stood for is closed; nobody waits there for an answer."""
         for job in self.state.jobs.values():
-            for waiting in job.calls:
+            for waiting in job.calls.waiting:
                 if waiting.token == token:
                     waiting.token = None
 
@@ -93,9 +93,10 @@ class Core:
         draining.signal(self.state, now)
         self._after(now)
 
-    def tick(self, now: float) -> None:
-        """Time has passed."""
+    def tick(self, now: float, disk_free: int | None = None) -> None:
+        """Time has passed. `disk_free` is how many bytes are free where the jobs are, None when nobody knows."""
         state = self.state
+        state.disk_free = disk_free
         calls.tick(state, now)
         orders.escalate(state, now)
         if state.connected and state.outbox.waiting and now - state.outbox.progress_at >= state.config.resend_after:
@@ -146,7 +147,7 @@ class Core:
         """The connection is gone."""
         if self.state.connected:
             self.state.connected = False
-            calls.link_lost(self.state)
+            calls.link_lost(self.state, now)
         self._after(now)
 
     def _introduce(self, now: float) -> None:
@@ -289,7 +290,7 @@ class Core:
 
     def _after(self, now: float) -> None:
         """What follows from anything: jobs that are done are forgotten, a drain goes on, the status may be new."""
-        endings.forget_done(self.state, now)
+        endings.forget_done(self.state)
         draining.advance(self.state, now)
         status.changed(self.state, now)
 

@@ -55,7 +55,7 @@ def _end(job: Job, result: Result | None, log_size: int) -> None:
 
 def _drop_unstored(job: Job) -> None:
     job.gate_sent = False
-    job.calls = [call for call in job.calls if call.stored]
+    job.calls.drop_waiting()
 
 
 def close_if_ready(state: State, job: Job, now: float) -> None:
@@ -110,7 +110,7 @@ def discard(state: State, job: Job) -> None:
     del state.jobs[job.id]
 
 
-def forget_done(state: State, now: float) -> None:
+def forget_done(state: State) -> None:
     """Forget jobs of which all is acknowledged: the last event, and the log."""
     for job in list(state.jobs.values()):
         if not job.closed or job.last_seq > state.outbox.acked:
@@ -118,6 +118,6 @@ def forget_done(state: State, now: float) -> None:
         if job.log_acked < job.log_size and job.log_stalls <= MAX_LOG_STALLS:
             continue
         if job.log_acked < job.log_size:
-            say(state, "warning", f"job {job.id}: the bridge does not take its log; dropped at {now:.0f}")
+            say(state, "warning", f"job {job.id}: the bridge does not take its log; what is left is dropped")
         remember(state.gone, job.id, job.attempt)
         discard(state, job)

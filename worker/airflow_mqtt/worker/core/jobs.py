@@ -1,6 +1,7 @@
 """What a worker holds of a job, and of the calls that its runner makes."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
@@ -48,6 +49,11 @@ class Call:
     not_before: float = 0.0
 
     @property
+    def size(self) -> int:
+        """About how many bytes it takes to keep it."""
+        return len(self.body or "") + len(self.query) + len(self.path) + 256
+
+    @property
     def wire_id(self) -> str:
         return f"{self.id}-{self.retries}" if self.retries else self.id
 
@@ -83,6 +89,63 @@ class Call:
         )
 
 
+class CallQueue:
+    """The calls of one job, in order. What is asked at each turn is kept at hand: days without a link make many."""
+
+    def __init__(self) -> None:
+        self._calls: OrderedDict[str, Call] = OrderedDict()
+        self._waiting: dict[str, Call] = {}
+        self._sizes: dict[str, int] = {}
+        self.stored_bytes = 0
+
+    def __iter__(self) -> Iterator[Call]:
+        return iter(self._calls.values())
+
+    @property
+    def head(self) -> Call | None:
+        """The one that is under way, or next."""
+        return next(iter(self._calls.values()), None)
+
+    @property
+    def waiting(self) -> list[Call]:
+        """Those that are not stored: a runner waits for each."""
+        return list(self._waiting.values())
+
+    @property
+    def stored(self) -> int:
+        """How many are stored."""
+        return len(self._sizes)
+
+    def get(self, id_: str) -> Call | None:
+        return self._calls.get(id_)
+
+    def append(self, call: Call) -> None:
+        self._calls[call.id] = call
+        if call.stored:
+            self._weigh(call)
+        else:
+            self._waiting[call.id] = call
+
+    def store(self, call: Call) -> None:
+        """Count `call`, which is here and waits, as stored."""
+        call.stored = True
+        del self._waiting[call.id]
+        self._weigh(call)
+
+    def _weigh(self, call: Call) -> None:
+        self._sizes[call.id] = call.size
+        self.stored_bytes += call.size
+
+    def remove(self, call: Call) -> None:
+        del self._calls[call.id]
+        self._waiting.pop(call.id, None)
+        self.stored_bytes -= self._sizes.pop(call.id, 0)
+
+    def drop_waiting(self) -> None:
+        for call in self.waiting:
+            self.remove(call)
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How a supervisor ended: what it wrote itself. `returned` is False when it raised."""
@@ -111,7 +174,8 @@ class Job:
     closed: bool = False  # that event is the last that there will be
     launches: int = 0
 
-    calls: list[Call] = field(default_factory=list)
+    calls: CallQueue = field(default_factory=CallQueue)
+    store_full: bool = False  # and the task was told
     alive: bool = False  # a runner was started or found
     gate_sent: bool = False
     force: int = 0  # the `Force` used on its runner so far
@@ -131,7 +195,7 @@ class Job:
 
     @property
     def stored_calls(self) -> bool:
-        return any(call.stored for call in self.calls)
+        return self.calls.stored > 0
 
     def record(self) -> dict[str, Any]:
         return {

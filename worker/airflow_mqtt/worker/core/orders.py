@@ -1,5 +1,7 @@
 """`run` and `cancel`, as the bridge sends them."""
 
+from dataclasses import replace
+
 from airflow_mqtt.protocol.messages import Cancel, EventType, RejectReason, Run
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core import calls, endings
@@ -11,9 +13,13 @@ from airflow_mqtt.worker.core.state import Stage, State, note, remember, report,
 #: (`airflow.sdk.execution_time.supervisor.WatchedSubprocess.kill`). Only what outlives that is ours to end.
 SDK_GRACE = 8.0
 
+#: Seconds between two chunks of a log at least, whatever the order says: less is a loop that never sleeps.
+LEAST_LOG_INTERVAL = 0.2
+
 
 def run(state: State, queue: str, order: Run, now: float) -> None:
     """Take a job, answer a copy of an order with what became of it, or say why not."""
+    order = replace(order, slots=max(1, order.slots), log_interval=max(LEAST_LOG_INTERVAL, order.log_interval))
     job = state.jobs.get(order.job)
     if job is not None and order.attempt < job.attempt:
         return
@@ -28,8 +34,8 @@ def run(state: State, queue: str, order: Run, now: float) -> None:
     if why is None:
         _accept(state, queue, order, now)
     else:
-        remember(state.refused, order.job, (order.attempt, why.value))
-        report(state, EventType.REJECTED, order, now, reason=why.value)
+        remember(state.refused, order.job, (order.attempt, why))
+        report(state, EventType.REJECTED, order, now, reason=why)
 
 
 def _repeat(state: State, job: Job, now: float) -> None:
@@ -57,10 +63,10 @@ def _replace(state: State, job: Job, order: Run) -> bool:
     return True
 
 
-def _objection(state: State, queue: str, order: Run, now: float) -> RejectReason | None:
+def _objection(state: State, queue: str, order: Run, now: float) -> str | None:
     before = state.refused.get(order.job)
     if before is not None and before[0] == order.attempt:
-        return RejectReason(before[1])  # a copy of an order that was refused already
+        return before[1]  # a copy of an order that was refused already
     if state.stage is not Stage.NONE or state.desired.maintenance or state.desired.shutdown:
         return RejectReason.DRAINING
     if queue not in state.queues:
@@ -71,6 +77,9 @@ def _objection(state: State, queue: str, order: Run, now: float) -> RejectReason
         return RejectReason.EXPIRED
     if state.used + order.slots > state.slots:
         return RejectReason.FULL
+    if state.disk_free is not None and state.disk_free < state.config.disk_reserve:
+        mib = state.disk_free // 2**20, state.config.disk_reserve // 2**20
+        return f"{RejectReason.FULL.value}: {mib[0]} MiB are free on its disk, its disk_reserve is {mib[1]} MiB"
     return None
 
 

@@ -40,6 +40,8 @@ class Config:
     resend_after: float = 30.0
     log_rate: int = 65536
     max_message_bytes: int = 1024 * 1024 - 4096
+    store_limit: int = 16 * 1024 * 1024  # bytes of stored calls, of one job
+    disk_reserve: int = 0  # bytes that must be free for a job to be taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,7 @@ class State:
     status_due: float = 0.0
     status_said: tuple[Any, ...] = ()
     echo_at: float = 0.0
+    disk_free: int | None = None  # in bytes, as the shell said last
     log_budget: float = 0.0
     log_budget_at: float = 0.0
     gone: dict[str, int] = field(default_factory=dict)  # job -> attempt that ended here

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Final
@@ -57,6 +58,26 @@ class Room:
 
 def _fits(bound: Bound, pieces: int, size: int) -> bool:
     return pieces < bound.pieces and size <= bound.bytes
+
+
+class Recent:
+    """The last payloads that were added, as many as fit into a bound."""
+
+    def __init__(self, bound: Bound) -> None:
+        self._bound = bound
+        self._payloads: OrderedDict[Hashable, bytes] = OrderedDict()
+        self._bytes = 0
+
+    def get(self, key: Hashable) -> bytes | None:
+        return self._payloads.get(key)
+
+    def add(self, key: Hashable, payload: bytes) -> None:
+        """Keep the payload of a `key` that has none yet, and forget the oldest ones where there is no room."""
+        self._payloads[key] = payload
+        self._bytes += len(payload)
+        while len(self._payloads) > self._bound.pieces or self._bytes > self._bound.bytes:
+            _, oldest = self._payloads.popitem(last=False)
+            self._bytes -= len(oldest)
 
 
 class Once:

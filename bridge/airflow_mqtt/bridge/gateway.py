@@ -7,7 +7,6 @@ attempt, may ask for.
 import asyncio
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
@@ -16,7 +15,7 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from airflow_mqtt.bridge import routes
-from airflow_mqtt.bridge.bounds import Bound, Once, Room
+from airflow_mqtt.bridge.bounds import Bound, Once, Recent, Room
 from airflow_mqtt.bridge.database import Database
 from airflow_mqtt.bridge.execution_api import CALLS, ExecutionApi, MalformedError, UnavailableError
 from airflow_mqtt.bridge.intake import Call
@@ -88,7 +87,7 @@ class Gateway:
         self._max = max_message_bytes
         self._post = Post(topics, 60)
         self._busy: set[Key] = set()
-        self._answers = Answers(_REMEMBERED)
+        self._answers = Recent(_REMEMBERED)
         self._room = Room(total=_PENDING, each=_PENDING_OF_A_WORKER)
         self._room_of_jobs = Room(each=_PENDING_OF_A_JOB)
         self._slots = asyncio.Semaphore(CALLS)
@@ -266,26 +265,6 @@ class Gateway:
         async with self._database.write() as connection:
             tx = SqlTx(connection, self._database.team_name)
             await tx.set_final_state(job, state or "unknown")
-
-
-class Answers:
-    """The last answers, as payloads, within a bound."""
-
-    def __init__(self, bound: Bound) -> None:
-        self._bound = bound
-        self._payloads: OrderedDict[Key, bytes] = OrderedDict()
-        self._bytes = 0
-
-    def get(self, key: Key) -> bytes | None:
-        return self._payloads.get(key)
-
-    def add(self, key: Key, payload: bytes) -> None:
-        """Keep the answer to a request that has none yet, and forget the oldest where there is no room."""
-        self._payloads[key] = payload
-        self._bytes += len(payload)
-        while len(self._payloads) > self._bound.pieces or self._bytes > self._bound.bytes:
-            _, oldest = self._payloads.popitem(last=False)
-            self._bytes -= len(oldest)
 
 
 def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusal:

@@ -23,11 +23,6 @@ log = logging.getLogger(__name__)
 
 _MIB: Final = 1024 * 1024
 
-#: What a payload may unpack to, for each byte of `max_message_bytes`, and at least: text of logs and of XComs packs to
-#: an eighth at best, and a chunk of log takes 96 KiB when each of its 16 Ki characters is escaped.
-_UNPACKED: Final = 8
-_UNPACKED_AT_LEAST: Final = 128 * 1024
-
 #: Messages that wait to be applied: in all, and of one worker. Its own window is 500 events, and 128 KiB of each log.
 _WAITING: Final = Bound(50_000, 64 * _MIB)
 _WAITING_OF_A_WORKER: Final = Bound(10_000, 16 * _MIB)
@@ -63,7 +58,7 @@ class Intake:
     def __init__(self, topics: Topics, max_message_bytes: int) -> None:
         self._topics = topics
         self._max = max_message_bytes
-        self._max_unpacked = min(codec.MAX_DECODED_BYTES, max(_UNPACKED_AT_LEAST, _UNPACKED * max_message_bytes))
+        self._max_unpacked = codec.unpacked_limit(max_message_bytes)
         self._unsaid = Once()
         self._counted: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()

@@ -16,6 +16,11 @@ COMPRESS_FROM = 512
 #: What a payload may decompress to. A device must not be able to fill the bridge's memory with 1 KB.
 MAX_DECODED_BYTES = 8 * 1024 * 1024
 
+#: What the bridge lets a payload unpack to, for each byte of `max_message_bytes`, and at least: text of logs and XComs
+#: packs to an eighth at best, and a chunk of log takes 96 KiB when each of its 16 Ki characters is escaped.
+UNPACKED = 8
+UNPACKED_AT_LEAST = 128 * 1024
+
 #: How deep a payload may nest. orjson reads 1024 levels and writes 254; Python's `repr` ends earlier still. What is
 #: decoded here can be shown in an error message, and be encoded again into a journal.
 MAX_DEPTH = 100
@@ -37,6 +42,11 @@ def pack(plain: bytes) -> bytes:
         return plain
     packed = zlib.compress(plain, 6)
     return packed if len(packed) < len(plain) else plain
+
+
+def unpacked_limit(max_message_bytes: int) -> int:
+    """Return what a payload may unpack to where payloads have this limit."""
+    return min(MAX_DECODED_BYTES, max(UNPACKED_AT_LEAST, UNPACKED * max_message_bytes))
 
 
 def unpack(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> bytes:

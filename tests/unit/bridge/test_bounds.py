@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from airflow_mqtt.bridge import bounds
-from airflow_mqtt.bridge.bounds import Bound, Once, Room
+from airflow_mqtt.bridge.bounds import Bound, Once, Recent, Room
 
 
 def test_pieces_and_bytes_in_all():
@@ -46,3 +46,14 @@ def test_its_end_is_said_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.Lo
         assert sum(once(f"owner-{number}", "x") for number in range(50)) == 4
     assert len(caplog.records) == 1
     assert len(once._said) == 7
+
+
+def test_recent_payloads_are_bounded_by_bytes_and_count():
+    recent = Recent(Bound(5, 100))
+    for number in range(50):
+        recent.add(("w", "j", str(number)), b"x" * 30)
+        assert recent._bytes <= 100
+    assert list(recent._payloads) == [("w", "j", str(number)) for number in (47, 48, 49)]
+    for number in range(50, 100):
+        recent.add(("w", "j", str(number)), b"")
+    assert len(recent._payloads) == 5 and recent._bytes == 0

@@ -10,10 +10,9 @@ import pytest
 import sqlalchemy as sa
 
 from airflow_mqtt.bridge import execution_api, gateway, tables, transitions
-from airflow_mqtt.bridge.bounds import Bound
 from airflow_mqtt.bridge.database import Database, make_engine
 from airflow_mqtt.bridge.execution_api import ExecutionApi
-from airflow_mqtt.bridge.gateway import Answers, Gateway
+from airflow_mqtt.bridge.gateway import Gateway
 from airflow_mqtt.bridge.heartbeats import beat
 from airflow_mqtt.bridge.intake import Call
 from airflow_mqtt.bridge.store import SqlTx
@@ -241,17 +240,6 @@ async def test_a_request_that_comes_again_gets_its_answer_again(bench):
     await bench.gateway.take(call)
     await bench.gateway.take(call)
     assert len(bench.calls) == 1 and bench.payloads[0] == bench.payloads[1]
-
-
-def test_remembered_answers_are_bounded_by_bytes():
-    answers = Answers(Bound(5, 100))
-    for number in range(50):
-        answers.add(("w", "j", str(number)), b"x" * 30)
-        assert answers._bytes <= 100
-    assert list(answers._payloads) == [("w", "j", str(number)) for number in (47, 48, 49)]
-    for number in range(50, 100):
-        answers.add(("w", "j", str(number)), b"")
-    assert len(answers._payloads) == 5 and answers._bytes == 0
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,16 @@ def test_what_compresses_well_is_not_too_large(device_of):
     assert device.requests()[-1].path == "xcoms/d/r/t/k"
 
 
+def test_what_the_bridge_would_not_unpack_is_too_large(device_of):
+    """However well it compresses: the bridge would drop it, and the task would wait for ever."""
+    device = device_of(max_message_bytes=20_000).connect()
+    device.start("a")
+    device.forget()
+    call = device.call("a", "POST", "xcoms/d/r/t/k", json.dumps("x" * 200_000))
+    assert device.answers() == {call: 413}
+    assert device.requests() == []
+
+
 def test_a_response_of_another_journal_is_nobodys(device):
     from airflow_mqtt.protocol.messages import Response
 

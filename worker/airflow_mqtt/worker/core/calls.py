@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import EventType, Response
@@ -151,10 +152,12 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
 
 
 def too_large(state: State, job: Job, call: Call) -> bool:
+    """Whether the bridge would not take `call`, which would then be sent again for ever."""
     limit = state.config.max_message_bytes
-    if len(call.body or "") * ESCAPE_FACTOR + 4096 <= limit:
+    if (len(call.body or "") + len(call.query)) * ESCAPE_FACTOR + 4096 <= limit:
         return False
-    return len(call.request(state.config.journal, job.id, job.attempt).encode()) > limit
+    plain = orjson.dumps(call.request(state.config.journal, job.id, job.attempt))
+    return len(codec.pack(plain)) > limit or len(plain) > codec.unpacked_limit(limit)
 
 
 def _final_state(call: Call) -> str:

@@ -44,8 +44,9 @@ class Row:
 
     @property
     def kept(self) -> bool:
-        """Whether the promises held: nothing lost, nothing twice."""
-        return not (self.verdict.lost or self.verdict.doubled)
+        """Whether the promises held: nothing lost, nothing twice, nothing wrong, no log cut, and no traceback."""
+        found = self.verdict
+        return not (found.lost or found.doubled or found.wrong or found.log_cut or self.crashes)
 
     def cells(self) -> list[str]:
         found = self.verdict

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_a_second_worker_of_the_name_stops(
 ) -> None:
     second = WorkerProcess(tmp_path / "two", broker.url(NAME))
     second.launch()
-    assert second.wait(20) == 1
+    assert second.wait(20) == 3
     assert "the name 'edge-1' is in use by another living worker" in _last_line(second)
     assert worker.alive
     assert [status.state for status, _ in bridge.statuses if status.state == "offline"] == []
@@ -44,6 +45,45 @@ def test_a_second_worker_on_the_state_directory_stops(
     second.launch()
     assert second.wait(20) == 1
     assert "another worker runs on" in _last_line(second)
+
+
+@pytest.mark.parametrize("broken", ["cut", "stall"])
+def test_a_worker_that_was_replaced_while_it_was_away_leaves(
+    bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto, broken: str
+) -> None:
+    with servers.Proxy(broker.port) as link, ExitStack() as stack:
+        url = broker.url(NAME, port=link.port)
+        first = stack.enter_context(servers.running(WorkerProcess(tmp_path / "one", url, keepalive=2)))
+        bridge.status("idle")
+        getattr(link, broken)()
+        bridge.status("offline", reason="lost", timeout=15)
+        second = stack.enter_context(servers.running(WorkerProcess(tmp_path / "two", broker.url(NAME), keepalive=2)))
+        seen = len(bridge.statuses)
+        replaced = bridge.status("idle", since=seen)
+        servers.wait_for(lambda: "no connection" in first.log.read_text(), what="the first to notice", timeout=15)
+        link.heal()
+        assert first.wait(40) == 3
+        assert "the name 'edge-1' is in use by another living worker" in _last_line(first)
+        assert "Traceback" not in first.log.read_text()
+        assert second.alive
+        later = [status for status, _ in bridge.statuses[seen:] if status.state != "offline"]
+        assert {status.instance for status in later} == {replaced.instance}
+        assert "took the session over" not in second.log.read_text()
+
+
+def test_a_worker_whose_link_was_down_for_long_goes_on(
+    bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto
+) -> None:
+    with servers.Proxy(broker.port) as link:
+        url = broker.url(NAME, port=link.port)
+        with servers.running(WorkerProcess(tmp_path / "one", url, keepalive=1)) as worker:
+            before = bridge.status("idle")
+            link.cut()
+            bridge.status("offline", reason="lost", timeout=15)
+            servers.wait_for(lambda: "no connection" in worker.log.read_text(), what="it to notice", timeout=15)
+            seen = len(bridge.statuses)
+            link.heal()
+            assert bridge.status("idle", since=seen).instance == before.instance
 
 
 def test_a_worker_that_died_is_followed_at_once(bridge: FakeBridge, worker: WorkerProcess) -> None:

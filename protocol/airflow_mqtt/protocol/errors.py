@@ -3,7 +3,9 @@
     AirflowMqttError
     ├── PayloadError    the peer's fault: a payload or topic that is not of the protocol
     ├── SettingError    the operator's fault: a setting that is missing, unknown or malformed
-    └── RefusedError    somebody refuses to go on: the name is in use, another bridge leads, access is denied
+    ├── RefusedError    somebody refuses to go on: another bridge leads, access is denied
+    │   └── NameInUseError  another living worker has the name
+    └── StorageError    the disk's fault: what must be kept cannot be written or read
 
 Expected outcomes (duplicate, stale, full, lost) are values, not exceptions: see `jobs.Verdict`.
 """
@@ -30,3 +32,11 @@ def first_of(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+class NameInUseError(RefusedError):
+    """Another living worker has the name. To start again does not mend that."""
+
+
+class StorageError(AirflowMqttError):
+    """What must not be forgotten cannot be written, or read. The text names the file and the cause."""

@@ -231,6 +231,7 @@ class RejectReason(StrEnum):
     QUEUE = "queue"  # not one of its queues
     KIND = "kind"  # it cannot run such jobs
     EXPIRED = "expired"  # `not_after` has passed
+    RUNNER = "runner"  # it cannot start what would run it: no memory, a full disk, a Task SDK that does not load
 
 
 class FinishOutcome(StrEnum):

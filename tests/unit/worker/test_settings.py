@@ -47,6 +47,8 @@ def test_defaults_fit_the_machine() -> None:
         ("keepalive", "0"),
         ("mqtt_version", "4"),
         ("tls_ca_file", "/nowhere/ca.pem"),
+        ("tls_ca_file", "~nosuchuser/ca.pem"),
+        ("state_dir", "~nosuchuser/state"),
         ("root", "a/#"),
         ("broker_url", "amqp://h"),
         ("labels", "no-equals"),
@@ -56,6 +58,17 @@ def test_defaults_fit_the_machine() -> None:
 def test_what_does_not_fit_is_named(name: str, value: str) -> None:
     with pytest.raises(SettingError, match=name):
         _settings(**{name: value})
+
+
+def test_without_a_home_the_state_directory_must_be_given(monkeypatch, tmp_path: Path) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    with pytest.raises(SettingError, match="--state-dir"):
+        _settings()
+    assert _settings(state_dir=str(tmp_path)).state_dir == tmp_path
 
 
 def test_certificate_and_key_go_together(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.core.effects import (
     Answer,
@@ -176,6 +177,11 @@ def test_frames_survive_any_cut() -> None:
     assert found == [{"a": 1}, {"b": "x" * 1000}]
 
 
+def test_a_frame_over_the_limit_is_not_collected() -> None:
+    with pytest.raises(PayloadError, match="over the limit of 100"):
+        list(Unpacker(100).feed((101).to_bytes(4, "big")))
+
+
 class Server:
     """A local socket served by a thread, as the worker's loop would."""
 
@@ -233,6 +239,18 @@ def test_a_call_goes_through_as_it_is(tmp_path: Path, client) -> None:
         assert (call.path, call.query, call.body) == ("xcoms/d/r/t/a%2Fb", "map_index=1", '"\u00e4"')
     finally:
         server.close()
+
+
+def test_a_call_that_is_far_too_large_is_refused_before_it_is_sent(tmp_path: Path, transport) -> None:
+    import httpx
+
+    from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
+
+    small = WorkerTransport(tmp_path, "job", 2, 1000)
+    with httpx.Client(base_url=BASE_URL, transport=small) as client:
+        answer = client.post("xcoms/d/r/t/x", content="x" * 1000)  # nobody listens
+    assert answer.status_code == 413
+    assert "max_message_bytes" in answer.text
 
 
 def test_a_call_waits_for_a_worker_that_comes_back_and_keeps_its_id(tmp_path: Path, client, transport) -> None:

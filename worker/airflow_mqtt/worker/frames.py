@@ -12,8 +12,16 @@ from airflow_mqtt.protocol.errors import PayloadError
 
 HEADER_BYTES = 4
 
-#: Above this a frame is a mistake. Bodies of Execution API calls stay far below (`max_message_bytes`).
+#: Above this a frame is a mistake, where nobody says another limit.
 MAX_FRAME_BYTES = 256 * 1024 * 1024
+
+
+def largest_call(max_message_bytes: int) -> int:
+    """Return how large the frame of a call may be whose message has at most `max_message_bytes`.
+
+    A body is JSON in JSON, and each of its bytes becomes at most six. `core.calls` measures the message itself.
+    """
+    return 6 * max_message_bytes + 64 * 1024
 
 
 def pack(value: Any) -> bytes:
@@ -23,10 +31,11 @@ def pack(value: Any) -> bytes:
 
 
 class Unpacker:
-    """Collects bytes and gives out the objects in them."""
+    """Collects bytes and gives out the objects in them. No frame may be larger than `limit` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
         self._buffer = bytearray()
+        self._limit = limit
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Yield each object that `data` completes; `PayloadError` when a frame is none of ours."""
@@ -38,8 +47,8 @@ class Unpacker:
         if len(self._buffer) < HEADER_BYTES:
             return None
         size = int.from_bytes(self._buffer[:HEADER_BYTES], "big")
-        if size > MAX_FRAME_BYTES:
-            raise PayloadError(f"frame of {size} bytes is over the limit of {MAX_FRAME_BYTES}")
+        if size > self._limit:
+            raise PayloadError(f"frame of {size} bytes is over the limit of {self._limit}")
         end = HEADER_BYTES + size
         if len(self._buffer) < end:
             return None

@@ -60,6 +60,20 @@ class JobFiles:
         self.directory.mkdir(parents=True, exist_ok=True)
         with self.task_log.open("ab") as file:
             file.write(line)
+            file.flush()
+            os.fdatasync(file.fileno())
+
+    def sync_log(self) -> None:
+        """Bring the log from the kernel's memory to the disk."""
+        with contextlib.suppress(OSError), self.task_log.open("rb") as file:
+            os.fdatasync(file.fileno())
+
+    def restore_log(self, size: int) -> None:
+        """Give a log that a power cut has shortened its length again, so that what follows is not taken for sent."""
+        if self.log_size() < size:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self.task_log.touch()
+            os.truncate(self.task_log, size)
 
     def log_size(self) -> int:
         try:

@@ -3,16 +3,17 @@
 One connection, write-ahead log, `synchronous=FULL`: a committed transaction survives a power cut.
 """
 
+import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 import orjson
 
-from airflow_mqtt.protocol.errors import RefusedError
+from airflow_mqtt.protocol.errors import RefusedError, StorageError
 from airflow_mqtt.worker.core.effects import (
     DropCall,
     DropEvents,
@@ -39,18 +40,38 @@ CREATE TABLE IF NOT EXISTS call (
 _SET_META = "INSERT INTO meta VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
 
+#: What SQLite says of a file that is no journal (any more). All else may pass: a full disk, a bad cable.
+_BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+
+def broken(path: Path, cause: object) -> RefusedError:
+    return RefusedError(
+        f"the journal {path} cannot be used ({cause}): mend that, give another --state-dir, or remove the file"
+        " (the jobs of which it knew are then lost)"
+    )
+
+
 class Journal:
-    """An open journal. `path` is made where it is missing; its directory must exist."""
+    """An open journal. `path` is made where it is missing; its directory must exist.
+
+    From each method `StorageError` when the disk does not do its part, `RefusedError` when the file is no journal.
+    """
 
     def __init__(self, path: Path) -> None:
-        try:
+        self._path = path
+        with self._named():
+            path.touch(mode=0o600)  # and the files that SQLite puts beside it get the same mode
             self._db = sqlite3.connect(path, isolation_level=None)
             self._open()
-        except sqlite3.DatabaseError as error:
-            raise RefusedError(
-                f"the journal {path} cannot be used ({error}): mend that, give another --state-dir, or remove the file"
-                " (the jobs of which it knew are then lost)"
-            ) from None
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN:
+                raise broken(self._path, error) from None
+            raise StorageError(f"the journal {self._path} cannot be used ({error})") from None
 
     def _open(self) -> None:
         # A small cache: the whole journal is a few pages, and the device has little memory.
@@ -83,27 +104,34 @@ class Journal:
     def load(self) -> Restored:
         """Return everything that is in the journal."""
         rows = self._db.execute
-        return Restored(
-            meta=dict(rows("SELECT key, value FROM meta").fetchall()),
-            jobs=[orjson.loads(record) for (record,) in rows("SELECT record FROM job ORDER BY id")],
-            events=dict(rows("SELECT seq, payload FROM event ORDER BY seq").fetchall()),
-            calls=[
-                (job, orjson.loads(record)) for job, record in rows("SELECT job, record FROM call ORDER BY position")
-            ],
-        )
+        try:
+            with self._named():
+                return Restored(
+                    meta=dict(rows("SELECT key, value FROM meta").fetchall()),
+                    jobs=[orjson.loads(record) for (record,) in rows("SELECT record FROM job ORDER BY id")],
+                    events=dict(rows("SELECT seq, payload FROM event ORDER BY seq").fetchall()),
+                    calls=[
+                        (job, orjson.loads(record))
+                        for job, record in rows("SELECT job, record FROM call ORDER BY position")
+                    ],
+                )
+        except orjson.JSONDecodeError as error:
+            raise broken(self._path, error) from None
 
     def write(self, effects: Sequence[JournalEffect]) -> None:
         """Commit `effects`, in order, all or none."""
         if not effects:
             return
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            for effect in effects:
-                self._apply(effect)
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+        with self._named():
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                for effect in effects:
+                    self._apply(effect)
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # SQLite has rolled back by itself after some errors
+                    self._db.execute("ROLLBACK")
+                raise
 
     def _apply(self, effect: JournalEffect) -> None:
         match effect:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -36,9 +37,14 @@ HANDSHAKE_TIMEOUT = 15.0
 #: How long a broker keeps the session of a worker that is away (MQTT 5).
 SESSION_EXPIRY = 24 * 3600
 
+#: The largest packet that is of use: a payload as large as `protocol.codec` takes, and its topic. A broker that speaks
+#: MQTT 5 does not send a larger one.
+MAX_PACKET_BYTES = MAX_DECODED_BYTES + 64 * 1024
+
 #: MQTT 5 reason codes (section 3.14.2.1) and 3.1.1 return codes (section 3.2.2.3), as paho shows both.
 UNSUPPORTED_VERSION = 0x84
 TAKEN_OVER = 0x8E
+KEEP_ALIVE_TIMEOUT = 0x8D  # so says paho of a PINGREQ that was not answered
 DENIED = frozenset({0x86, 0x87})
 
 
@@ -143,7 +149,7 @@ def connect(client: "paho.Client", settings: WorkerSettings, *, v5: bool, clean:
         url.port,
         settings.keepalive,
         clean_start=clean,
-        properties=_properties("CONNECT", SessionExpiryInterval=expiry),
+        properties=_properties("CONNECT", SessionExpiryInterval=expiry, MaximumPacketSize=MAX_PACKET_BYTES),
     )
 
 
@@ -170,7 +176,8 @@ class Link:
         self._made_at = 0.0
         self._next_at = 0.0
         self._pause = FIRST_PAUSE
-        self._said = ""
+        self._said: set[str] = set()
+        self._lost_at: float | None = None  # when the last good connection was lost, as far as is known
         self._farewell: int | None = None
         self._messages: list[Arrived] = []
         self._events: list[LinkEvent] = []
@@ -194,6 +201,10 @@ class Link:
         # paho sends PINGREQ, and notices a missing PINGRESP, in `loop_misc`.
         return now + min(5.0, self._settings.keepalive / 4)
 
+    def was_away(self, now: float) -> bool:
+        """Whether the last connection was lost so long ago that the broker may have given our name to another."""
+        return self._lost_at is not None and now - self._lost_at >= self._settings.keepalive
+
     def take(self) -> tuple[list[Arrived], list[LinkEvent]]:
         messages, self._messages = self._messages, []
         events, self._events = self._events, []
@@ -205,9 +216,20 @@ class Link:
         """Begin a connection. Whether it comes about, `take` tells."""
         self._made_at = now
         self._answered = False
+        self._why = ""  # what the last connection said after its end
         topic, will = self._begin()
         name = f"{self._settings.root.replace('/', '-')}-worker-{self._settings.name}"
-        client = build_client(self._settings, name, v5=self._v5, clean=False)
+        try:
+            # A certificate is read here each time: one that was renewed is used, and one that is broken may be mended.
+            client = self._client = build_client(self._settings, name, v5=self._v5, clean=False)
+            self._prepare(client, topic, will)
+            connect(client, self._settings, v5=self._v5, clean=False)
+        except (OSError, ValueError) as error:
+            self.failed(f"{type(error).__name__}: {error}", now)
+            return
+        self._watch()
+
+    def _prepare(self, client: "paho.Client", topic: str, will: bytes) -> None:
         delay = int(min(5, self._settings.keepalive / 4))
         properties = _properties("WILLMESSAGE", WillDelayInterval=delay) if self._v5 else None
         client.will_set(topic, will, qos=1, retain=True, properties=properties)
@@ -216,20 +238,13 @@ class Link:
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
-        self._client = client
-        try:
-            connect(client, self._settings, v5=self._v5, clean=False)
-        except (OSError, ValueError) as error:
-            self.failed(f"{type(error).__name__}: {error}", now)
-            return
-        self._watch()
 
     def failed(self, why: str, now: float) -> None:
-        """Give up this connection, and say why, once for each reason."""
+        """Give up this connection, and say why, once for each reason in an outage."""
         text = f"no connection to {self._settings.broker_url}: {why}"
-        if text != self._said:
+        if text not in self._said:
             log.warning("%s; trying again for as long as it takes", text)
-            self._said = text
+            self._said.add(text)
         self._lose(now)
 
     def _lose(self, now: float) -> None:
@@ -238,6 +253,10 @@ class Link:
             self._pause = FIRST_PAUSE
         if self._registered is not None and not self._answered:
             self.try_other_version()
+        if self._up:
+            # A link that went silent was lost a keep-alive ago: what has been heard since is nothing.
+            self._lost_at = now - (self._settings.keepalive if self._silent else 0)
+        self._silent = False
         self.drop()
         self._next_at = now + self._pause * random.uniform(0.5, 1.0)  # noqa: S311  no secret
         self._pause = min(LONGEST_PAUSE, self._pause * 2)
@@ -280,7 +299,8 @@ class Link:
             self._refused(f"the broker denies {', '.join(denied)}; check its access rules (mosquitto/acl)")
             return
         self._up = True
-        self._said = ""
+        self._said.clear()
+        self._lost_at = None
         log.info("connected to %s with MQTT %s", self._settings.broker_url, "5" if self._v5 else "3.1.1")
         self._events.append(LinkEvent.UP)
 
@@ -288,6 +308,7 @@ class Link:
         self._why = why
 
     _why = ""
+    _silent = False
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         try:
@@ -299,6 +320,7 @@ class Link:
     def _on_disconnect(self, _client: Any, _data: Any, flags: Any, code: Any, _properties: Any) -> None:
         if flags.is_disconnect_packet_from_server and code.value == TAKEN_OVER:
             self._events.append(LinkEvent.TAKEN_OVER)
+        self._silent = code.value == KEEP_ALIVE_TIMEOUT
         self._why = self._why or f"connection lost ({code})"
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, _code: Any, _properties: Any) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import get_args
 
-from airflow_mqtt.protocol.errors import RefusedError
+from airflow_mqtt.protocol.errors import NameInUseError
 from airflow_mqtt.worker.core import Core
 from airflow_mqtt.worker.core.effects import (
     Answer,
@@ -60,13 +60,14 @@ class Loop:
         self._selector = selector
         self._name_is_taken = name_is_taken
         self._must_probe = True
+        self._log_lost = False
         self._signals = 0
         self._stop: Stop | None = None
 
     # --- running ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Work until told to stop. `RefusedError` when the worker's name is somebody else's."""
+        """Work until told to stop. `NameInUseError` when the worker's name is somebody else's."""
         with self._signals_wake():
             self._perform()  # what followed from the start
             while self._stop is None:
@@ -80,6 +81,8 @@ class Loop:
         held = [(job.id, job.attempt) for job in self._core.state.jobs.values()]
         self._runners.sweep(set(held))
         for job, attempt in held:
+            with contextlib.suppress(OSError):
+                self._runners.files(job, attempt).restore_log(self._core.state.jobs[job].log_acked)
             living, result, log_size = self._runners.find(job, attempt)
             self._core.found(job, alive=living, result=result, log_size=log_size, now=now)
 
@@ -120,7 +123,7 @@ class Loop:
             case Signal(job, attempt, force):
                 self._runners.signal(job, attempt, force)
             case AppendLog(job, attempt, line):
-                self._runners.files(job, attempt).append_log(line)
+                self._append_log(job, attempt, line)
             case ReadLog(job, attempt, offset, limit):
                 data = self._runners.files(job, attempt).read_log(offset, limit)
                 self._core.log_read(job, attempt, offset, data, now)
@@ -132,6 +135,15 @@ class Loop:
                 self._link.reconnect(reason, now)
             case Stop():
                 self._stop = effect
+
+    def _append_log(self, job: str, attempt: int, line: bytes) -> None:
+        """Write a line of ours into a task's log. A disk that is full costs the line, not the worker."""
+        try:
+            self._runners.files(job, attempt).append_log(line)
+        except OSError as error:
+            if not self._log_lost:
+                log.warning("nothing can be added to the log of job %s (said once for all): %s", job, error)
+            self._log_lost = True
 
     # --- what happened ------------------------------------------------------------------------------------
 
@@ -153,7 +165,7 @@ class Loop:
             self._core.disconnected(now)
             self._must_probe = self._must_probe or self._link.short_lived
         else:
-            raise RefusedError(IN_USE.format(name=self._core.state.config.name) + " (it took the session over)")
+            raise NameInUseError(IN_USE.format(name=self._core.state.config.name) + " (it took the session over)")
 
     def _message(self, topic: str, payload: bytes, now: float, *, retained: bool) -> None:
         try:
@@ -163,7 +175,7 @@ class Loop:
             log.exception("a message on %r could not be handled", topic[:200])
 
     def _connect(self, now: float) -> None:
-        if self._must_probe:
+        if self._must_probe or self._link.was_away(now):
             try:
                 taken = self._name_is_taken()
             except (OSError, ValueError) as error:
@@ -172,7 +184,7 @@ class Loop:
                 self._link.failed(f"{type(error).__name__}: {error}", now)
                 return
             if taken:
-                raise RefusedError(IN_USE.format(name=self._core.state.config.name))
+                raise NameInUseError(IN_USE.format(name=self._core.state.config.name))
             self._must_probe = False
         self._link.connect(time.monotonic())
 

@@ -1,19 +1,23 @@
 """`airflow-mqtt worker run`: put the parts together and run them."""
 
+import errno
 import fcntl
 import logging
 import os
 import platform
 import selectors
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
-from airflow_mqtt.protocol.errors import RefusedError, SettingError
+from airflow_mqtt.protocol.errors import NameInUseError, PayloadError, RefusedError, SettingError, StorageError
 from airflow_mqtt.protocol.messages import JobKind
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.worker.core import Config, Core
-from airflow_mqtt.worker.journal import Journal
+from airflow_mqtt.worker.core.state import Restored
+from airflow_mqtt.worker.frames import largest_call
+from airflow_mqtt.worker.journal import Journal, broken
 from airflow_mqtt.worker.link import Link
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
@@ -24,11 +28,24 @@ from airflow_mqtt.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
 
+EXIT_REFUSED = 1
+EXIT_NAME_IN_USE = 3
+EXIT_STORAGE = 74  # EX_IOERR of sysexits.h
+
+JOURNAL = "journal.sqlite"
+
+#: What a state directory may hold although it has no journal: it was removed, or not made before the disk was full.
+OURS = frozenset({"jobs", "lock", "worker.sock", "host.log", "lost+found", f"{JOURNAL}-wal", f"{JOURNAL}-shm"})
+
+#: Errors of a disk that are not a mistake in the settings, and may be over at the next start.
+_MAY_PASS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+
 
 def run(values: dict[str, Any]) -> int:
     """Run a worker with `values` (of `protocol.settings.resolve`); return the exit code.
 
-    `SettingError` for what the settings together do not allow; 1 when the worker must not run or go on.
+    `SettingError` for what the settings together do not allow; 1 when the worker must not run or go on, 3 when its name
+    is in use, 74 (EX_IOERR) when its disk fails. Runners go on, whatever it is.
     """
     settings = WorkerSettings.of(values)
     logging.basicConfig(
@@ -37,35 +54,88 @@ def run(values: dict[str, Any]) -> int:
     try:
         with _own(settings.state_dir):
             _work(settings)
+    except NameInUseError as error:
+        log.error("%s", error)
+        return EXIT_NAME_IN_USE
     except RefusedError as error:
         log.error("%s", error)
-        return 1
+        return EXIT_REFUSED
+    except (StorageError, OSError) as error:
+        log.debug("the worker ends here", exc_info=True)
+        log.error("%s", _disk_failed(settings.state_dir, error))
+        return EXIT_STORAGE
     return 0
+
+
+def _disk_failed(state_dir: Path, error: Exception) -> str:
+    try:
+        free = f"{shutil.disk_usage(state_dir).free // 1024} KiB are free there"
+    except OSError as unknown:
+        free = str(unknown)
+    return (
+        f"the state directory {state_dir} cannot be used: {error}; {free}. The worker ends;"
+        " tasks that run go on, and are found again at the next start"
+    )
 
 
 def _own(state_dir: Path) -> Any:
     """Return the open lock of the state directory, which is made where it is missing."""
     try:
-        (state_dir / "jobs").mkdir(parents=True, exist_ok=True, mode=0o700)
-        state_dir.chmod(0o700)
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        foreign = {entry.name for entry in state_dir.iterdir()} - OURS
+        if foreign and not (state_dir / JOURNAL).exists():
+            raise SettingError(
+                f"state_dir: {state_dir} holds other things ({min(foreign)}) and no journal of a worker;"
+                " give --state-dir a directory that is empty or does not exist"
+            )
+        (state_dir / "jobs").mkdir(exist_ok=True, mode=0o700)
         lock = (state_dir / "lock").open("w")
     except OSError as error:
+        if error.errno in _MAY_PASS:
+            raise
         raise SettingError(f"state_dir: {state_dir} cannot be used ({error.strerror})") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.close()
         raise RefusedError(f"another worker runs on {state_dir}; stop it, or give this one --state-dir") from None
+    except OSError as error:
+        lock.close()
+        raise SettingError(
+            f"state_dir: {state_dir} cannot be locked ({error.strerror}); give --state-dir a directory on a local disk"
+        ) from None
     return lock
 
 
+def _listen(state_dir: Path, selector: selectors.BaseSelector, max_call_bytes: int) -> LocalApi:
+    try:
+        return LocalApi(state_dir / "worker.sock", selector, max_call_bytes)
+    except OSError as error:
+        if error.errno in _MAY_PASS:
+            raise
+        raise SettingError(
+            f"state_dir: no socket can be made in {state_dir} ({error.strerror}); give --state-dir a directory on a"
+            " local disk"
+        ) from None
+
+
+def _recalled(config: Config, restored: Restored, journal: Path) -> Core:
+    try:
+        return Core(config, restored)
+    except (PayloadError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise broken(journal, f"a row is not understood: {type(error).__name__} {error}") from None
+
+
 def _work(settings: WorkerSettings) -> None:
-    with Journal(settings.state_dir / "journal.sqlite") as journal, selectors.DefaultSelector() as selector:
+    with Journal(settings.state_dir / JOURNAL) as journal, selectors.DefaultSelector() as selector:
         restored = journal.load()
-        config = _config(settings, restored.meta["journal"], _boot(settings.state_dir / "journal.sqlite"))
-        core = Core(config, restored)
-        runners = Runners(settings.state_dir, settings.python, settings.runner_idle_timeout, selector)
-        local_api = LocalApi(settings.state_dir / "worker.sock", selector)
+        config = _config(settings, restored.meta["journal"], _boot(settings.state_dir / JOURNAL))
+        core = _recalled(config, restored, settings.state_dir / JOURNAL)
+        max_call_bytes = largest_call(settings.max_message_bytes)
+        runners = Runners(
+            settings.state_dir, settings.python, settings.runner_idle_timeout, selector, max_call_bytes=max_call_bytes
+        )
+        local_api = _listen(settings.state_dir, selector, max_call_bytes)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
         filters = Topics(settings.root).of_worker(settings.name)
         link = Link(settings, filters, selector, lambda: loop.begin_connection())  # noqa: PLW0108  made below

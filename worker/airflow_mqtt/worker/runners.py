@@ -26,9 +26,6 @@ log = logging.getLogger(__name__)
 #: How often runners that another worker process started are looked at. Our own report through their host.
 POLL_INTERVAL = 0.5
 
-#: A host that is told to start a job and dies at once is not started again sooner than this.
-HOST_PAUSE = 5.0
-
 Attempt = tuple[str, int]
 
 
@@ -45,7 +42,16 @@ class Ended:
 class Runners:
     """Starts and watches runners. Deterministic parts of this are in `core.endings`."""
 
-    def __init__(self, state_dir: Path, python: str, idle_timeout: float, selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        python: str,
+        idle_timeout: float,
+        selector: selectors.BaseSelector,
+        *,
+        max_call_bytes: int,
+    ) -> None:
+        self._max_call_bytes = max_call_bytes
         self._state_dir = state_dir
         self._python = python
         self._idle_timeout = idle_timeout
@@ -57,6 +63,7 @@ class Runners:
         self._ended: list[Ended] = []
         self._polled_at = 0.0
         self._idle_since: float | None = None
+        self._complaint = ""
 
     def files(self, job: str, attempt: int) -> JobFiles:
         return JobFiles(self._state_dir, job, attempt)
@@ -98,25 +105,36 @@ class Runners:
     # --- start and end ------------------------------------------------------------------------------------
 
     def launch(self, run: Run) -> None:
-        files = self.files(run.job, run.attempt)
-        files.directory.mkdir(parents=True, exist_ok=True)
-        (files.directory / "result.json").unlink(missing_ok=True)
+        """Start a runner. One that cannot be started has ended without a result: the core decides what follows."""
         attempt = (run.job, run.attempt)
+        files = self.files(*attempt)
+        order = {
+            "op": "start",
+            "job": run.job,
+            "attempt": run.attempt,
+            "workload": run.workload,
+            "max_call_bytes": self._max_call_bytes,
+        }
         self._ours.add(attempt)
         self._idle_since = None
-        order = {"op": "start", "job": run.job, "attempt": run.attempt, "workload": run.workload}
         try:
+            files.directory.mkdir(parents=True, exist_ok=True)
+            (files.directory / "result.json").unlink(missing_ok=True)
             if self._host is None:
                 self._host = _Host(self._python, self._state_dir, self._selector, self._host_ready)
             self._host.send(order)
+        except ConnectionError as error:  # it died since it was last looked at
+            self._host_died(str(error))
         except OSError as error:
-            log.error("cannot start the runner host (%s): %s", self._python, error)
-            self._unusable(attempt, f"the runner host could not be started: {error}")
+            self._complain(f"cannot start a runner with {self._python}: {error}")
+            self._ours.discard(attempt)
+            self._look_at(attempt)
 
-    def _unusable(self, attempt: Attempt, reason: str) -> None:
-        self._ours.discard(attempt)
-        size = self.files(*attempt).log_size()
-        self._ended.append(Ended(*attempt, Result(returned=False, reason=reason), size))
+    def _complain(self, text: str) -> None:
+        """Say why no runner can be started, once for each reason."""
+        if text != self._complaint:
+            self._complaint = text
+            log.error("%s", text)
 
     def signal(self, job: str, attempt: int, force: Force) -> None:
         files = self.files(job, attempt)
@@ -156,6 +174,8 @@ class Runners:
             self._drop_host()
 
     def deadline(self, now: float) -> float:
+        if self._ended:
+            return now
         times = [float("inf")]
         if self._others:
             times.append(self._polled_at + POLL_INTERVAL)
@@ -186,11 +206,9 @@ class Runners:
     def _take_report(self, report: dict[str, Any]) -> None:
         if report.get("op") == "ready":
             log.debug("the runner host is ready")
+            self._complaint = ""
         elif report.get("op") == "unusable":
-            reason = f"the Task SDK cannot be loaded by {self._python}: {report.get('reason')}"
-            log.error("%s", reason)
-            for attempt in list(self._ours):
-                self._unusable(attempt, reason)
+            self._complain(f"the Task SDK cannot be loaded by {self._python}: {report.get('reason')}")
         elif report.get("op") == "exited":
             self._exited((str(report["job"]), int(report["attempt"])))
 
@@ -207,7 +225,7 @@ class Runners:
 
     def _host_died(self, why: str) -> None:
         """Its children go on without it; those that never began are started again by the core."""
-        if self._ours:
+        if self._ours and not self._complaint:
             log.warning("the runner host is gone (%s); its runners are watched without it", why)
         self._drop_host()
         for attempt in list(self._ours):
@@ -224,6 +242,10 @@ class Runners:
         self._drop_host()
 
 
+def _private(path: Path) -> Any:
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+
+
 def task_environment(ours: Mapping[str, str]) -> dict[str, str]:
     """Return what of our environment tasks get: all but our settings, one of which holds the broker's password."""
     return {name: text for name, text in ours.items() if not name.startswith(ENV_PREFIX) and name != processes.MARK}
@@ -234,7 +256,7 @@ class _Host:
 
     def __init__(self, python: str, state_dir: Path, selector: selectors.BaseSelector, ready: Any) -> None:
         self._channel, theirs = socket.socketpair()
-        with theirs, (state_dir / "host.log").open("wb") as sink:
+        with theirs, _private(state_dir / "host.log") as sink:
             command = [python, "-m", "airflow_mqtt.worker.runner.host", str(theirs.fileno()), str(state_dir)]
             self._process = subprocess.Popen(  # noqa: S603  our own module, with the interpreter of the settings
                 command,

@@ -40,15 +40,22 @@ def _queues(value: str) -> tuple[str, ...]:
     return found
 
 
+def _expanded(value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise SettingError("there is no such user, or no home directory") from None
+
+
 def _file(value: str) -> Path:
-    path = Path(value).expanduser()
+    path = _expanded(value)
     if not path.is_file():
         raise SettingError("there is no such file")
     return path
 
 
 def _path(value: str) -> Path:
-    return Path(text(value)).expanduser()
+    return _expanded(text(value))
 
 
 SETTINGS: tuple[Setting, ...] = (
@@ -199,5 +206,12 @@ def host_name() -> str:
 
 
 def default_state_dir(name: str) -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    base = os.environ.get("XDG_STATE_HOME", "")
+    if not base:
+        try:
+            base = str(Path.home() / ".local" / "state")
+        except RuntimeError:
+            raise SettingError(
+                "state_dir is missing, and there is no home directory for it: give --state-dir"
+            ) from None
     return Path(base) / "airflow-mqtt" / name

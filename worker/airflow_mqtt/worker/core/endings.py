@@ -33,6 +33,11 @@ def ended(state: State, job: Job, result: Result | None, log_size: int, now: flo
         _drop_unstored(job)
         launch(state, job)
         return
+    if result is None and before_gate and job.cancel is None and not job.gate_sent:
+        # Not the job's fault: another device may do better, and this one is left alone for a while.
+        say(state, "error", f"job {job.id}: no runner for it lives long enough to begin; given back")
+        reject(state, job, RejectReason.RUNNER, now)
+        return
     if result is None:
         job.died = "the runner died" + (" before the task began" if before_gate else "")
     _end(job, result, log_size)
@@ -54,7 +59,7 @@ def _end(job: Job, result: Result | None, log_size: int) -> None:
 
 
 def _drop_unstored(job: Job) -> None:
-    job.gate_sent = False
+    """Forget calls that nobody waits for any more. A gate's may have let it through all the same: `gate_sent` stays."""
     job.calls.drop_waiting()
 
 

@@ -3,8 +3,8 @@
 `python -m airflow_mqtt.worker.runner.host FD STATE_DIR`, started by the worker. It has one thread and no sockets
 but its end of a socket pair (FD), so that forking is safe. When the worker is gone it ends; its children go on.
 
-Frames in: `{"op": "start", "job", "attempt", "workload"}`. Frames out: `{"op": "ready"}`,
-`{"op": "exited", "job", "attempt", "status"}`, `{"op": "unusable", "reason"}`.
+Frames in: `{"op": "start", "job", "attempt", "workload", "max_call_bytes"}`. Frames out:
+`{"op": "ready"}`, `{"op": "exited", "job", "attempt", "status"}`, `{"op": "unusable", "reason"}`.
 """
 
 import contextlib
@@ -19,12 +19,16 @@ from typing import Any, NoReturn
 
 from airflow_mqtt.worker.frames import Unpacker, pack
 
+CANNOT_FORK = 71  # EX_OSERR
+
 
 def main(arguments: list[str]) -> int:
     channel = socket.socket(fileno=int(arguments[0]))
     state_dir = Path(arguments[1])
     os.environ.setdefault("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", "1")  # so that a cancel is heard soon
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the worker
+    if _alone(channel):
+        return 0
     try:
         _load()
     except Exception as error:
@@ -33,6 +37,16 @@ def main(arguments: list[str]) -> int:
     channel.sendall(pack({"op": "ready"}))
     Host(channel, state_dir).run()
     return 0
+
+
+def _alone(channel: socket.socket) -> bool:
+    """Whether the worker is gone already: what is loaded next takes 120 MB and seconds."""
+    try:
+        return not channel.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def _load() -> None:
@@ -89,7 +103,12 @@ class Host:
         return bool(data)
 
     def _start(self, order: dict[str, Any]) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            print(f"cannot fork: {error}", file=sys.stderr, flush=True)  # noqa: T201  into host.log
+            self._report(order["job"], order["attempt"], CANNOT_FORK)
+            return
         if pid == 0:
             self._become_supervisor(order)
         self._children[pid] = (order["job"], order["attempt"])
@@ -113,10 +132,11 @@ class Host:
             if pid == 0:
                 return
             if pid in self._children:
-                job, attempt = self._children.pop(pid)
-                code = os.waitstatus_to_exitcode(status)
-                with contextlib.suppress(OSError):
-                    self._channel.sendall(pack({"op": "exited", "job": job, "attempt": attempt, "status": code}))
+                self._report(*self._children.pop(pid), os.waitstatus_to_exitcode(status))
+
+    def _report(self, job: str, attempt: int, status: int) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.sendall(pack({"op": "exited", "job": job, "attempt": attempt, "status": status}))
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
             result = _run(state_dir, order, files)
             if result["exit_code"] != 0:  # what a task that failed has started must not run beside its retry
                 processes.kill_attempt(files.mark, me, spare_leader=True)
+            files.sync_log()
             files.write_result(result)
         status = 0
     except BaseException:
@@ -77,7 +78,7 @@ def _first(files: JobFiles) -> bool:
 
 def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, Any]:
     workload = order["workload"]
-    transport = WorkerTransport(state_dir, order["job"], order["attempt"])
+    transport = WorkerTransport(state_dir, order["job"], order["attempt"], order["max_call_bytes"])
     try:
         compat.configure_logging()
         client = compat.make_client(transport)

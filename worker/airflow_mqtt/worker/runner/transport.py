@@ -1,6 +1,7 @@
 """The httpx transport with which the Task SDK talks to the worker instead of to an API server."""
 
 import contextlib
+import json
 import os
 import socket
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.worker.frames import Unpacker, pack
+from airflow_mqtt.worker.frames import HEADER_BYTES, MAX_FRAME_BYTES, Unpacker, pack
 from airflow_mqtt.worker.unix_sockets import connect
 
 #: What the SDK believes the API server's address to be.
@@ -33,7 +34,15 @@ class WorkerTransport(httpx.BaseTransport):
     worker may be down for a while, and the bridge answers an id once.
     """
 
-    def __init__(self, state_dir: Path, job: str, attempt: int, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        job: str,
+        attempt: int,
+        max_call_bytes: int = MAX_FRAME_BYTES,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._max_call_bytes = max_call_bytes
         self._path = state_dir / "worker.sock"
         self._job = job
         self._attempt = attempt
@@ -44,7 +53,9 @@ class WorkerTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         path, _, query = request.url.raw_path.decode("ascii").partition("?")
         call = self._call(request, path.removeprefix(httpx.URL(BASE_URL).path), query)
-        if request.method == "PUT" and path.endswith("/heartbeat"):
+        if len(pack(call)) - HEADER_BYTES > self._max_call_bytes:
+            answer = _too_large()
+        elif request.method == "PUT" and path.endswith("/heartbeat"):
             answer = self._try_within(call, HEARTBEAT_WAIT) or {"status": 204}
         else:
             answer = self._insist(call)
@@ -110,3 +121,10 @@ class WorkerTransport(httpx.BaseTransport):
             with contextlib.suppress(OSError):
                 self._socket.close()
             self._socket = None
+
+
+def _too_large() -> dict[str, Any]:
+    """Return what the worker would say of a call that is only a little too large (`core.calls`)."""
+    message = "The call is larger than a message may be on its way to Airflow (max_message_bytes). Pass less."
+    body = json.dumps({"detail": {"reason": "too_large", "message": message}})
+    return {"status": 413, "headers": {"content-type": "application/json"}, "body": body}

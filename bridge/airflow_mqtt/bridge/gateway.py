@@ -16,7 +16,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from airflow_mqtt.bridge import routes
 from airflow_mqtt.bridge.bounds import Bound, Once, Recent, Room
-from airflow_mqtt.bridge.database import Database
+from airflow_mqtt.bridge.database import Database, is_transient
 from airflow_mqtt.bridge.execution_api import CALLS, ExecutionApi, MalformedError, UnavailableError
 from airflow_mqtt.bridge.intake import Call
 from airflow_mqtt.bridge.outgoing import Outgoing, Post
@@ -49,6 +49,9 @@ _GATE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
 
 #: Longest pause between two tries of a call, in seconds.
 _RETRY_MAX: Final = 10.0
+
+#: Seconds before a call is handled again that failed since the database did not answer.
+_DATABASE_PAUSE: Final = 1.0
 
 #: A call to which the API server answers 500 is tried so often: the fault may be the call's own.
 _SERVER_ERROR_TRIES: Final = 6
@@ -126,7 +129,7 @@ class Gateway:
         try:
             payload = self._answers.get(key)
             if payload is None:
-                payload = self._encoded(await self._answer(call))
+                payload = self._encoded(await self._answer_in_the_end(call))
                 self._answers.add(key, payload)
             self._busy.discard(key)  # published at each delivery: the first may be lost
             await self._publish(Outgoing(self._topics.worker(call.worker, TopicKind.RESPONSE), payload))
@@ -136,6 +139,18 @@ class Gateway:
             self._busy.discard(key)
             self._room.leave(call.worker, call.size)
             self._room_of_jobs.leave((call.worker, call.request.job), 0)
+
+    async def _answer_in_the_end(self, call: Call) -> Response:
+        """Answer, however long the database is away: the worker would ask again only after `resend_after`."""
+        while True:
+            try:
+                return await self._answer(call)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                if self._unsaid(call.worker, call.request.job, "database"):
+                    log.warning("a call of worker %s waits, since the database does not answer", call.worker)
+            await asyncio.sleep(_DATABASE_PAUSE)
 
     def _encoded(self, response: Response) -> bytes:
         """Return the payload of `response`, or of a 413 where the broker or the worker would not take it."""

@@ -274,21 +274,27 @@ class Leader:
             await self._work.wait()
             self._work.clear()
             while batch := self._backlog.take(_BATCH):
-                if not await self._guarded(self._apply_all(batch)):
-                    await asyncio.sleep(_RETRY)  # not acknowledged: the workers send it again
+                # Kept while the database is away: the workers would send it again only after `resend_after`.
+                while True:
+                    if await self._guarded(self._apply_all(batch)):
+                        break
+                    await asyncio.sleep(_RETRY)
 
     async def _apply_all(self, batch: list[Heard]) -> None:
         """Apply `batch`; when that fails for what one message holds, all but that one."""
         try:
             await self._apply(batch)
         except Exception as error:
-            if isinstance(error, AirflowMqttError) or is_transient(error) or len(batch) == 1:
+            if isinstance(error, AirflowMqttError) or is_transient(error) or refusal(error):
                 raise
+            if len(batch) == 1:
+                log.exception("a message of worker %s could not be applied, and is dropped", batch[0].worker)
+                return
             log.warning(
                 "%d messages could not be applied together, applying each by itself: %s", len(batch), _brief(error)
             )
             for heard in batch:
-                await self._guarded(self._apply([heard]))
+                await self._apply_all([heard])
 
     async def _apply(self, batch: list[Heard]) -> None:
         async with self._database.write() as connection:

@@ -147,3 +147,4 @@ def test_help_teaches(ran, capsys) -> None:
     for setting in SETTINGS:
         assert setting.flag in text
         assert setting.env in text
+    assert "74 disk full" in " ".join(text.split())

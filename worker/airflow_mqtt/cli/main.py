@@ -1,6 +1,6 @@
 """`airflow-mqtt worker run …` and `airflow-mqtt bridge run …`.
 
-Exit codes: 0 done, 1 refused or failed while running, 2 a mistake in the settings.
+Exit codes: 0 done, 1 refused or failed while running, 2 a mistake in the settings. Those of a worker: `worker.main`.
 """
 
 import argparse
@@ -54,6 +54,7 @@ FOREIGN: frozenset[str] = frozenset({"config"})
 EPILOG = (
     "Each setting is a flag, an environment variable " + ENV_PREFIX + "NAME, or a key NAME of the TOML file"
     " given with --config; a flag goes before the environment, and that before the file."
+    " Exit codes: 0 done, 1 refused, 2 a wrong setting; of a worker also 3 name in use, 74 disk full or broken."
 )
 
 

@@ -450,4 +450,7 @@ def _within(data: bytes, offset: int, limit: int) -> bytes:
 
 
 def _because(reason: str) -> str:
-    return f": {reason}" if reason else ""
+    """What to log of a reason, which may be a worker's own words: those begin no line, and move no cursor."""
+    if not reason:
+        return ""
+    return f": {reason if reason.isprintable() else ascii(reason):.300}"

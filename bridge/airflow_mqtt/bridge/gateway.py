@@ -7,7 +7,7 @@ attempt, may ask for.
 import asyncio
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 import httpx
@@ -101,7 +101,7 @@ class Gateway:
         """Whether the final state of this job's task is on its way to Airflow: then a heartbeat is refused too."""
         return job_id in self._ending
 
-    def take(self, call: Call) -> Awaitable[None] | None:
+    def take(self, call: Call) -> Coroutine[Any, Any, None] | None:
         """Return the work of answering one request, or None when nothing is to be done.
 
         What is being answered already is left to that; what was, is answered again. One for which there is no room

@@ -4,9 +4,9 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from airflow_mqtt.bridge import figures, heartbeats, lease, wakeup
 from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine, refusal
@@ -243,9 +243,14 @@ class Leader:
             return status.epoch <= self._epoch
         return status.state != BridgeState.LEADING.value and not self._leaving
 
-    def _spawn(self, work: Awaitable[object], name: str) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
         assert self._group is not None
-        self._group.create_task(self._guarded(work), name=name)
+        guarded = self._guarded(work)
+        try:
+            self._group.create_task(guarded, name=name)
+        except RuntimeError:  # the group is ending, and this came in before the reader has heard of that
+            guarded.close()
+            work.close()
 
     async def _guarded(self, work: Awaitable[object]) -> bool:
         """Await `work` and return whether it succeeded. A lost lease gets past this, and what a person must mend."""

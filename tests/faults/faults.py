@@ -357,7 +357,7 @@ FAULTS: dict[str, Fault] = {
 }
 
 #: What CI runs: one of each kind that recovers within seconds.
-SLICE = ("broker-wipe", "leader-kill", "worker-kill", "one-way", "api-crash")
+SLICE = ("broker-wipe", "leader-kill", "worker-kill", "one-way", "disk", "connections", "api-crash")
 
 
 def available(fault: Fault) -> bool:

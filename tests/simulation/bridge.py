@@ -222,7 +222,7 @@ class SimBridge:
             return
         if gate and verdict.state is not JobState.RUNNING:
             # Between reading and writing others write: that is what compare-and-set is for.
-            pause = self.sim.random.choice([0.0, 0.001, 0.3 if self.broker.chaos else 0.0])
+            pause = self.sim.random.choice([0.0, 0.001, 0.3, 4.0]) if self.broker.chaos else 0.0
             self.sim.at(pause, lambda: self._awake(lambda: self._start(call, key, verdict, path)))
             return
         self._forward_soon(call, key, verdict, path)

@@ -98,7 +98,7 @@ class Scenario:
 
     def _plan_faults(self) -> None:
         sim = self.sim
-        for _ in range(sim.random.randint(0, 6)):
+        for _ in range(sim.random.randint(0, 8)):
             fault = sim.random.choice(
                 [self._kill_bridge, self._sleep_bridge, self._kill_worker, self._cut_power, self._kill_broker,
                  self._empty_broker, self._cut_link, self._clear_task, self._api_outage, self._wipe,

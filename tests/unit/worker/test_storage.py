@@ -11,10 +11,13 @@ from pathlib import Path
 import pytest
 
 from airflow_mqtt.protocol.errors import RefusedError, SettingError, StorageError
+from airflow_mqtt.protocol.messages import Run
 from airflow_mqtt.protocol.settings import Source, resolve
 from airflow_mqtt.worker import main, unix_sockets
 from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.core.effects import AppendLog, SaveEvent, SaveJob, SaveMeta
+from airflow_mqtt.worker.core.jobs import Job, Phase
+from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.job_files import JobFiles
 from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.loop import Loop
@@ -118,6 +121,25 @@ def test_a_log_that_a_power_cut_shortened_keeps_its_offsets(tmp_path: Path) -> N
     assert files.read_log(100, 1000) == b"the runner died\n"
     files.restore_log(50)
     assert files.log_size() == 116
+
+
+def test_what_is_said_of_a_death_in_a_power_cut_is_sent(tmp_path: Path) -> None:
+    """The bridge has 100 bytes of the log, of which the disk kept one line: the note comes after the 100."""
+    files = JobFiles(tmp_path, "job", 1)
+    files.append_log(b"one\n")
+    run = Run(job="job", attempt=1, kind="airflow", slots=1, workload={})
+    held = Job(run=run, queue="default", phase=Phase.RUNNING, log_acked=100)
+    with Journal(tmp_path / "j") as journal, selectors.DefaultSelector() as selector:
+        runners = Runners(tmp_path, "python3", 1, selector, max_call_bytes=1)
+        core = Core(Config(name="edge-1", instance="i", journal="j"), Restored(jobs=[held.record()]))
+        loop = Loop(core, journal, None, None, runners, selector, lambda: False)
+        loop.recover()
+        for effect in core.take():
+            if isinstance(effect, AppendLog):
+                loop._act(effect)
+    note = files.read_log(100, 10_000)
+    assert b"The runner died" in note
+    assert core.state.jobs["job"].log_size == 100 + len(note)
 
 
 # --- the state directory ----------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ MAX_HELD = 2048
 
 #: Text fields that carry names or reasons. Bodies have their own limit, `codec.MAX_DECODED_BYTES`.
 MAX_TEXT = 4096
+MAX_SHORT_TEXT = 256
 
 Check = Callable[[Any], bool]
 M = TypeVar("M", bound="Message")
@@ -37,6 +38,11 @@ M = TypeVar("M", bound="Message")
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TEXT and "\x00" not in value
+
+
+def _short(value: Any) -> bool:
+    """Items of lists and maps: a worker's row, which holds them, is read once a second."""
+    return _text(value) and len(value) <= MAX_SHORT_TEXT
 
 
 def _body(value: Any) -> bool:
@@ -68,12 +74,14 @@ def _object(value: Any) -> bool:
 
 
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 256 and all(_text(item) for item in value)
+    return isinstance(value, list) and len(value) <= 256 and all(_short(item) for item in value)
 
 
 def _text_map(value: Any) -> bool:
     return (
-        isinstance(value, dict) and len(value) <= 256 and all(_text(key) and _text(item) for key, item in value.items())
+        isinstance(value, dict)
+        and len(value) <= 64
+        and all(_short(key) and _short(item) for key, item in value.items())
     )
 
 

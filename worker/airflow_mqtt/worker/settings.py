@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.protocol.errors import SettingError
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT
 from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pairs, seconds, text
 from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
 
@@ -31,6 +32,13 @@ def _name(value: str) -> str:
     if value in RESERVED:
         raise SettingError("it is the name of an account that is no device's")
     return str(_matching(WORKER_NAME)(value))
+
+
+def _labels(value: str) -> dict[str, str]:
+    labels = pairs(value)
+    if len(labels) > 64 or any(len(text) > MAX_SHORT_TEXT for pair in labels.items() for text in pair):
+        raise SettingError(f"there are more than 64, or one is longer than {MAX_SHORT_TEXT} characters")
+    return labels
 
 
 def _queues(value: str) -> tuple[str, ...]:
@@ -143,7 +151,7 @@ SETTINGS: tuple[Setting, ...] = (
         "300",
     ),
     Setting("log_rate", integer(1024, 1024**3), "1024 to 1073741824 bytes a second", "Limit for task logs.", "65536"),
-    Setting("labels", pairs, "key=value, comma-separated", "Shown with the worker.", ""),
+    Setting("labels", _labels, "key=value, comma-separated", "Shown with the worker.", ""),
     Setting(
         "log_level",
         choice("debug", "info", "warning", "error"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from model.edit import begin, disturb, leave_ask, send, with_gone, with_hold, with_report, with_row, with_worker
-from model.state import Hold, Instance, Message, Rules, State, Worker
+from model.state import Hold, Instance, Message, Report, Rules, State, Worker
 
 Step = tuple[str, State]
 
@@ -166,7 +166,10 @@ def _suffer(state: State, number: int, rules: Rules, instance: Instance) -> Iter
         return
     crashed = _crashed(spent, number, rules)
     yield f"worker {number}: its process is killed and started again", _born(crashed, number)
-    yield f"worker {number}: loses power and starts again", _born(_darkened(crashed, number, rules), number)
+    yield (
+        f"worker {number}: loses power and starts again",
+        _born(_darkened(_renamed(crashed, number), number, rules), number),
+    )
     if instance.wipes:
         yield f"worker {number}: starts again with an empty disk", _born(_wiped(spent, number), number)
 
@@ -178,6 +181,18 @@ def _crashed(state: State, number: int, rules: Rules) -> State:
     if not rules.keeps_outbox:
         worker = worker._replace(outbox=worker.outbox[: max(worker.applied, 0)])
     return with_worker(state, number, worker)
+
+
+def _renamed(state: State, number: int) -> State:
+    """The journal takes a new name: what waits is numbered anew, with what was applied and not heard to be."""
+    worker = state.workers[number]
+    after = worker._replace(journal=worker.journal + 1, applied=0, old=_under_way(worker))
+    return with_worker(state, number, after)
+
+
+def _under_way(worker: Worker) -> tuple[Report, ...]:
+    """Return the reports of the journal that the bridge knows which may still arrive."""
+    return worker.outbox[max(worker.applied, 0) :] if worker.known == worker.journal else worker.old
 
 
 def _darkened(state: State, number: int, rules: Rules) -> State:
@@ -206,7 +221,6 @@ def _wiped(state: State, number: int) -> State:
     before = state.workers[number]
     for job, hold in enumerate(before.holds):
         state = leave_ask(state, number, job, hold)
-    old = before.outbox[max(before.applied, 0) :] if before.known == before.journal else before.old
     after = Worker(
         journal=before.journal + 1,
         holds=(None,) * len(before.holds),
@@ -214,6 +228,6 @@ def _wiped(state: State, number: int) -> State:
         births=before.births,
         epoch=state.epoch,
         known=before.known,
-        old=old,
+        old=_under_way(before),
     )
     return with_worker(state, number, after)

@@ -75,7 +75,10 @@ class Broker:
 
     def _deliver(self, client: Client, topic: str, payload: bytes, *, retained: bool) -> None:
         copies = 2 if self.chaos and self.sim.chance(0.05, "doubled") else 1
-        for _ in range(copies):
+        for copy in range(copies):
+            if copy and self.sim.chance(0.3, "copy came late"):
+                self.sim.at(self.sim.random.uniform(0.0, 20.0), lambda: self._arrive(client, topic, payload, retained))
+                continue
             delay = self.sim.random.uniform(0.002, 0.05)
             if self.chaos and self.sim.chance(0.05, "delayed"):
                 delay += self.sim.random.expovariate(0.5)

@@ -170,6 +170,7 @@ def _():
 def _():
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(fleet, "is_late", lambda _worker, _born: False))
+    stack.enter_context(mock.patch.object(fleet, "_past", lambda _worker, _born: ()))
     stack.enter_context(mock.patch.object(fleet, "should_hold", lambda _job, _born: True))
     return stack
 

@@ -48,10 +48,10 @@ def test_a_reason_is_said_once_in_an_outage(caplog: pytest.LogCaptureFixture) ->
     link = _link()
     for reason in ("refused", "unreachable", "refused", "unreachable"):
         link.failed(reason, 0.0)
-    assert len(caplog.messages) == 2
+    assert caplog.text.count("no connection") == 2
     link._on_subscribe(None, None, 1, [Code()], None)
     link.failed("refused", 0.0)
-    assert len(caplog.messages) == 3
+    assert caplog.text.count("no connection") == 3
 
 
 @pytest.mark.parametrize(("silent", "away"), [(False, [False, False, True]), (True, [True, True, True])])

@@ -77,7 +77,7 @@ class Broker:
         copies = 2 if self.chaos and self.sim.chance(0.05, "doubled") else 1
         for copy in range(copies):
             if copy and self.sim.chance(0.3, "copy came late"):
-                self.sim.at(self.sim.random.uniform(0.0, 20.0), lambda: self._arrive(client, topic, payload, retained))
+                self.sim.at(self.sim.random.uniform(0.0, 40.0), lambda: self._arrive(client, topic, payload, retained))
                 continue
             delay = self.sim.random.uniform(0.002, 0.05)
             if self.chaos and self.sim.chance(0.05, "delayed"):

@@ -37,7 +37,9 @@ RESTART_AFTER = 1.0
 BRIDGE_OPTIONS = {
     "task-heartbeat-interval": 1, "accept-timeout": 3, "lease-ttl": 2, "status-interval": 1, "lost-after": 600,
 }  # fmt: skip
-WORKER_OPTIONS = {"keepalive": 5, "heartbeat-interval": 2, "runner-idle-timeout": 60, "log-rate": 1_000_000}
+WORKER_OPTIONS = {
+    "keepalive": 5, "heartbeat-interval": 2, "runner-idle-timeout": 60, "log-rate": 1_000_000, "disk-reserve": 262_144,
+}  # fmt: skip
 
 
 def _children(pid: int) -> list[int]:

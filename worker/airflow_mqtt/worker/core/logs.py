@@ -12,6 +12,9 @@ CHUNK = 16 * 1024
 #: How much of a log may be under way. More waits in its file.
 WINDOW = 8 * CHUNK
 
+#: Seconds between two logs that begin again: a broker with little room drops what comes at once, round after round.
+SPREAD = 0.1
+
 
 def _unsent(job: Job, now: float) -> bool:
     if job.log_sent - job.log_acked >= WINDOW or now < job.log_due:
@@ -101,10 +104,10 @@ def acknowledged(state: State, marks: Mapping[str, int], now: float) -> None:
 
 def rewind(state: State, now: float) -> None:
     """Begin again at the acknowledged offsets: a new connection, or a new leader."""
-    for job in state.jobs.values():
+    for number, job in enumerate(state.jobs.values()):
         job.log_sent = job.log_acked
         job.log_progress = now
-        job.log_due = now
+        job.log_due = now + number * SPREAD
 
 
 def deadline(state: State, now: float) -> float:

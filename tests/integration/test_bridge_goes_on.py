@@ -19,7 +19,7 @@ def test_a_row_that_cannot_be_understood_stops_nobody_else(site, worker):
         connection.execute(sa.insert(tables.worker).values(**values))
     good = site.queue()
     assert worker.order().job == good
-    assert "'strange' is set aside" in site.log_text(0)
+    wait_for(lambda: "'strange' is set aside" in site.log_text(0), what="the worker's row to be set aside")
     assert "Traceback" not in site.log_text(0)
 
 

@@ -211,7 +211,7 @@ def _forget_births(state: State, number: int, order: int, journal: int, rules: R
         if message[0] != "born" or message[1] != number:
             net.add(message)
             continue
-        keep = not rules.ignores_late_birth or (not rules.old_disk_is_old and message[3] != journal)
+        keep = not rules.ignores_late_birth if message[3] == journal else not rules.old_disk_is_old
         if message[2] > order or keep:
             net.add((message[0], number, max(0, message[2] - order), *message[3:]))
     worker = state.workers[number]

@@ -268,7 +268,7 @@ class LivingWorker(_Threaded):
         with Journal(state / "journal.sqlite") as journal, selectors.DefaultSelector() as selector:
             restored = journal.load()
             core = Core(self._config(restored.meta["journal"]), restored)
-            runners = Runners(state, self._settings.python, 300, selector)
+            runners = Runners(state, self._settings.python, 300, selector, max_call_bytes=65536)
             local_api = LocalApi(state / "worker.sock", selector)
             self.link = WorkerLink(
                 self._settings, TOPICS.of_worker(self.name), selector, lambda: loop.begin_connection()

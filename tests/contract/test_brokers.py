@@ -100,7 +100,7 @@ def test_a_task_runs_on_a_real_worker(site: Site, tmp_path: Path) -> None:
 def test_orders_events_and_logs_pass(site: Site) -> None:
     with FakeWorker(site.nodes[-1].url(NAME), NAME, version=site.protocol) as worker:
         job = site.queue()
-        run = worker.order()
+        run = worker.order(timeout=60)  # a cluster elects a leader for each of the bridge's subscriptions first
         worker.event("accepted", run)
         path = f"task-instances/{site.job(job).subject}"
         assert worker.call(run, "PATCH", f"{path}/run", {"hostname": "x", "unixname": "u", "pid": 7}).status == 200

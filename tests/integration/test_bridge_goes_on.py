@@ -9,9 +9,10 @@ from servers import wait_for
 
 def test_a_row_that_cannot_be_understood_stops_nobody_else(site, worker):
     site.start_bridge()
-    broken = site.queue(workload="no JSON")
-    site.wait_state(broken, "failed")
-    assert "no JSON" in site.job(broken).reason
+    broken = [site.queue(workload=workload) for workload in ("no JSON", "[1]", '{"a":' * 200 + "1" + "}" * 200)]
+    for job in broken:
+        site.wait_state(job, "failed")
+        assert "its workload cannot be sent" in site.job(job).reason
     strange = site.queue(queue="other")
     with site.engine.begin() as connection:
         connection.execute(sa.update(tables.job).where(tables.job.c.id == strange).values(state="of the future"))

@@ -17,6 +17,7 @@ from airflow_mqtt.bridge.outgoing import Outgoing, Post
 from airflow_mqtt.bridge.settings import BridgeSettings
 from airflow_mqtt.bridge.store import Tx
 from airflow_mqtt.bridge.values import Job, Worker
+from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import (
     Born,
@@ -28,6 +29,7 @@ from airflow_mqtt.protocol.messages import (
     Stranger,
     WorkerInfo,
     WorkerStatus,
+    decode_order,
 )
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.protocol.workers import GONE
@@ -375,8 +377,9 @@ class Dispatcher:
         limit = self._settings.max_message_bytes
         try:
             order = self._post.run(job, workload)
-        except ValueError as error:
-            return None, f"its workload is no JSON: {error}"
+            decode_order(order.payload)  # what a worker drops would be offered, and taken back, for ever
+        except (ValueError, TypeError, PayloadError) as error:
+            return None, f"its workload cannot be sent: {error}"
         if len(order.payload) > limit:  # a larger packet ends the connection to the broker, again and again
             size = len(order.payload)
             return None, f"its workload is a message of {size} bytes; max_message_bytes of the bridge is {limit}"

@@ -25,7 +25,7 @@ from airflow_mqtt.bridge.store import SqlTx
 from airflow_mqtt.bridge.values import Job
 from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict, settle
-from airflow_mqtt.protocol.messages import Request, Response
+from airflow_mqtt.protocol.messages import Request, Response, fitting
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 
 log = logging.getLogger(__name__)
@@ -339,7 +339,7 @@ def _identity(body: dict[str, Any]) -> dict[str, Any]:
 
 def _text(value: Any, length: int) -> str:
     """Return `value` as a database takes it: PostgreSQL has no place for NUL in a text."""
-    return value[:length].replace("\x00", "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else ""
+    return fitting(value, length) if isinstance(value, str) else ""
 
 
 def _forwarded_headers(request: Request) -> dict[str, str]:

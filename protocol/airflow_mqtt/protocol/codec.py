@@ -1,5 +1,6 @@
 """JSON in, JSON out; zlib where it pays; limits before anything is decoded."""
 
+import re
 import zlib
 from typing import Any
 
@@ -24,6 +25,12 @@ UNPACKED_AT_LEAST = 128 * 1024
 #: How deep a payload may nest. orjson reads 1024 levels and writes 254; Python's `repr` ends earlier still. What is
 #: decoded here can be shown in an error message, and be encoded again into a journal.
 MAX_DEPTH = 100
+
+#: How many values a payload may hold. 8 MiB of empty lists are 180 MB of objects; a `Born` has 8,000 values at most.
+MAX_VALUES = 200_000
+
+#: A string of JSON, or what begins as one and does not end.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 
 JsonObject = dict[str, Any]
 
@@ -67,10 +74,12 @@ def unpack(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> bytes:
 def decode(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> JsonObject:
     """Return the JSON object in `payload`.
 
-    Raises `PayloadError` when it is too large (before or after decompression) or too deep, is not JSON, or is not
-    an object.
+    Raises `PayloadError` when it is too large (before or after decompression), too deep or of too many values, is not
+    JSON, or is not an object.
     """
     plain = unpack(payload, max_bytes=max_bytes)
+    if _separators(plain) > MAX_VALUES and _separators(_STRING.sub(b"", plain)) > MAX_VALUES:
+        raise PayloadError(f"payload holds more than {MAX_VALUES} values")
     try:
         value = orjson.loads(plain)
     except orjson.JSONDecodeError as error:
@@ -80,6 +89,11 @@ def decode(payload: bytes, *, max_bytes: int = MAX_DECODED_BYTES) -> JsonObject:
     if plain.count(b"[") + plain.count(b"{") > MAX_DEPTH and _depth_exceeds(value, MAX_DEPTH):
         raise PayloadError(f"payload nests deeper than {MAX_DEPTH} levels")
     return value
+
+
+def _separators(text: bytes) -> int:
+    """How many values JSON of this `text` has at most: each but the first follows one of these."""
+    return text.count(b",") + text.count(b"[") + text.count(b"{")
 
 
 def _depth_exceeds(value: Any, limit: int) -> bool:

@@ -31,6 +31,10 @@ MAX_HELD = 2048
 #: Text fields that carry names or reasons. Bodies have their own limit, `codec.MAX_DECODED_BYTES`.
 MAX_TEXT = 4096
 MAX_SHORT_TEXT = 256
+MAX_TEXTS = 256
+
+#: The path of a call: names of Airflow's have up to 250 characters (a key 512), each of up to 12 when percent-encoded.
+MAX_PATH = 16_384
 
 Check = Callable[[Any], bool]
 M = TypeVar("M", bound="Message")
@@ -38,6 +42,15 @@ M = TypeVar("M", bound="Message")
 
 def _text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TEXT and "\x00" not in value
+
+
+def fitting(value: str, length: int = MAX_TEXT) -> str:
+    """Return `value`, which may be anybody's words, as text fields take it: a message that does not fit comes again."""
+    return value[:length].encode(errors="replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def _path(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= MAX_PATH
 
 
 def _short(value: Any) -> bool:
@@ -74,7 +87,7 @@ def _object(value: Any) -> bool:
 
 
 def _texts(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 256 and all(_short(item) for item in value)
+    return isinstance(value, list) and len(value) <= MAX_TEXTS and all(_short(item) for item in value)
 
 
 def _text_map(value: Any) -> bool:
@@ -458,7 +471,7 @@ class Request(Message):
     job: str = _is(_job_id)
     attempt: int = _is(_count)
     method: str = _is(_one_of(Method))
-    path: str = _is(_text)
+    path: str = _is(_path)
     query: str = _is(_body, default="")
     headers: dict[str, str] = _is(_text_map, default_factory=dict)
     body: str | None = _is(_optional(_body), default=None)

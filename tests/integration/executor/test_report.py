@@ -194,37 +194,21 @@ def test_what_another_scheduler_adopts_in_the_middle_is_its_own_to_hear(world, m
     assert heir.get_event_buffer() == {ti.key: ("running", job.id)}
 
 
-def test_a_database_that_is_away_does_not_end_the_scheduler(world, monkeypatch):
-    from airflow_mqtt.executor import compat
+@pytest.mark.parametrize(("module", "function"), [("compat", "own_session"), ("store", "clear_pending")])
+def test_a_database_that_is_away_does_not_end_the_scheduler(world, monkeypatch, module, function):
+    """And nothing is told before it is committed as heard."""
 
-    def refuse():
+    def refuse(*_):
         raise OperationalError("select", {}, Exception("no connection"))
 
     executor = world.executor()
     ti, job = world.queue(executor)
     world.drive(job.id, *TO_RUNNING)
     with monkeypatch.context() as patch:
-        patch.setattr(compat, "own_session", refuse)
+        patch.setattr(f"airflow_mqtt.executor.{module}.{function}", refuse)
         executor.heartbeat()
     assert executor.get_event_buffer() == {}
     executor.heartbeat()
-    assert executor.get_event_buffer() == {ti.key: ("running", job.id)}
-
-
-def test_nothing_is_told_before_it_is_committed_as_heard(world, monkeypatch):
-    from airflow_mqtt.executor import store
-
-    def refuse(*_):
-        raise OperationalError("update", {}, Exception("gone"))
-
-    executor = world.executor()
-    ti, job = world.queue(executor)
-    world.drive(job.id, *TO_RUNNING)
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "clear_pending", refuse)
-        executor.sync()
-    assert executor.get_event_buffer() == {}
-    executor.sync()
     assert executor.get_event_buffer() == {ti.key: ("running", job.id)}
 
 

@@ -112,6 +112,28 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
         codec.decode(bomb)
 
 
+@pytest.mark.parametrize("item", [b"[]", b"{}", b"0", b'""', b'"a\\""', b'{"a":[0]}'])
+def test_a_payload_of_too_many_values_is_refused_before_they_are_made(item):
+    many = b'{"a":[' + b",".join([item] * 300_000) + b"]}"
+    assert len(many) <= codec.MAX_DECODED_BYTES
+    with pytest.raises(PayloadError, match="values"):
+        codec.decode(zlib.compress(many))
+
+
+@pytest.mark.parametrize("text", ["[]" * 300_000, ',"' * 300_000, "{\\" * 300_000, '\\"' * 300_000])
+def test_what_is_in_a_string_is_one_value(text):
+    payload = codec.encode({"body": text})
+    assert codec.decode(payload) == {"body": text}
+
+
+@pytest.mark.parametrize("piece", [b'"', b'\\"', b'[\\"', b'["\\', b'["\\"', b"\\"])
+def test_a_string_that_does_not_end_is_read_once(piece):
+    """Looked at again from each of its quotes, this would take days."""
+    payload = b'{"a":' + b"[" * 300_000 + b'"' + piece * (2 * 1024 * 1024)
+    with pytest.raises(PayloadError):
+        codec.decode(payload, max_bytes=16 * 1024 * 1024)
+
+
 @pytest.mark.parametrize("size", range(40, 60))
 def test_the_limit_is_exact(size):
     plain = b'{"a":"' + b"x" * (size - 8) + b'"}'

@@ -24,6 +24,7 @@ PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 WORDS = {
     messages._text: "text",
     messages._body: "body",
+    messages._path: "path",
     messages._count: "count",
     messages._whole: "integer",
     messages._int32: "int32",

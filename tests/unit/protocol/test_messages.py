@@ -41,6 +41,7 @@ HELD = st.fixed_dictionaries(
 STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     messages._text: TEXT,
     messages._body: BODY,
+    messages._path: TEXT,
     messages._count: COUNT,
     messages._whole: st.integers(-MAX_INTEGER, MAX_INTEGER),
     messages._int32: st.integers(-(2**31), 2**31 - 1),

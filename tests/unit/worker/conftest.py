@@ -168,12 +168,21 @@ class Device:
         status = BridgeStatus(state="leading", instance="bridge-1", epoch=epoch, ts=self.now)
         self.message(TOPICS.bridge_status, status.encode(), retained=retained)
 
-    def call(self, job: str, method: str, path: str, body: str | None = None, *, attempt: int = 1, id: str = "") -> str:  # noqa: A002
+    def call(
+        self,
+        job: str,
+        method: str,
+        path: str,
+        body: str | None = None,
+        *,
+        attempt: int = 1,
+        id: str = "",  # noqa: A002
+        **more: Any,
+    ) -> str:
         token = next(self.tokens)
         name = id or f"call-{token}"
-        self.core.call(
-            LocalCall(token=token, id=name, job=job, attempt=attempt, method=method, path=path, body=body), self.now
-        )
+        call = LocalCall(token=token, id=name, job=job, attempt=attempt, method=method, path=path, body=body, **more)
+        self.core.call(call, self.now)
         self.settle()
         return name
 

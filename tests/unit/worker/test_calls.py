@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from airflow_mqtt.worker.core.effects import Answer
 from airflow_mqtt.worker.core.jobs import Result
@@ -298,6 +300,45 @@ def test_what_the_bridge_would_not_unpack_is_too_large(device_of):
     call = device.call("a", "POST", "xcoms/d/r/t/k", json.dumps("x" * 200_000))
     assert device.answers() == {call: 413}
     assert device.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("variables/" + "x" * 20_000, {}),
+        ("variables/x", {"content-type": "x" * 300}),
+        ("variables/x", {"content-type": "a\x00b"}),
+    ],
+)
+def test_what_the_bridge_would_not_understand_is_400(device, path, headers):
+    """It would drop it, and the task would wait for ever."""
+    device.start("a")
+    device.forget()
+    assert device.ask("a", "GET", path, headers=headers) == 400
+    assert "cannot be passed on to Airflow" in device.of(Answer)[-1].body
+    assert device.requests() == []
+    other = device.call("a", "GET", "variables/y")
+    assert [request.id for request in device.requests()] == [other]
+
+
+def test_the_longest_names_of_airflow_are_passed_on(device):
+    """250 characters of each name and 512 of a key, each of four bytes, percent-encoded."""
+    device.start("a")
+    path = "xcoms/" + "/".join("%F0%9F%98%80" * length for length in (250, 250, 250, 512))
+    call = device.call("a", "GET", path)
+    assert device.requests()[-1].path == path
+    device.respond(call)
+    assert device.answers()[call] == 200
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # it only makes devices
+@given(reason=st.text(st.characters(exclude_categories=[])), kind=st.sampled_from(["task", "callback"]))
+def test_whatever_ended_a_runner_its_report_is_understood(device_of, reason, kind):
+    """One that the bridge drops would hold up all later reports of this worker, for ever."""
+    device = device_of().connect()
+    device.run("a", workload={"type": "ExecuteCallback" if kind == "callback" else "ExecuteTask"})
+    device.end("a", Result(returned=kind == "callback", exit_code=1, reason=reason + "\x00" * 3 + "x" * 5000))
+    assert device.reports()[-1].type == "finished"
 
 
 def test_a_response_of_another_journal_is_nobodys(device):

@@ -42,6 +42,7 @@ def test_defaults_fit_the_machine() -> None:
         ("name", "x" * 65),
         ("queues", " , "),
         ("queues", "q" * 300),
+        ("queues", ",".join(map(str, range(300)))),
         ("slots", "-1"),
         ("slots", "many"),
         ("keepalive", "0"),

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.protocol.errors import SettingError
-from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_TEXTS
 from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pairs, seconds, text
 from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
 
@@ -45,6 +45,8 @@ def _queues(value: str) -> tuple[str, ...]:
     found = names(value)
     if any(len(queue) > MAX_QUEUE_LENGTH for queue in found):
         raise SettingError(f"a queue's name is longer than {MAX_QUEUE_LENGTH} characters")
+    if len(found) > MAX_TEXTS:
+        raise SettingError(f"there are more than {MAX_TEXTS}")
     return found
 
 

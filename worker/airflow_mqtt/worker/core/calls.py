@@ -14,7 +14,7 @@ import orjson
 from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import EventType, Response
+from airflow_mqtt.protocol.messages import EventType, Request, Response
 from airflow_mqtt.worker.core import endings
 from airflow_mqtt.worker.core.effects import Answer, DropCall, SaveCall
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
@@ -138,6 +138,9 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
     if too_large(state, job, call):
         _answer(state, call.token, call.id, 413, _too_large_body(state))
         return
+    if why := malformed(state, job, call):
+        _answer(state, call.token, call.id, 400, _detail_body("malformed", why))
+        return
     job.calls.append(call)
     if is_state(call):
         job.final = _final_state(call)
@@ -154,10 +157,19 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
 def too_large(state: State, job: Job, call: Call) -> bool:
     """Whether the bridge would not take `call`, which would then be sent again for ever."""
     limit = state.config.max_message_bytes
-    if (len(call.body or "") + len(call.query)) * ESCAPE_FACTOR + 4096 <= limit:
+    if (len(call.body or "") + len(call.query) + len(call.path)) * ESCAPE_FACTOR + 4096 <= limit:
         return False
     plain = orjson.dumps(call.request(state.config.journal, job.id, job.attempt))
     return len(codec.pack(plain)) > limit or len(plain) > codec.unpacked_limit(limit)
+
+
+def malformed(state: State, job: Job, call: Call) -> str:
+    """Return why the bridge would not understand `call`, which would then be sent again for ever; or nothing."""
+    try:
+        Request.from_object(vars(call.request(state.config.journal, job.id, job.attempt)))
+    except PayloadError as error:
+        return f"The call cannot be passed on to Airflow: {error}"
+    return ""
 
 
 def _final_state(call: Call) -> str:
@@ -209,7 +221,7 @@ def _answer(state: State, token: int | None, call_id: str, status: int, body: st
 
 def gone_body(message: str) -> str:
     """Return what the Execution API says of a task instance that should not run (heartbeat: 404, 409, 410)."""
-    return orjson.dumps({"detail": {"reason": "not_found", "message": message}}).decode()
+    return _detail_body("not_found", message)
 
 
 def _too_large_body(state: State) -> str:
@@ -217,7 +229,12 @@ def _too_large_body(state: State) -> str:
         "The call is larger than a message may be on its way to Airflow: max_message_bytes of the worker is"
         f" {state.config.max_message_bytes}. Raise it there, in the bridge and in the broker, or pass less."
     )
-    return orjson.dumps({"detail": {"reason": "too_large", "message": message}}).decode()
+    return _detail_body("too_large", message)
+
+
+def _detail_body(reason: str, message: str) -> str:
+    """Return the body of an error as the Execution API has it."""
+    return orjson.dumps({"detail": {"reason": reason, "message": message}}).decode()
 
 
 # --- to and from the bridge -------------------------------------------------------------------------------

@@ -76,10 +76,10 @@ def close_if_ready(state: State, job: Job, now: float) -> None:
 def closing(job: Job) -> tuple[EventType, dict[str, Any]]:
     """Return the last event of an ended job."""
     if job.cancel is not None:
-        return EventType.CANCELLED, {"reason": job.cancel[:4096], "log_size": job.log_size}
+        return EventType.CANCELLED, {"reason": job.cancel, "log_size": job.log_size}
     outcome, reason = _outcome(job)
     exit_code = None if job.result is None else job.result.exit_code
-    details = {"outcome": outcome, "reason": reason[:4096], "exit_code": exit_code, "log_size": job.log_size}
+    details = {"outcome": outcome, "reason": reason, "exit_code": exit_code, "log_size": job.log_size}
     return EventType.FINISHED, details
 
 

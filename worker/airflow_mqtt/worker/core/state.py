@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from airflow_mqtt.protocol.messages import Desired, Event, EventType, Request, Run
+from airflow_mqtt.protocol.messages import Desired, Event, EventType, Request, Run, fitting
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
@@ -127,7 +127,9 @@ def save(state: State, job: Job) -> None:
     state.out.append(SaveJob(job.id, job.record()))
 
 
-def report(state: State, kind: EventType, run: Run | tuple[str, int], now: float, **details: Any) -> int:
+def report(
+    state: State, kind: EventType, run: Run | tuple[str, int], now: float, *, reason: str = "", **details: Any
+) -> int:
     """Number an event, keep it, send it if there is a link; return its number."""
     job, attempt = (run.job, run.attempt) if isinstance(run, Run) else run
     event = Event(
@@ -137,6 +139,7 @@ def report(state: State, kind: EventType, run: Run | tuple[str, int], now: float
         job=job,
         attempt=attempt,
         ts=wall(state, now),
+        reason=fitting(reason),
         **details,
     )
     payload = event.encode()

@@ -13,12 +13,16 @@ from typing import Any, NoReturn
 
 import orjson
 
+from airflow_mqtt.protocol.messages import fitting
 from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
 from airflow_mqtt.worker.runner import compat
 from airflow_mqtt.worker.runner.transport import WorkerTransport
 
 CALLBACK = "ExecuteCallback"
+
+#: Characters of a traceback in the task's log.
+MAX_TRACE = 64 * 1024
 
 
 def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
@@ -87,9 +91,9 @@ def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, A
         return _result(returned=True, exit_code=compat.run_task(workload, client, files.task_log))
     except BaseException as error:
         traceback.print_exc()
-        reason = f"the supervisor failed: {type(error).__name__}: {error}"
-        _tell(files, reason, traceback.format_exc())
-        return _result(returned=False, reason=reason[:2000])
+        reason = fitting(f"the supervisor failed: {type(error).__name__}: {error}")
+        _tell(files, reason, fitting(traceback.format_exc(), MAX_TRACE))
+        return _result(returned=False, reason=reason)
 
 
 def _run_callback(workload: dict[str, Any], client: Any, files: JobFiles) -> dict[str, Any]:
@@ -98,7 +102,7 @@ def _run_callback(workload: dict[str, Any], client: Any, files: JobFiles) -> dic
     try:
         return _result(returned=True, exit_code=compat.run_callback(workload, client, files.task_log))
     except RuntimeError as error:  # so says the SDK that the callback's own code failed
-        return _result(returned=True, exit_code=1, reason=str(error)[:2000])
+        return _result(returned=True, exit_code=1, reason=fitting(str(error)))
 
 
 def _result(*, returned: bool, exit_code: int | None = None, reason: str = "") -> dict[str, Any]:

@@ -25,14 +25,15 @@ demo: setup ## run the example Dag on a worker over MQTT and print what happened
 demo-stop: ## stop what `make demo KEEP=1` left running
 	@cd examples && ../$(BIN)/python -m demo --stop
 
-# Each broker behind one suite takes as long as all other tests together: it has a target of its own.
+# Each broker behind one suite takes as long as all other tests together, for the most part waiting: it has a target of
+# its own, and runs as several processes (ARGS="-n 0": one).
 MATRIX := tests/contract/test_links.py tests/contract/test_brokers.py
 
 test: setup servers ## unit, contract, integration and acceptance tests (installs Mosquitto and PostgreSQL if missing)
 	@$(BIN)/pytest tests/unit tests/contract tests/integration tests/acceptance $(MATRIX:%=--ignore=%) $(ARGS)
 
 test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 and 3.1.1), NATS, and a cluster of NATS that loses a node
-	@$(BIN)/pytest $(MATRIX) $(ARGS)
+	@$(BIN)/pytest $(MATRIX) -n 4 $(ARGS)
 
 test-simulation: setup ## a slice of the simulation, all its deliberate defects, and the model
 	@$(BIN)/pytest tests/simulation tests/model $(ARGS)

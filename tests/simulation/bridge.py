@@ -9,7 +9,7 @@ from execution_api import Airflow
 from memory import MemoryDatabase, MemoryTx, drive
 from world import EPOCH_TIME, TOPICS, Simulation
 
-from airflow_mqtt.bridge import gateway, routes
+from airflow_mqtt.bridge import fleet, gateway, routes
 from airflow_mqtt.bridge.database import DeposedError
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
 from airflow_mqtt.bridge.intake import Call, Intake
@@ -52,7 +52,8 @@ class SimBridge:
         self.dispatcher = Dispatcher(settings, self.epoch)
         self.intake = Intake(TOPICS, 10**6)
         self.client: Client | None = None
-        self.hearing_since: float | None = None
+        self.connected_since: float | None = None
+        self.hearing_since = self.looked_at = 0.0
         self.heard: list[Heard] = []
         self.delayed: list[Callable[[], None]] = []
         self.busy: set[tuple[str, str, str]] = set()
@@ -134,12 +135,12 @@ class SimBridge:
         )
         if self.broker.connect(client, persistent=False):
             self.client = client
-            self.hearing_since = self.clock
+            self.connected_since = self.hearing_since = self.looked_at = self.clock
             self._publish_one(TOPICS.bridge_status, self._status(BridgeState.LEADING), retain=True)
 
     def _lost(self) -> None:
         self.client = None
-        self.hearing_since = None
+        self.connected_since = None
 
     def _publish(self, out: list[Any]) -> None:
         for message in out:
@@ -166,7 +167,7 @@ class SimBridge:
     def _hear(self) -> None:
         batch, self.heard = self.heard, []
         now = self.clock
-        out = self._commit(lambda tx: self.dispatcher.hear(tx, batch, now=now, hearing_since=self.hearing_since or now))
+        out = self._commit(lambda tx: self.dispatcher.hear(tx, batch, now=now, hearing_since=self.hearing_since))
         self._publish(out or [])
 
     def _tick(self) -> None:
@@ -174,10 +175,13 @@ class SimBridge:
             return
         if self.client is None:
             self._connect()
-        if self.hearing_since is not None:
+        if self.connected_since is not None:
             now = self.clock
-            result = self._commit(lambda tx: self.dispatcher.tick(tx, now=now, hearing_since=self.hearing_since))
+            since = fleet.hearing_since(self.hearing_since, looked_at=self.looked_at, now=now)
+            times = {"now": now, "hearing_since": since, "connected_since": self.connected_since}
+            result = self._commit(lambda tx: self.dispatcher.tick(tx, **times))
             if result is not None:
+                self.hearing_since, self.looked_at = since, now
                 self._publish(result[0])
         if self.alive:
             self.sim.at(1.0, lambda: self._awake(self._tick))

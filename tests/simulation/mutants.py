@@ -115,9 +115,9 @@ def _():
     return stack
 
 
-def _lose_at_once(job, worker, rules, *, now, hearing_since):
+def _lose_at_once(job, worker, rules, **times):
     """With it: a running job of an offline worker is lost without waiting, as a bridge that trusts wills would do."""
-    result = _real_due(job, worker, rules, now=now, hearing_since=hearing_since)
+    result = _real_due(job, worker, rules, **times)
     gone = worker.status is not None and worker.status.state == "offline"
     if job.state is JobState.RUNNING and gone:
         return sweep.Due(JobEvent.LOSE, "its will was published")
@@ -131,10 +131,10 @@ _real_due = sweep.due
 def _():
     from airflow_mqtt.protocol import jobs
 
-    def due(job, worker, rules, *, now, hearing_since):
+    def due(job, worker, rules, **times):
         if job.state is JobState.RUNNING and worker.state in sweep.GONE:
             return sweep.Due(JobEvent.RELEASE, "gone")
-        return _real_due(job, worker, rules, now=now, hearing_since=hearing_since)
+        return _real_due(job, worker, rules, **times)
 
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(sweep, "due", due))
@@ -144,8 +144,8 @@ def _():
 
 @mutant("bridge: what is claimed is never published again")
 def _():
-    def due(job, worker, rules, *, now, hearing_since):
-        result = _real_due(job, worker, rules, now=now, hearing_since=hearing_since)
+    def due(job, worker, rules, **times):
+        result = _real_due(job, worker, rules, **times)
         return sweep.NOTHING if job.state is JobState.DISPATCHED else result
 
     return mock.patch.object(sweep, "due", due)
@@ -156,6 +156,11 @@ def _():
     return mock.patch.object(
         fleet, "silent_for", lambda worker, *, now, hearing_since: now - worker.seen_at + sim_bridge.LOST_AFTER * 0.8
     )
+
+
+@mutant("bridge: its own sleep counts as the fleet's silence")
+def _():
+    return mock.patch.object(fleet, "hearing_since", lambda before, **_: before)
 
 
 @mutant("bridge: a birth does not settle what was forgotten")

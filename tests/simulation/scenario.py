@@ -42,7 +42,8 @@ class Scenario:
         self.unwanted: set[str] = set()
         self.doubles: list[Device] = []  # second devices of a name
         self.off_disk: set[str] = set()  # jobs that were in a journal when its disk was lost, replaced, or went back
-        self.deaf_since: dict[str, float] = {}
+        self.alone_until = 0.0
+        self.woken: list[float] = []  # when a bridge woke up of which nobody had taken the place
 
     # --- the parts ----------------------------------------------------------------------------------------
 
@@ -64,7 +65,7 @@ class Scenario:
     def _lead(self) -> None:
         """Keep a bridge leading: whenever none lives, or the leader sleeps, the next takes over."""
         leader = self.bridges[-1] if self.bridges else None
-        if leader is None or not leader.alive or leader.asleep:
+        if leader is None or not leader.alive or (leader.asleep and self.sim.now >= self.alone_until):
             self.bridges.append(SimBridge(self.sim, self.broker, self.db, self.airflow, len(self.bridges) + 1))
         self.sim.at(3.0, self._lead)
 
@@ -100,7 +101,7 @@ class Scenario:
         sim = self.sim
         for _ in range(sim.random.randint(0, 8)):
             fault = sim.random.choice(
-                [self._kill_bridge, self._sleep_bridge, self._kill_worker, self._cut_power, self._kill_broker,
+                [self._kill_bridge, self._sleep_bridge, self._sleep_alone, self._kill_worker, self._cut_power, self._kill_broker,
                  self._empty_broker, self._cut_link, self._clear_task, self._api_outage, self._wipe,
                  self._go_back, self._forget_written, self._swap_disks, self._double]
             )  # fmt: skip
@@ -116,6 +117,15 @@ class Scenario:
     def _sleep_bridge(self) -> None:
         self.sim.faults["bridge asleep"] += 1
         self.bridges[-1].sleep(self.sim.random.uniform(1.0, 20.0))
+
+    def _sleep_alone(self) -> None:
+        """There is one bridge only, and it sleeps: for longer than a silent worker's jobs are kept."""
+        leader, seconds = self.bridges[-1], self.sim.random.uniform(5.0, 2 * LOST_AFTER)
+        if leader.alive and not leader.asleep:
+            self.sim.faults["bridge asleep, and no other there"] += 1
+            self.alone_until = self.sim.now + seconds
+            self.woken.append(self.alone_until)
+            leader.sleep(seconds)
 
     def _kill_worker(self) -> None:
         device = self._device()
@@ -267,11 +277,17 @@ class Scenario:
         self._check_log(id_, row, bad)
 
     def _lost_fairly(self, id_: str) -> set[str]:
-        """Whether the job's worker was out of reach for longer than `lost_after`: then losing it is the rule."""
-        reason = self.db.rows[id_]["reason"]
-        if "has been silent for" not in reason:
+        """Whether the job's worker was out of reach for longer than `lost_after`: then losing it is the rule.
+
+        A silence in which there was nobody to hear it is none.
+        """
+        row = self.db.rows[id_]
+        if "has been silent for" not in row["reason"]:
             return set()
-        return {id_} if float(reason.split("silent for ")[1].split(" s")[0]) >= LOST_AFTER else set()
+        silence = float(row["reason"].split("silent for ")[1].split(" s")[0])
+        ended = row["finished_at"] - EPOCH_TIME
+        unheard = any(ended - silence < woken - 1.0 and woken <= ended for woken in self.woken)
+        return {id_} if silence >= LOST_AFTER and not unheard else set()
 
     def _check_log(self, id_: str, row: dict, bad: list[str]) -> None:
         """The whole log has arrived, unless its disk was lost before. Of a disk that went back more may come: what its

@@ -4,8 +4,8 @@ A script reads, asks the pure functions (`fleet`, `placement`, `sweep`, `protoco
 and returns what to publish *after* the commit. It takes `now` and touches neither sockets nor clocks, so that the
 simulation runs the very same code over a database and a broker of its own.
 
-What is kept in memory between transactions (`_paused`, `_early`, `_wishes`, `_refused`) is a convenience: a new leader
-starts without it and comes to the same end.
+What is kept in memory between transactions (`_rejected`, `_early`, `_wishes`, `_refused`) is a convenience: a new
+leader starts without it and comes to the same end.
 """
 
 import logging
@@ -38,9 +38,6 @@ log = logging.getLogger(__name__)
 
 #: Jobs looked at in one round of placement; the next round follows at once while jobs were placed.
 PLACEMENT_BATCH = 500
-
-#: Seconds for which a worker that rejected a job is given no other: it and we count differently just now.
-REJECT_PAUSE = 5.0
 
 #: What a report asks of the job. `started` is information: only the start gate starts a job.
 _EVENTS = {
@@ -86,7 +83,7 @@ class Dispatcher:
         self._epoch = epoch
         self._by = f"bridge:{settings.instance}"
         self._post = Post(Topics(settings.root), int(settings.accept_timeout * settings.accept_tries) + 1)
-        self._paused: dict[str, float] = {}
+        self._rejected: dict[str, float] = {}
         self._early: dict[str, WorkerStatus] = {}
         self._wishes: dict[str, tuple[int, float]] = {}
         self._refused: dict[str, str] = {}
@@ -125,7 +122,7 @@ class Dispatcher:
                 state.workers[worker.name] = fleet.hear_status(worker, status, live=heard.live, now=now)
             case WorkerInfo() as info:
                 state.workers[worker.name] = fleet.hear_info(worker, info)
-                self._paused.pop(worker.name, None)
+                self._rejected.pop(worker.name, None)
             case Stranger() as stranger:
                 self._refuse(worker, stranger, state, now)
             case Born() as born:
@@ -204,7 +201,7 @@ class Dispatcher:
         state.jobs[after.id] = after
         state.moved.append(after)
         if event.type == EventType.REJECTED:
-            self._paused[worker.name] = now + REJECT_PAUSE
+            self._rejected[worker.name] = now
         log.info("job %s: %s by worker %s%s", after.id, after.state, worker.name, _because(after.reason))
 
     def _note_verdict(self, verdict: Verdict, worker: Worker, event: Event, job: Job, state: _Round) -> None:
@@ -286,11 +283,13 @@ class Dispatcher:
 
     # --- time and new rows --------------------------------------------------------------------------------
 
-    async def tick(self, tx: Tx, *, now: float, hearing_since: float) -> tuple[list[Outgoing], bool]:
+    async def tick(
+        self, tx: Tx, *, now: float, hearing_since: float, connected_since: float
+    ) -> tuple[list[Outgoing], bool]:
         """Do what is due and place what is queued. Returns what to publish, and whether more may be placed."""
         workers = await self._judge_all(tx, now, hearing_since)
         out = self._wishes_due(workers, now)
-        out += await self._sweep(tx, workers, now, hearing_since)
+        out += await self._sweep(tx, workers, now, hearing_since, connected_since)
         placed = await self._place(tx, workers, now)
         return out + placed, len(placed) >= PLACEMENT_BATCH
 
@@ -320,12 +319,21 @@ class Dispatcher:
         unheard = worker.state not in GONE and worker.status is not None and worker.status.revision != revision
         return unheard and now - at >= self._settings.accept_timeout
 
-    async def _sweep(self, tx: Tx, workers: dict[str, Worker], now: float, hearing_since: float) -> list[Outgoing]:
+    async def _sweep(
+        self, tx: Tx, workers: dict[str, Worker], now: float, hearing_since: float, connected_since: float
+    ) -> list[Outgoing]:
         gone = [name for name, worker in workers.items() if worker.state in GONE]
         moved, again = [], []
         for job in await tx.due(gone):
             worker = workers.get(job.worker or "") or Worker.unheard(job.worker or "")
-            due = sweep.due(job, worker, self._rules(job), now=now, hearing_since=hearing_since)
+            due = sweep.due(
+                job,
+                worker,
+                self._rules(job),
+                now=now,
+                hearing_since=hearing_since,
+                connected_since=connected_since,
+            )
             if due.event is not None:
                 after = await tx.move(job, due.event, now=now, by=self._by, reason=due.reason)
                 if after is not None:
@@ -349,7 +357,7 @@ class Dispatcher:
 
     async def _place(self, tx: Tx, workers: dict[str, Worker], now: float) -> list[Outgoing]:
         used = await tx.used_slots()
-        offered = [offer for offer in placement.offers(workers.values(), used, self._paused, now) if offer.free > 0]
+        offered = [offer for offer in placement.offers(workers.values(), used, self._rejected, now) if offer.free > 0]
         if not offered:
             return []
         queues = frozenset().union(*(offer.queues for offer in offered))

@@ -13,6 +13,9 @@ from airflow_mqtt.protocol.workers import (
     wish_of,
 )
 
+#: Seconds between two looks at the fleet from which on what it said in between may wait, unread.
+GAP = 5.0
+
 #: How many replaced journals of a worker are remembered.
 PAST_JOURNALS = 8
 
@@ -123,9 +126,22 @@ def is_late(worker: Worker, born: Born) -> bool:
     return born.journal == worker.journal and (born.connection, born.number) <= (worker.connection, worker.birth)
 
 
+def hearing_since(before: float, *, looked_at: float, now: float) -> float:
+    """Return since when we have heard the fleet without a gap; `before` is what that was at `looked_at`.
+
+    A bridge that was stopped, a machine that slept, a clock that was set: what workers said meanwhile waits to be
+    read, or went to nobody.
+    """
+    return before if 0 <= now - looked_at < GAP else now
+
+
 def silent_for(worker: Worker, *, now: float, hearing_since: float) -> float:
-    """Return for how many seconds nothing was heard of `worker`, in the time that we could have heard it."""
-    return now - max(worker.seen_at, hearing_since)
+    """Return for how many seconds nothing was heard of `worker`, in the time that we could have heard it.
+
+    What was heard in the future was heard by another clock than the one that says `now`.
+    """
+    seen_at = worker.seen_at if worker.seen_at <= now else 0.0
+    return now - max(seen_at, hearing_since)
 
 
 def judge(worker: Worker, *, now: float, hearing_since: float) -> WorkerState:

@@ -22,11 +22,17 @@ class Offer:
         return job.slots <= self.free and job.queue in self.queues and job.kind in self.kinds
 
 
-def offers(workers: Iterable[Worker], used: Mapping[str, int], paused: Mapping[str, float], now: float) -> list[Offer]:
+#: Seconds for which a worker that rejected a job is given no other: it and we count differently just now.
+REJECT_PAUSE = 5.0
+
+
+def offers(
+    workers: Iterable[Worker], used: Mapping[str, int], rejected: Mapping[str, float], now: float
+) -> list[Offer]:
     """Return what each worker that may be given jobs can take.
 
     `used` is how many slots of it our own rows hold (not what it reports: a report is older than a claim), and
-    `paused` until when it is left alone since it rejected a job.
+    `rejected` when it rejected a job last.
     """
     return [
         Offer(
@@ -36,8 +42,13 @@ def offers(workers: Iterable[Worker], used: Mapping[str, int], paused: Mapping[s
             free=worker.slots - used.get(worker.name, 0),
         )
         for worker in workers
-        if _may_be_given_jobs(worker) and paused.get(worker.name, 0.0) <= now
+        if _may_be_given_jobs(worker) and not _is_left_alone(rejected.get(worker.name), now)
     ]
+
+
+def _is_left_alone(rejected_at: float | None, now: float) -> bool:
+    """A clock that was set back does not make it longer."""
+    return rejected_at is not None and 0 <= now - rejected_at < REJECT_PAUSE
 
 
 def _may_be_given_jobs(worker: Worker) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
-from airflow_mqtt.bridge import figures, heartbeats, lease, wakeup
+from airflow_mqtt.bridge import figures, fleet, heartbeats, lease, wakeup
 from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine, refusal
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
 from airflow_mqtt.bridge.execution_api import ExecutionApi
@@ -176,7 +176,8 @@ class Leader:
             max_message_bytes=settings.max_message_bytes,
         )
         self._retention = Retention(database, settings.retention)
-        self._hearing_since: float | None = None
+        self._connected_since: float | None = None
+        self._hearing_since = self._looked_at = 0.0  # see `fleet.hearing_since`
         self._work = asyncio.Event()  # messages wait
         self._wake = asyncio.Event()  # rows or slots may have changed
         self._published: dict[str, QueueStatus] = {}
@@ -207,13 +208,13 @@ class Leader:
     # --- broker -------------------------------------------------------------------------------------------
 
     async def _connected(self) -> None:
-        self._hearing_since = time.time()
+        self._connected_since = self._hearing_since = self._looked_at = time.time()
         self._published.clear()
         await self._link.publish([self._status(BridgeState.LEADING)])
         self._wake.set()
 
     def _disconnected(self) -> None:
-        self._hearing_since = None
+        self._connected_since = None
 
     def _status(self, state: BridgeState) -> Outgoing:
         status = BridgeStatus(
@@ -305,7 +306,7 @@ class Leader:
         async with self._database.write() as connection:
             now = time.time()  # once the lock is ours: nothing in the database is newer
             tx = SqlTx(connection, self._settings.team_name)
-            out = await self._dispatcher.hear(tx, batch, now=now, hearing_since=self._hearing_since or now)
+            out = await self._dispatcher.hear(tx, batch, now=now, hearing_since=self._hearing_since)
         if self._dispatcher.stirred or any(isinstance(heard.message, Event) for heard in batch):
             self._wake.set()  # slots may be free, which a heartbeat alone does not change
         await self._link.publish(out)
@@ -314,13 +315,13 @@ class Leader:
         while True:
             self._wake.clear()
             more = False
-            if self._hearing_since is not None:
-                more = await self._tick_once()
+            if self._connected_since is not None:
+                more = await self._tick_once(self._connected_since)
             self._pulse.beat()
             if not more:
                 await _pause(self._wake, _TICK)
 
-    async def _tick_once(self) -> bool:
+    async def _tick_once(self, connected_since: float) -> bool:
         more = False
 
         async def tick() -> None:
@@ -328,7 +329,11 @@ class Leader:
             async with self._database.write() as connection:
                 now = time.time()
                 tx = SqlTx(connection, self._settings.team_name)
-                out, more = await self._dispatcher.tick(tx, now=now, hearing_since=self._hearing_since or now)
+                since = fleet.hearing_since(self._hearing_since, looked_at=self._looked_at, now=now)
+                out, more = await self._dispatcher.tick(
+                    tx, now=now, hearing_since=since, connected_since=connected_since
+                )
+            self._hearing_since, self._looked_at = since, now
             await self._link.publish(out)
 
         if not await self._guarded(tick()):

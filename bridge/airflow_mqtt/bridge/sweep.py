@@ -37,8 +37,11 @@ class Rules:
 NOTHING = Due()
 
 
-def due(job: Job, worker: Worker, rules: Rules, *, now: float, hearing_since: float) -> Due:
-    """Return what is due for `job`, held by `worker`, whose `state` has been judged at `now`."""
+def due(job: Job, worker: Worker, rules: Rules, *, now: float, hearing_since: float, connected_since: float) -> Due:
+    """Return what is due for `job`, held by `worker`, whose `state` has been judged at `now`.
+
+    `connected_since` is when this connection to the broker was made, `hearing_since` is `fleet.hearing_since`.
+    """
     gone = worker.state in GONE
     silence = fleet.silent_for(worker, now=now, hearing_since=hearing_since)
     given_up = gone and silence > rules.lost_after
@@ -46,28 +49,31 @@ def due(job: Job, worker: Worker, rules: Rules, *, now: float, hearing_since: fl
         case JobState.DISPATCHED | JobState.ACCEPTED if gone:
             return Due(JobEvent.RELEASE, f"worker {worker.name} is {worker.state}")
         case JobState.DISPATCHED:
-            return _unanswered(job, rules, now, hearing_since)
+            return _unanswered(job, rules, now, connected_since)
         case JobState.RUNNING if given_up:
             return Due(JobEvent.LOSE, f"worker {worker.name} has been silent for {silence:.0f} s")
         case JobState.CANCELLING if gone and job.started_at is None:
             return Due(JobEvent.RELEASE, job.reason)
         case JobState.CANCELLING if given_up:
             return Due(JobEvent.LOSE, job.reason)
-        case JobState.CANCELLING if not gone and _overdue(job, rules, now, hearing_since):
+        case JobState.CANCELLING if not gone and _overdue(job, rules, now, connected_since):
             return Due(resend=Resend.CANCEL)
     return NOTHING
 
 
-def _unanswered(job: Job, rules: Rules, now: float, hearing_since: float) -> Due:
-    if not _overdue(job, rules, now, hearing_since):
+def _unanswered(job: Job, rules: Rules, now: float, connected_since: float) -> Due:
+    if not _overdue(job, rules, now, connected_since):
         return NOTHING
     if job.publishes >= rules.accept_tries:
         return Due(JobEvent.RELEASE, f"no answer from worker {job.worker} to {job.publishes} publications")
     return Due(resend=Resend.RUN)
 
 
-def _overdue(job: Job, rules: Rules, now: float, hearing_since: float) -> bool:
-    """Whether it is time to publish again: after the timeout, or when the connection is newer than the message."""
-    if job.published_at is None or job.published_at < hearing_since:
+def _overdue(job: Job, rules: Rules, now: float, connected_since: float) -> bool:
+    """Whether it is time to publish again: after the timeout, or when the connection is newer than the message.
+
+    One published in the future was so by another clock: that timeout would not come.
+    """
+    if job.published_at is None or job.published_at < connected_since:
         return True
-    return now - job.published_at >= rules.accept_timeout
+    return not 0 <= now - job.published_at < rules.accept_timeout

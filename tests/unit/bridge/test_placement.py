@@ -50,8 +50,8 @@ def test_a_worker_that_was_not_introduced_is_offered_nothing():
 
 def test_slots_held_and_pauses_count():
     assert offers([worker()], {"edge-1": 2}, {}, NOW)[0].free == 0
-    assert not offers([worker()], {}, {"edge-1": NOW + 1}, NOW)
-    assert offers([worker()], {}, {"edge-1": NOW}, NOW)
+    for rejected_at, offered in ((NOW - 4.9, 0), (NOW - 5, 1), (NOW, 0), (NOW + 3600, 1)):
+        assert len(offers([worker()], {}, {"edge-1": rejected_at}, NOW)) == offered
 
 
 @given(

@@ -8,8 +8,8 @@ from bridge_samples import NOW, job, worker
 RULES = Rules(accept_timeout=10, accept_tries=3, lost_after=900)
 
 
-def of(j, w=None, now=NOW, hearing_since=0.0):
-    return due(j, w or worker(), RULES, now=now, hearing_since=hearing_since)
+def of(j, w=None, now=NOW, hearing_since=0.0, connected_since=0.0):
+    return due(j, w or worker(), RULES, now=now, hearing_since=hearing_since, connected_since=connected_since)
 
 
 def held(state, **values):
@@ -27,7 +27,11 @@ def test_no_answer_publishes_again_then_releases():
 
 
 def test_a_new_connection_publishes_at_once():
-    assert of(held(JobState.DISPATCHED), now=NOW + 1, hearing_since=NOW + 0.5).resend is Resend.RUN
+    assert of(held(JobState.DISPATCHED), now=NOW + 1, connected_since=NOW + 0.5).resend is Resend.RUN
+
+
+def test_a_clock_that_was_set_back_holds_no_publication_up():
+    assert of(held(JobState.DISPATCHED), now=NOW - 3600).resend is Resend.RUN
 
 
 def test_a_claim_that_was_never_published():

@@ -287,6 +287,26 @@ def test_a_sleeping_leader_writes_nothing_when_it_wakes(site, worker):
         assert connection.execute(sa.select(tables.bridge.c.holder)).scalar_one() == "two"
 
 
+def test_the_only_bridge_does_not_take_its_sleep_for_the_fleets_silence(site, worker):
+    """Nobody takes over; what the worker says meanwhile goes to nobody."""
+    leader = site.start_bridge("--lost-after", "4")
+    job = site.queue()
+    run = worker.order()
+    start(worker, run)
+    worker.status(interval=1.0)
+    with site.engine.connect() as connection:
+        status = sa.select(tables.worker.c.status)
+        wait_for(lambda: '"interval":1.0' in connection.execute(status).scalar_one(), 10, "the status")
+    stop_between_transactions(site, leader)
+    time.sleep(8)
+    leader.send_signal(signal.SIGCONT)
+    for _ in range(4):
+        time.sleep(0.7)
+        worker.status(interval=1.0)
+    assert site.job(job).state == "running"
+    assert "has been silent" not in site.log_text(0)
+
+
 def test_a_late_will_of_its_own_does_not_stand(site, broker):
     """One of an earlier connection of the same bridge: a broker may send it after the bridge is back."""
     topic = "airflow/v1/bridge/status"

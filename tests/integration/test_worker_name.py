@@ -1,5 +1,7 @@
 """One name, one worker: a newcomer stops with a clear line, and the one that lives is not disturbed."""
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +12,7 @@ import pytest
 import servers
 from airflow_mqtt.protocol.messages import WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
+from airflow_mqtt.worker.unix_sockets import connect
 from worker_bench import TOPICS, FakeBridge, WorkerProcess
 
 NAME = "edge-1"
@@ -159,3 +162,22 @@ def test_mosquitto_with_mqtt_3_1_1(bridge: FakeBridge, tmp_path: Path, broker: s
         bridge.status("idle")
         worker.kill()
         bridge.status("offline", reason="lost", timeout=5)
+
+
+def test_a_link_that_ends_while_a_runner_connects_is_only_a_link_that_ends(
+    tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge
+) -> None:
+    """Both within one round of the loop: the new socket gets the number of the one that was closed."""
+    with servers.Proxy(broker.port) as proxy:
+        url = broker.url(NAME).replace(str(broker.port), str(proxy.port))
+        with servers.running(WorkerProcess(tmp_path / "worker", url)) as worker:
+            bridge.status("idle")
+            os.kill(worker.pid, signal.SIGSTOP)
+            proxy.cut()
+            runner = connect(worker.state_dir / "worker.sock")
+            os.kill(worker.pid, signal.SIGCONT)
+            servers.wait_for(lambda: "no connection to" in worker.log.read_text(), what="the worker to notice")
+            proxy.heal()
+            servers.wait_for(lambda: worker.log.read_text().count("connected to") == 2, what="the next connection")
+            assert worker.alive
+            runner.close()

@@ -25,7 +25,9 @@ MAX_INTEGER = 2**53
 #: What goes into a 32-bit column.
 MAX_INT32 = 2**31 - 1
 
-#: What a `Born` may list: a thousand slots, and as many jobs whose last report is not acknowledged yet.
+#: How many jobs a worker may hold at once, and what a `Born` may list: as many again whose last report is not
+#: acknowledged yet.
+MAX_SLOTS = 1000
 MAX_HELD = 2048
 
 #: Text fields that carry names or reasons. Bodies have their own limit, `codec.MAX_DECODED_BYTES`.

@@ -341,6 +341,37 @@ def test_whatever_ended_a_runner_its_report_is_understood(device_of, reason, kin
     assert device.reports()[-1].type == "finished"
 
 
+def test_a_stored_write_that_a_lower_limit_has_made_too_large_is_refused(device):
+    """The worker was started again with a lower max_message_bytes: the bridge would never take it."""
+    device.start("a")
+    device.disconnect()
+    device.call("a", "POST", "xcoms/d/r/t/k", json.dumps([str(n * 7919 % 100_003) for n in range(30_000)]))
+    state = device.call("a", "PATCH", "task-instances/a/state", STATE)
+    device.end("a")
+    device.crash(max_message_bytes=20_000)
+    device.connect()
+    assert device.requests()[-1].id == state
+    assert json.loads(device.requests()[-1].body)["state"] == "failed"
+    assert b"status 413" in device.logs["a"]
+    device.respond(state, 204)
+    assert device.said("a")[-1] == "finished"
+    assert device.calls == {}
+
+
+def test_an_api_that_is_away_for_weeks_is_still_asked(device):
+    device.start("a")
+    device.disconnect()
+    call = device.call("a", "PATCH", "task-instances/a/state", STATE)
+    device.connect()
+    for _ in range(1100):
+        asked = device.requests()[-1].id
+        device.forget()
+        device.respond(asked, 503)
+        device.wait(61)
+    assert call in device.calls
+    assert device.core.state.jobs["a"].calls.head.retries == 1100
+
+
 def test_a_response_of_another_journal_is_nobodys(device):
     from airflow_mqtt.protocol.messages import Response
 

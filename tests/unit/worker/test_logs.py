@@ -1,6 +1,9 @@
 """Log chunks: from the acknowledged offset, rate-limited, behind everything else, kept until acknowledged."""
 
+import pytest
+
 from airflow_mqtt.protocol.topics import TopicKind
+from airflow_mqtt.worker.core import logs
 from airflow_mqtt.worker.core.effects import RemoveFiles
 from airflow_mqtt.worker.core.logs import CHUNK
 
@@ -120,6 +123,60 @@ def test_a_bridge_that_wants_no_logs_is_not_asked_for_ever(device):
     device.start("a")
     device.logs["a"] = b"one\n"
     _finish(device, "a")
-    device.ack()
-    device.wait(30 * 40)
+    for _ in range(40):
+        device.ack()
+        device.wait(30)
     assert device.jobs == {}
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_bridge_that_is_away_has_refused_no_log(device, ended):
+    """The broker is there all the while, so that the worker sends."""
+    device.start("a")
+    device.logs["a"] = b"one\n"
+    if ended:
+        _finish(device, "a")
+        device.ack()  # of the report; nobody has taken the log yet
+    device.wait(3600)
+    if not ended:
+        _finish(device, "a")
+    device.lead(2)
+    device.ack()
+    assert "a" in device.jobs
+    device.forget()
+    device.wait(60)
+    assert _sent(device)[0] == (0, b"one\n")
+    device.ack(a=4)
+    assert device.jobs == {}
+
+
+def test_a_log_shorter_than_was_noted_is_kept_until_what_there_is_has_arrived(device):
+    """A line of the worker's own, counted in the journal, did not get to the disk."""
+    device.start("a")
+    device.logs["a"] = b"one\n"
+    device.end("a", None)
+    device.logs["a"] = b"one\n"
+    device.wait(3)
+    device.ack()
+    assert "a" in device.jobs
+    device.forget()
+    device.wait(31)
+    assert _sent(device)[0] == (0, b"one\n")
+    device.ack(a=4)
+    assert device.jobs == {}
+
+
+def test_logs_wait_for_what_is_on_its_way_to_the_broker(device):
+    """It goes out in order: on a narrow link a report would stand behind minutes of logs."""
+    device.start("a")
+    device.ack()
+    device.logs["a"] = b"one\n"
+    device.forget()
+    device.now += 3
+    device.core.tick(device.now, under_way=logs.MAX_UNDER_WAY)
+    device.settle()
+    assert _sent(device) == []
+    assert device.core.deadline(device.now) > device.now + 1  # the broker's answer wakes the worker, not the clock
+    device.core.tick(device.now, under_way=logs.MAX_UNDER_WAY - 1)
+    device.settle()
+    assert _sent(device) == [(0, b"one\n")]

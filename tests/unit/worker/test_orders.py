@@ -2,7 +2,7 @@
 
 import pytest
 
-from airflow_mqtt.protocol.messages import HeldState
+from airflow_mqtt.protocol.messages import MAX_SLOTS, HeldState
 from airflow_mqtt.worker.core.effects import Answer, Force, Launch, RemoveFiles, SaveJob, Say, Signal
 
 
@@ -65,6 +65,11 @@ def test_a_newer_attempt_of_a_running_job_is_ignored(device):
     device.run("a", attempt=2)
     assert device.reports() == []
     assert [say.level for say in device.of(Say)] == ["error"]
+
+
+def test_a_wish_for_more_slots_than_a_birth_can_list_is_bounded(device):
+    device.desire(1, slots=5000)
+    assert device.core.state.slots == MAX_SLOTS
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,9 @@ def test_defaults_fit_the_machine() -> None:
         ("name", "x" * 65),
         ("queues", " , "),
         ("queues", "q" * 300),
+        ("queues", "caf\udce9"),  # bytes of the environment that are not UTF-8
+        ("queues", "a\x00b"),
+        ("labels", "site=K\udcf6ln"),
         ("queues", ",".join(map(str, range(300)))),
         ("slots", "-1"),
         ("slots", "many"),

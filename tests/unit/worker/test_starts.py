@@ -3,14 +3,18 @@
 import errno
 import os
 import selectors
+import signal
 import socket
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from airflow_mqtt.protocol.messages import Event, Run
+from airflow_mqtt.worker import processes
 from airflow_mqtt.worker import runners as shell
 from airflow_mqtt.worker.core.endings import MAX_LAUNCHES
 from airflow_mqtt.worker.runner import host
@@ -30,6 +34,27 @@ def _await_end(runners: Runners, selector: selectors.BaseSelector) -> list[Ended
         for key, mask in selector.select(0.05):
             key.data(mask)
     return ended
+
+
+@pytest.fixture
+def stopped() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that was sent SIGSTOP, in a session of its own as a supervisor is."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        yield process
+        process.kill()
+
+
+def test_a_supervisor_that_was_stopped_goes_on_at_the_next_start(tmp_path: Path, stopped) -> None:
+    """The worker stops it before it kills its task, and may die in between."""
+    with selectors.DefaultSelector() as selector:
+        runners = _runners(tmp_path, sys.executable, selector)
+        files = runners.files("job", 1)
+        files.directory.mkdir(parents=True)
+        files.write_runner(processes.identify(stopped.pid))
+        assert runners.find("job", 1)[0]
+    assert os.WIFCONTINUED(os.waitpid(stopped.pid, os.WCONTINUED)[1])
 
 
 # --- the core ---------------------------------------------------------------------------------------------

@@ -74,6 +74,43 @@ def test_a_bridge_that_does_not_take_it_is_asked_again_and_said_once(device_of):
     assert ["update the bridge" in say.text for say in device.of(Say)] == [True]
 
 
+def test_acknowledgements_that_come_late_do_not_make_it_introduce_itself_for_ever(device):
+    """Each is of the introduction before the last: a round trip longer than the pause between two."""
+    device.connect()
+    device.forget()
+    device.lead(2)
+    for _ in range(600):
+        device.wait(1)
+        heard = {"connection": device.core.state.connection, "birth": device.core.state.births - 1}
+        ack = Ack(journal=device.journal, seq=0, epoch=2, **heard)
+        device.message("airflow/v1/worker/edge-1/ack", ack.encode())
+    assert 10 < len(device.births()) < 600 / device.config.resend_after + 10
+
+
+def test_an_introduction_that_got_lost_is_repeated_soon(device):
+    device.connect()
+    device.forget()
+    device.lead(2)
+    for _ in range(2):  # once more, since a heard one begins anew
+        for _ in range(4):
+            device.wait(1)
+            device.message("airflow/v1/worker/edge-1/ack", Ack(journal=device.journal, seq=0, epoch=2).encode())
+        assert len(device.births()) == 2
+        device.ack()
+        device.forget()
+        device.lead(2)
+
+
+def test_a_bridge_of_a_new_database_counts_from_the_beginning_and_is_a_new_leader(device):
+    device.lead(7, retained=True)
+    device.connect()
+    device.forget()
+    device.lead(1, retained=True)  # what the broker had kept says nothing
+    assert device.births() == []
+    device.lead(1)
+    assert len(device.births()) == 1
+
+
 def test_an_echo_is_no_reason_to_say_it_again(device):
     true = device.statuses()[-1]
     device.forget()

@@ -17,8 +17,9 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024
 
 
 def largest_call(max_message_bytes: int) -> int:
-    """Return how large the frame of a call may be whose message has at most `max_message_bytes`.
+    """Return how large the frame may be that a runner sends, for a message of at most `max_message_bytes`.
 
+    The worker takes any: it may have been started again with a lower limit, and answers 413.
     A body is JSON in JSON, and each of its bytes becomes at most six. `core.calls` measures the message itself.
     """
     return 6 * max_message_bytes + 64 * 1024

@@ -171,7 +171,8 @@ class Link:
         self._registered: Any = None
         self._interest = 0
         self._v5 = settings.mqtt_version != "3.1.1"
-        self._answered = False  # whether this connection got as far as CONNACK
+        self._opened = False  # whether this connection got as far as a socket
+        self._answered = False  # … and as far as CONNACK
         self._up = False
         self._made_at = 0.0
         self._next_at = 0.0
@@ -179,6 +180,7 @@ class Link:
         self._said: set[str] = set()
         self._lost_at: float | None = None  # when the last good connection was lost, as far as is known
         self._farewell: int | None = None
+        self._unacknowledged: set[int] = set()
         self._messages: list[Arrived] = []
         self._events: list[LinkEvent] = []
         self.short_lived = False  # the last connection was lost soon after it was made
@@ -190,6 +192,11 @@ class Link:
     @property
     def up(self) -> bool:
         return self._up
+
+    @property
+    def under_way(self) -> int:
+        """How many publications the broker has not acknowledged."""
+        return len(self._unacknowledged)
 
     def due(self, now: float) -> bool:
         """Whether it is time to connect."""
@@ -215,7 +222,8 @@ class Link:
     def connect(self, now: float) -> None:
         """Begin a connection. Whether it comes about, `take` tells."""
         self._made_at = now
-        self._answered = False
+        self._answered = self._opened = False
+        self._unacknowledged.clear()
         self._why = ""  # what the last connection said after its end
         topic, will = self._begin()
         name = f"{self._settings.root.replace('/', '-')}-worker-{self._settings.name}"
@@ -238,6 +246,7 @@ class Link:
         client.on_message = self._on_message
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_socket_close = self._on_socket_close
 
     def failed(self, why: str, now: float) -> None:
         """Give up this connection, and say why, once for each reason in an outage."""
@@ -251,7 +260,7 @@ class Link:
         self.short_lived = self._up and now - self._made_at < SETTLED_AFTER
         if self._up and now - self._made_at >= SETTLED_AFTER:
             self._pause = FIRST_PAUSE
-        if self._registered is not None and not self._answered:
+        if self._opened and not self._answered:
             self.try_other_version()
         if self._up:
             # A link that went silent was lost a keep-alive ago: what has been heard since is nothing.
@@ -270,9 +279,7 @@ class Link:
 
     def drop(self) -> None:
         """Close the socket without a DISCONNECT."""
-        if self._registered is not None:
-            self._selector.unregister(self._registered)
-            self._registered = None
+        self._unwatch()
         client, self._client = self._client, None
         if client is not None:
             client.on_disconnect = None
@@ -324,8 +331,14 @@ class Link:
         self._why = self._why or f"connection lost ({code})"
 
     def _on_publish(self, _client: Any, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
+        self._unacknowledged.discard(mid)
         if mid == self._farewell:
             self._farewell = None
+
+    def _on_socket_close(self, _client: Any, _data: Any, channel: Any) -> None:
+        """Paho closes its socket in the middle of its work, and the next that is opened may get its number."""
+        if channel is self._registered:
+            self._unwatch()
 
     # --- driving paho -------------------------------------------------------------------------------------
 
@@ -369,14 +382,20 @@ class Link:
         if self._registered is None:
             self._selector.register(channel, interest, self.ready)
             self._registered = channel
+            self._opened = True
         elif interest != self._interest:
             self._selector.modify(channel, interest, self.ready)
         self._interest = interest
 
+    def _unwatch(self) -> None:
+        if self._registered is not None:
+            self._selector.unregister(self._registered)
+            self._registered = None
+
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send with QoS 1; without a connection it is dropped, since the journal has what matters."""
         if self._client is not None and self._up:
-            self._client.publish(topic, payload, qos=1, retain=retain)
+            self._unacknowledged.add(self._client.publish(topic, payload, qos=1, retain=retain).mid)
 
     def say_goodbye(self, topic: str, payload: bytes) -> None:
         """Publish the farewell; `goodbye_heard` tells when the broker has it."""

@@ -13,7 +13,7 @@ from airflow_mqtt.protocol.messages import Method
 from airflow_mqtt.protocol.topics import JOB_ID
 from airflow_mqtt.worker.core.calls import LocalCall
 from airflow_mqtt.worker.core.effects import Answer
-from airflow_mqtt.worker.frames import MAX_FRAME_BYTES, Unpacker, pack
+from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.unix_sockets import listen
 
 log = logging.getLogger(__name__)
@@ -32,9 +32,8 @@ class _Connection:
 class LocalApi:
     """A listener and its connections, registered with the selector of the worker's loop."""
 
-    def __init__(self, path: Path, selector: selectors.BaseSelector, max_call_bytes: int = MAX_FRAME_BYTES) -> None:
+    def __init__(self, path: Path, selector: selectors.BaseSelector) -> None:
         self._selector = selector
-        self._max_call_bytes = max_call_bytes
         self._listener = listen(path)
         self._connections: dict[int, _Connection] = {}
         self._last_token = 0
@@ -56,7 +55,7 @@ class LocalApi:
         channel.setblocking(False)
         self._last_token += 1
         token = self._last_token
-        self._connections[token] = _Connection(channel, Unpacker(self._max_call_bytes))
+        self._connections[token] = _Connection(channel, Unpacker())
         self._selector.register(channel, selectors.EVENT_READ, lambda mask: self._ready(token, mask))
 
     def _ready(self, token: int, mask: int) -> None:

@@ -95,7 +95,7 @@ class Loop:
         self._link_round(now)
         self._hear_signals(now)
         self._hear_runners(now)
-        self._core.tick(now, self._runners.disk_free())
+        self._core.tick(now, self._runners.disk_free(), self._link.under_way)
         self._perform()
 
     def _timeout(self, now: float) -> float:

@@ -107,9 +107,9 @@ def _own(state_dir: Path) -> Any:
     return lock
 
 
-def _listen(state_dir: Path, selector: selectors.BaseSelector, max_call_bytes: int) -> LocalApi:
+def _listen(state_dir: Path, selector: selectors.BaseSelector) -> LocalApi:
     try:
-        return LocalApi(state_dir / "worker.sock", selector, max_call_bytes)
+        return LocalApi(state_dir / "worker.sock", selector)
     except OSError as error:
         if error.errno in _MAY_PASS:
             raise
@@ -135,7 +135,7 @@ def _work(settings: WorkerSettings) -> None:
         runners = Runners(
             settings.state_dir, settings.python, settings.runner_idle_timeout, selector, max_call_bytes=max_call_bytes
         )
-        local_api = _listen(settings.state_dir, selector, max_call_bytes)
+        local_api = _listen(settings.state_dir, selector)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
         filters = Topics(settings.root).of_worker(settings.name)
         link = Link(settings, filters, selector, lambda: loop.begin_connection())  # noqa: PLW0108  made below

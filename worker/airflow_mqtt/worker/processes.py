@@ -74,6 +74,12 @@ def terminate(process: ProcessId) -> None:
         _send(process.pid, signal.SIGTERM)
 
 
+def wake(process: ProcessId) -> None:
+    """Let a process that was stopped go on."""
+    if alive(process):
+        _send(process.pid, signal.SIGCONT)
+
+
 def adopt_orphans() -> None:
     """Become the parent of each process below this one that loses its own (prctl(2), PR_SET_CHILD_SUBREAPER)."""
     if sys.platform == "linux":

@@ -90,6 +90,7 @@ class Runners:
         if result is not None:
             living = False
         elif living and process is not None:
+            processes.wake(process)  # `kill_attempt` may have stopped it, and died itself before it killed it
             self._others[job, attempt] = process
         else:
             processes.kill_attempt(files.mark, process)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.protocol.errors import SettingError
-from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_TEXTS
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, fitting
 from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pairs, seconds, text
 from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
 
@@ -36,15 +36,15 @@ def _name(value: str) -> str:
 
 def _labels(value: str) -> dict[str, str]:
     labels = pairs(value)
-    if len(labels) > 64 or any(len(text) > MAX_SHORT_TEXT for pair in labels.items() for text in pair):
-        raise SettingError(f"there are more than 64, or one is longer than {MAX_SHORT_TEXT} characters")
+    if len(labels) > 64 or any(fitting(text, MAX_SHORT_TEXT) != text for pair in labels.items() for text in pair):
+        raise SettingError(f"there are more than 64, or one is no text of at most {MAX_SHORT_TEXT} characters")
     return labels
 
 
 def _queues(value: str) -> tuple[str, ...]:
     found = names(value)
-    if any(len(queue) > MAX_QUEUE_LENGTH for queue in found):
-        raise SettingError(f"a queue's name is longer than {MAX_QUEUE_LENGTH} characters")
+    if any(fitting(queue, MAX_QUEUE_LENGTH) != queue for queue in found):
+        raise SettingError(f"a queue's name is no text of at most {MAX_QUEUE_LENGTH} characters")
     if len(found) > MAX_TEXTS:
         raise SettingError(f"there are more than {MAX_TEXTS}")
     return found
@@ -84,7 +84,9 @@ SETTINGS: tuple[Setting, ...] = (
         "The worker's name, one for each device; the broker must know it as user name. Default: the host name.",
     ),
     Setting("queues", _queues, "names, comma-separated", "Airflow queues whose tasks it takes.", "default"),
-    Setting("slots", integer(0, 1000), "0 to 1000", "How many tasks run at once, counted by pool_slots.", "1"),
+    Setting(
+        "slots", integer(0, MAX_SLOTS), f"0 to {MAX_SLOTS}", "How many tasks run at once, counted by pool_slots.", "1"
+    ),
     Setting(
         "state_dir",
         _path,

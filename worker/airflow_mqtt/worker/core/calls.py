@@ -163,6 +163,15 @@ def too_large(state: State, job: Job, call: Call) -> bool:
     return len(codec.pack(plain)) > limit or len(plain) > codec.unpacked_limit(limit)
 
 
+def refuse_too_large(state: State, job: Job, now: float) -> None:
+    """Give up stored calls that were not too large before the worker was started with another limit."""
+    for call in [call for call in job.calls if too_large(state, job, call)]:
+        answer = Response(id=call.wire_id, journal=call.journal, status=413, body=_too_large_body(state))
+        job.calls.remove(call)
+        state.out.append(DropCall(call.id))
+        _refused(state, job, call, answer, now)
+
+
 def malformed(state: State, job: Job, call: Call) -> str:
     """Return why the bridge would not understand `call`, which would then be sent again for ever; or nothing."""
     try:
@@ -263,7 +272,7 @@ def respond(state: State, response: Response, now: float) -> None:
 def _settle(state: State, job: Job, call: Call, response: Response, now: float) -> None:
     if call.stored and _try_again(call, response.status):
         call.retries += 1
-        call.not_before = now + min(LONGEST_PAUSE, 2.0**call.retries)
+        call.not_before = now + min(LONGEST_PAUSE, 2.0 ** min(call.retries, 10))
         call.sent_at = None
         state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
         return

@@ -53,6 +53,7 @@ class Core:
         """After a restart: what became of the runner of a job that the journal holds."""
         held = self.state.jobs[job]
         held.alive = alive and held.phase is not Phase.ENDED
+        calls.refuse_too_large(self.state, held, now)
         if held.phase is Phase.ENDED:
             endings.close_if_ready(self.state, held, now)
             return
@@ -93,10 +94,15 @@ class Core:
         draining.signal(self.state, now)
         self._after(now)
 
-    def tick(self, now: float, disk_free: int | None = None) -> None:
-        """Time has passed. `disk_free` is how many bytes are free where the jobs are, None when nobody knows."""
+    def tick(self, now: float, disk_free: int | None = None, under_way: int = 0) -> None:
+        """Time has passed.
+
+        `disk_free` is how many bytes are free where the jobs are, None when nobody knows; `under_way` how many messages
+        the broker has not acknowledged.
+        """
         state = self.state
         state.disk_free = disk_free
+        state.under_way = under_way
         calls.tick(state, now)
         orders.escalate(state, now)
         if state.connected and state.outbox.waiting and now - state.outbox.progress_at >= state.config.resend_after:
@@ -130,6 +136,7 @@ class Core:
         state = self.state
         state.connection = max(state.connection, state.connections_seen) + 1
         state.births = 0
+        state.unheard_births = 0
         state.out.append(SaveMeta("connection", str(state.connection)))
         state.out.append(SaveMeta("instance", state.config.instance))
         will = status.of(state, now, ReportedState.OFFLINE, OfflineReason.LOST)
@@ -151,12 +158,15 @@ class Core:
         self._after(now)
 
     def _introduce(self, now: float) -> None:
+        first = self.state.unheard_births == 0
         self.state.born_heard = False
+        self.state.unheard_births += 1
         status.born(self.state, now)
         self.state.outbox.rewind(now)
         send_events(self.state, now)
         calls.resend(self.state, now)
-        logs.rewind(self.state, now)
+        if first:  # later ones leave logs alone: they are much, and what is not acknowledged comes again by itself
+            logs.rewind(self.state, now)
 
     def message(self, topic: str, payload: bytes, now: float, *, retained: bool = False) -> None:
         """A message arrived. One that is not of the protocol is counted, said once for each kind, and dropped."""
@@ -212,15 +222,25 @@ class Core:
         if why := self._superseded(ack):
             self._renew(why, ack, now)
             return
+        self.state.ack_at = now
         if self.state.outbox.acknowledge(ack.seq, now):
             self.state.out.append(DropEvents(ack.seq))
         if (ack.connection, ack.birth) == (self.state.connection, self.state.births):
             self.state.born_heard = True
+            self.state.unheard_births = 0
             self.state.unwelcome = ""
-        elif self.state.connected and now - self.state.born_at >= BIRTH_PAUSE:
+        elif self.state.connected and now - self.state.born_at >= self._birth_pause():
             self._introduce(now)  # the bridge has missed it, and ignores what it cannot place
         logs.acknowledged(self.state, ack.logs, now)
         send_events(self.state, now)
+
+    def _birth_pause(self) -> float:
+        """Seconds until an introduction that seems to have got lost is repeated.
+
+        It grows: on a slow link the acknowledgement of one may come after the next was sent, and so on for ever.
+        """
+        doublings = min(10, max(0, self.state.unheard_births - 1))
+        return min(self.state.config.resend_after, BIRTH_PAUSE * 2.0**doublings)
 
     def _superseded(self, ack: Ack) -> str:
         """Return why our journal does not count any more: the bridge knows more of it than we do. Or nothing."""
@@ -252,11 +272,10 @@ class Core:
         """A new leader has not heard our introduction, unless it led before we came (its status was retained).
 
         Nor has a leader that has just connected again (the same epoch, not retained): what was published while it was
-        away is gone, and without this it would come again only after `resend_after`.
+        away is gone, and without this it would come again only after `resend_after`. A lower epoch that is not
+        retained is that of a database that was made anew, or restored.
         """
-        if bridge.state != BridgeState.LEADING or bridge.epoch < self.state.epoch:
-            return
-        if bridge.epoch == self.state.epoch and retained:
+        if bridge.state != BridgeState.LEADING or (retained and bridge.epoch <= self.state.epoch):
             return
         known = self.state.epoch == 0 and retained
         self.state.epoch = bridge.epoch

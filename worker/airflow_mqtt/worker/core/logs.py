@@ -12,6 +12,9 @@ CHUNK = 16 * 1024
 #: How much of a log may be under way. More waits in its file.
 WINDOW = 8 * CHUNK
 
+#: How many messages may be on their way to the broker when a chunk is sent.
+MAX_UNDER_WAY = 4
+
 #: Seconds between two logs that begin again: a broker with little room drops what comes at once, round after round.
 SPREAD = 0.1
 
@@ -43,16 +46,20 @@ def _refill(state: State, now: float) -> None:
 
 
 def _link_is_free(state: State) -> bool:
-    """Logs yield: while events wait to be sent, none of theirs are."""
-    return state.outbox.last <= state.outbox.sent
+    """Logs yield: while events wait to be sent, or much is on its way to the broker, none of theirs are.
+
+    What is handed to the link goes out in order: on a narrow one, reports and calls would stand behind minutes of logs.
+    """
+    return state.outbox.last <= state.outbox.sent and state.under_way < MAX_UNDER_WAY
 
 
 def _rewind_stalled(state: State, job: Job, now: float) -> None:
     if job.log_sent > job.log_acked and now - job.log_progress >= state.config.resend_after:
+        if state.ack_at > job.log_progress:  # else there is nobody: that is no refusal
+            job.log_stalls += 1
         job.log_sent = job.log_acked
         job.log_progress = now
         job.log_due = now
-        job.log_stalls += 1
 
 
 def read(state: State, job: Job, offset: int, data: bytes, now: float) -> None:
@@ -77,9 +84,12 @@ def read(state: State, job: Job, offset: int, data: bytes, now: float) -> None:
 
 
 def _vanished(job: Job) -> None:
-    """The log of an ended job is shorter than it was: somebody deleted it. There is nothing left to send."""
+    """The log of an ended job is shorter than it was: a line of ours was not written, or somebody cut or deleted it.
+
+    There is nothing left to send. What is under way is waited for all the same.
+    """
     if job.phase is Phase.ENDED:
-        job.log_size = job.log_acked
+        job.log_size = job.log_sent
 
 
 def _whole_lines(data: bytes, *, last: bool) -> bytes:
@@ -108,6 +118,7 @@ def rewind(state: State, now: float) -> None:
         job.log_sent = job.log_acked
         job.log_progress = now
         job.log_due = now + number * SPREAD
+        job.log_stalls = 0
 
 
 def deadline(state: State, now: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from airflow_mqtt.protocol.messages import Desired, Event, EventType, Request, Run, fitting
+from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, fitting
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
@@ -91,7 +91,10 @@ class State:
     status_due: float = 0.0
     status_said: tuple[Any, ...] = ()
     echo_at: float = 0.0
+    ack_at: float = 0.0  # when an acknowledgement of our journal came last
+    unheard_births: int = 0  # how often we have introduced ourselves since one was acknowledged
     disk_free: int | None = None  # in bytes, as the shell said last
+    under_way: int = 0  # messages that the broker has not acknowledged, as the shell said last
     log_budget: float = 0.0
     log_budget_at: float = 0.0
     gone: dict[str, int] = field(default_factory=dict)  # job -> attempt that ended here
@@ -100,7 +103,7 @@ class State:
 
     @property
     def slots(self) -> int:
-        return self.config.slots if self.desired.slots is None else self.desired.slots
+        return self.config.slots if self.desired.slots is None else min(self.desired.slots, MAX_SLOTS)
 
     @property
     def queues(self) -> tuple[str, ...]:

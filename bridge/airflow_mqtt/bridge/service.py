@@ -52,7 +52,7 @@ class Bridge:
     async def run(self, stop: asyncio.Event) -> None:
         """Stand by and lead until `stop` is set. Raises `RefusedError` when the tables are not there."""
         try:
-            await self._until_answered(self._database.check)
+            await self._until_answered(self._database.check, stop)
             while not stop.is_set():
                 held = await self._stand_by(stop)
                 if held is not None:
@@ -60,15 +60,24 @@ class Bridge:
         finally:
             await self._engine.dispose()
 
-    async def _until_answered(self, check: Callable[[], Awaitable[None]]) -> None:
-        while True:
-            try:
-                await check()
-                return
-            except Exception as error:
-                _raise_unless_transient(error)
-                log.warning("the database does not answer, trying again: %s", _brief(error))
-                await asyncio.sleep(_RETRY)
+    async def _until_answered(self, check: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
+        """Return once `check` has passed, or `stop` is set, in the middle of a check too: one may wait for long."""
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            while not stop.is_set():
+                checked = asyncio.create_task(check())
+                try:
+                    await asyncio.wait([checked, stopped], return_when=asyncio.FIRST_COMPLETED)
+                    if checked.done():
+                        return checked.result()
+                except Exception as error:
+                    _raise_unless_transient(error)
+                    log.warning("the database does not answer, trying again: %s", _brief(error))
+                    await _pause(stop, _RETRY)
+                finally:
+                    checked.cancel()
+        finally:
+            stopped.cancel()
 
     async def _stand_by(self, stop: asyncio.Event) -> Lease | None:
         """Wait for the lease and take it; None when `stop` is set first."""

@@ -23,18 +23,32 @@ from airflow_mqtt.protocol.settings import (
 from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
 
 _DAY: Final = 86400.0
+_LOST_AFTER: Final = (1.0, 30 * _DAY)
 _SHORTEST_RETENTION: Final = 3600.0  # a log may arrive some time after the end of its job
-_DATABASES: Final = ("postgresql", "postgres", "sqlite")
+
+#: Drivers that a URL of Airflow may name. The bridge has its own, whichever it is.
+_POSTGRESQL: Final = frozenset({"", "asyncpg", "pg8000", "psycopg", "psycopg2", "psycopg2cffi", "psycopg_async"})
+_DATABASES: Final = {
+    "postgresql": _POSTGRESQL,
+    "postgres": _POSTGRESQL,
+    "sqlite": frozenset({"", "aiosqlite", "pysqlite"}),
+}
 
 
 def _database_url(value: str) -> str:
     scheme, separator, _ = value.partition("://")
-    if not separator or scheme.partition("+")[0] not in _DATABASES:
+    backend, _, driver = scheme.partition("+")
+    if not separator or backend not in _DATABASES:
         raise SettingError("its scheme is none of them")
+    if driver not in _DATABASES[backend]:
+        raise SettingError(f"there is no driver +{driver}; leave it out")
     try:
-        _ = urlsplit(value).port
+        parts = urlsplit(value)
+        _ = parts.port
     except ValueError:
         raise SettingError("its port is no number; in a password, '/', '#', '?' and '@' are percent-encoded") from None
+    if backend == "sqlite" and (parts.netloc or parts.path.strip("/") in ("", ":memory:")):
+        raise SettingError("a path needs sqlite:////absolute/path")
     return value
 
 
@@ -55,6 +69,24 @@ def _retention(value: str) -> float:
     if 0 < number < _SHORTEST_RETENTION:
         raise SettingError("it is shorter than an hour")
     return number
+
+
+def _file(value: str) -> Path:
+    try:
+        path = Path(text(value)).expanduser()
+    except RuntimeError:
+        raise SettingError("there is no such user, or no home directory") from None
+    if not path.is_file():
+        raise SettingError("there is no such file")
+    return path
+
+
+def _queue_lost_after(value: str) -> dict[str, float]:
+    found = durations(value)
+    for queue, number in found.items():
+        if not _LOST_AFTER[0] <= number <= _LOST_AFTER[1]:
+            raise SettingError(f"that of {queue} is out of range")
+    return found
 
 
 def _health_file(value: str) -> Path:
@@ -131,15 +163,15 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "lost_after",
-        seconds(1, 30 * _DAY),
+        seconds(*_LOST_AFTER),
         "1 to 2592000 seconds",
         "A running job whose worker has been silent for longer is failed as lost. Until then Airflow sees it run.",
         "900",
     ),
     Setting(
         "queue_lost_after",
-        durations,
-        "queue=seconds, comma-separated, such as solar=86400,lte=3600",
+        _queue_lost_after,
+        "queue=seconds, comma-separated, each 1 to 2592000, such as solar=86400,lte=3600",
         "lost_after for single queues.",
         "",
     ),
@@ -187,9 +219,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Version of MQTT; auto tries 5 first.",
         "auto",
     ),
-    Setting("tls_ca_file", text, "path of a PEM file", "Certificate authorities to trust. [the system's]"),
-    Setting("tls_cert_file", text, "path of a PEM file", "Client certificate."),
-    Setting("tls_key_file", text, "path of a PEM file", "Key of the client certificate."),
+    Setting("tls_ca_file", _file, "path of a PEM file", "Certificate authorities to trust. [the system's]"),
+    Setting("tls_cert_file", _file, "path of a PEM file", "Client certificate."),
+    Setting("tls_key_file", _file, "path of a PEM file", "Key of the client certificate."),
     Setting(
         "health_file",
         _health_file,
@@ -228,9 +260,9 @@ class BridgeSettings:
     log_limit: int
     retention: float
     mqtt_version: str
-    tls_ca_file: str | None
-    tls_cert_file: str | None
-    tls_key_file: str | None
+    tls_ca_file: Path | None
+    tls_cert_file: Path | None
+    tls_key_file: Path | None
     health_file: Path | None
     log_level: str
 
@@ -239,6 +271,8 @@ class BridgeSettings:
         """Make them of what `protocol.settings.resolve` returned."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known["instance"] = known["instance"] or _default_instance()
+        if (known["tls_cert_file"] is None) != (known["tls_key_file"] is None):
+            raise SettingError("tls_cert_file and tls_key_file go together: give both or none")
         return cls(**known)
 
     def lost_after_of(self, queue: str) -> float:

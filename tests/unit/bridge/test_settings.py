@@ -42,7 +42,11 @@ def test_lost_after_per_queue():
     [
         ("broker_url", "http://h"), ("database_url", "mysql://h/d"), ("execution_api_url", "h:8080"), ("root", "a//b"),
         ("lease_ttl", "0"), ("accept_tries", "many"), ("mqtt_version", "4"), ("queue_lost_after", "solar"),
-        ("retention", "60"), ("retention", "-1"), ("retention", "nan"), ("retention", "30d"),
+        ("database_url", "sqlite://airflow.db"), ("database_url", "sqlite://"), ("database_url", "sqlite:///:memory:"),
+        ("database_url", "postgresql+nosuch://u:secret@h/d"), ("database_url", "sqlite+psycopg2:////tmp/airflow.db"),
+        ("database_url", "postgresql://u:secret[@h/d"), ("queue_lost_after", "solar=0"),
+        ("queue_lost_after", "lte=60,solar=2592001"), ("tls_ca_file", "/nonexistent/ca.pem"), ("tls_cert_file", "/"),
+        ("tls_key_file", " "), ("tls_ca_file", "~nobody-of-this-name/ca.pem"), ("retention", "60"), ("retention", "-1"), ("retention", "nan"), ("retention", "30d"),
     ],
 )  # fmt: skip
 def test_mistakes_are_one_line_that_names_the_setting(name, value):
@@ -50,6 +54,26 @@ def test_mistakes_are_one_line_that_names_the_setting(name, value):
         values(**{name: value})
     text = str(caught.value)
     assert text.startswith(name) and "allowed:" in text and "\n" not in text and "secret" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql+psycopg2://h/d", "postgresql+psycopg://h/d", "postgresql+asyncpg://h/d", "postgres://h/d",
+     "postgresql:///d?host=/run/postgresql", "sqlite:////a.db", "sqlite+pysqlite:////a.db", "sqlite+aiosqlite:////a.db"],
+)  # fmt: skip
+def test_whatever_airflow_connects_with_is_a_database(url):
+    assert BridgeSettings.of(values(database_url=url)).database_url == url
+
+
+def test_two_slashes_of_sqlite_are_told_from_four():
+    with pytest.raises(SettingError, match="a path needs sqlite:////absolute/path"):
+        values(database_url="sqlite://airflow.db")
+
+
+def test_certificate_and_key_go_together(tmp_path):
+    (tmp_path / "cert.pem").touch()
+    with pytest.raises(SettingError, match="tls_cert_file and tls_key_file go together"):
+        BridgeSettings.of(values(tls_cert_file=str(tmp_path / "cert.pem")))
 
 
 def test_airflow_cfg_and_its_environment(tmp_path):

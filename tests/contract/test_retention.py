@@ -294,7 +294,7 @@ async def use(tx: SqlTx) -> None:
     jobs = await tx.jobs(["live-0", "live-3"])
     await tx.jobs_of("edge-1")
     await tx.due(["edge-1", "edge-2"])
-    await tx.queued(["default", "queue-1"], 100)
+    await tx.queued({("airflow", 2): ["default", "queue-1"]}, 100)
     await tx.used_slots()
     await tx.workloads(["live-0"])
     await tx.move(jobs["live-0"], JobEvent.DISPATCH, now=NOW, by="test", worker="edge-2")

@@ -307,6 +307,40 @@ def test_the_only_bridge_does_not_take_its_sleep_for_the_fleets_silence(site, wo
     assert "has been silent" not in site.log_text(0)
 
 
+def test_what_fits_nowhere_holds_nobody_up(site, worker):
+    """More such jobs than are looked at at a time."""
+    site.start_bridge()
+    for _ in range(501):
+        site.queue(slots=3, priority=9)
+    small = site.queue()
+    assert worker.order().job == small
+
+
+def test_a_worker_that_does_not_answer_does_not_get_every_job(site, worker, broker):
+    """It lives and has the most room; what it is sent does not reach it."""
+    site.start_bridge("--accept-timeout", "0.5", "--accept-tries", "2")
+    with FakeWorker(broker.url("edge-2"), "edge-2", slots=9) as deaf:
+        wait_for(lambda: deaf.acks.qsize(), 20, "the bridge")
+        deaf.status()
+        job = site.queue()
+        assert deaf.order().job == job
+        assert worker.order().job == job
+
+
+def test_the_figures_of_a_queue_that_is_gone_are_cleared(site, worker, broker):
+    """Else a device could fill the broker's store, with a name at a time."""
+    site.start_bridge()
+    topic = "airflow/v1/queue/+/status"
+    with Peer(broker.url("monitor")) as peer:
+        peer.subscribe(topic)
+        wait_for(lambda: any("queue/default/" in name for name, _, _ in peer.received), 20, "the figures")
+        worker.queues = ["another"]
+        worker.introduce()
+        cleared = ("airflow/v1/queue/default/status", b"", False)
+        wait_for(lambda: cleared in peer.received, 20, "the end of the figures")
+        assert any("queue/another/" in name for name, _, _ in peer.received)
+
+
 def test_a_late_will_of_its_own_does_not_stand(site, broker):
     """One of an earlier connection of the same bridge: a broker may send it after the bridge is back."""
     topic = "airflow/v1/bridge/status"

@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow_mqtt.bridge import transitions
 from airflow_mqtt.bridge.database import DeposedError
+from airflow_mqtt.bridge.placement import Room, placement_order
 from airflow_mqtt.bridge.values import JOB_COLUMNS, Job, Worker
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 
@@ -59,9 +60,13 @@ class MemoryTx:
         started = (JobState.ACCEPTED, JobState.RUNNING)
         return self._select(lambda row: row["state"] in waiting or (row["state"] in started and row["worker"] in gone))
 
-    async def queued(self, queues: Collection[str], limit: int) -> list[Job]:
-        found = self._select(lambda row: row["state"] == JobState.QUEUED and row["queue"] in queues)
-        return sorted(found, key=lambda job: (-job.priority, job.queued_at, job.id))[:limit]
+    async def queued(self, room: Room, limit: int) -> list[Job]:
+        def fits(row: dict[str, Any]) -> bool:
+            kind, slots, queue = row["kind"], row["slots"], row["queue"]
+            return any(kind == of and slots <= free and queue in queues for (of, free), queues in room.items())
+
+        found = self._select(lambda row: row["state"] == JobState.QUEUED and fits(row))
+        return sorted(found, key=placement_order)[:limit]
 
     async def used_slots(self) -> dict[str, int]:
         used: dict[str, int] = {}

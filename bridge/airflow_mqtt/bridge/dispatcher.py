@@ -4,7 +4,7 @@ A script reads, asks the pure functions (`fleet`, `placement`, `sweep`, `protoco
 and returns what to publish *after* the commit. It takes `now` and touches neither sockets nor clocks, so that the
 simulation runs the very same code over a database and a broker of its own.
 
-What is kept in memory between transactions (`_rejected`, `_early`, `_wishes`, `_refused`) is a convenience: a new
+What is kept in memory between transactions (`_pauses`, `_early`, `_wishes`, `_refused`) is a convenience: a new
 leader starts without it and comes to the same end.
 """
 
@@ -45,6 +45,9 @@ _EVENTS = {
     EventType.CANCELLED: JobEvent.CONFIRM,
 }
 
+#: How many attempts that a worker must let go of it is told at a birth. What is more, the next birth tells.
+_DROPS = 256
+
 #: How often a report is settled again when somebody else moved the job in between.
 _TRIES = 4
 
@@ -72,6 +75,7 @@ class _Round:
     moved: list[Job] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
     logs: dict[str, dict[str, int]] = field(default_factory=dict)
+    births: dict[str, Born] = field(default_factory=dict)
     out: list[Outgoing] = field(default_factory=list)
 
 
@@ -83,7 +87,7 @@ class Dispatcher:
         self._epoch = epoch
         self._by = f"bridge:{settings.instance}"
         self._post = Post(Topics(settings.root), int(settings.accept_timeout * settings.accept_tries) + 1)
-        self._rejected: dict[str, float] = {}
+        self._pauses: dict[str, placement.Pause] = {}
         self._early: dict[str, WorkerStatus] = {}
         self._wishes: dict[str, tuple[int, float]] = {}
         self._refused: dict[str, str] = {}
@@ -101,6 +105,7 @@ class Dispatcher:
         state = _Round(
             workers={name: known.get(name, Worker.unheard(name)) for name in names},
             jobs=await tx.jobs({id_ for heard in batch for id_ in _job_ids(heard)}),
+            births={heard.worker: heard.message for heard in batch if isinstance(heard.message, Born)},
         )
         for heard in batch:
             await self._hear_one(tx, heard, state, now)
@@ -122,7 +127,7 @@ class Dispatcher:
                 state.workers[worker.name] = fleet.hear_status(worker, status, live=heard.live, now=now)
             case WorkerInfo() as info:
                 state.workers[worker.name] = fleet.hear_info(worker, info)
-                self._rejected.pop(worker.name, None)
+                self._pauses.pop(worker.name, None)
             case Stranger() as stranger:
                 self._refuse(worker, stranger, state, now)
             case Born() as born:
@@ -132,7 +137,8 @@ class Dispatcher:
                     self._renew(worker.name, born.journal, state)
                 elif not fleet.is_late(worker, born):
                     state.workers[worker.name] = self._hear_birth(worker, born, now)
-                    await self._settle_birth(tx, worker.name, born, state, now)
+                    if state.births[worker.name] is born:  # the last one says all that those before it said
+                        await self._settle_birth(tx, worker.name, born, state, now)
             case Event() as event:
                 await self._hear_event(tx, worker, event, state, now)
             case LogChunk() as chunk:
@@ -201,7 +207,9 @@ class Dispatcher:
         state.jobs[after.id] = after
         state.moved.append(after)
         if event.type == EventType.REJECTED:
-            self._rejected[worker.name] = now
+            self._pauses[worker.name] = placement.after_rejection(now)
+        else:
+            self._pauses.pop(worker.name, None)
         log.info("job %s: %s by worker %s%s", after.id, after.state, worker.name, _because(after.reason))
 
     def _note_verdict(self, verdict: Verdict, worker: Worker, event: Event, job: Job, state: _Round) -> None:
@@ -248,11 +256,15 @@ class Dispatcher:
             if (job.id, job.attempt) not in held and fleet.should_hold(job, born):
                 await self._forgotten(tx, job, state.workers[name], state, now)
         known = await tx.jobs({item.job for item in born.held()})
-        for item in born.held():
-            ours = known.get(item.job)
-            if not _holds(ours, name, item.attempt) and not (ours and item.state == HeldState.ENDED):
-                queue = ours.queue if ours else "unknown"
-                state.out.append(self._post.drop(name, queue, item.job, item.attempt, "not held any more"))
+        strange = [
+            item
+            for item in born.held()
+            if not _holds(known.get(item.job), name, item.attempt)
+            and not (item.job in known and item.state == HeldState.ENDED)
+        ]
+        for item in strange[:_DROPS]:
+            queue = known[item.job].queue if item.job in known else "unknown"
+            state.out.append(self._post.drop(name, queue, item.job, item.attempt, "not held any more"))
 
     async def _forgotten(self, tx: Tx, job: Job, worker: Worker, state: _Round, now: float) -> None:
         """A job that we gave to `worker` and that it does not hold."""
@@ -290,8 +302,8 @@ class Dispatcher:
         workers = await self._judge_all(tx, now, hearing_since)
         out = self._wishes_due(workers, now)
         out += await self._sweep(tx, workers, now, hearing_since, connected_since)
-        placed = await self._place(tx, workers, now)
-        return out + placed, len(placed) >= PLACEMENT_BATCH
+        placed, more = await self._place(tx, workers, now)
+        return out + placed, more
 
     async def _judge_all(self, tx: Tx, now: float, hearing_since: float) -> dict[str, Worker]:
         workers = await tx.workers()
@@ -339,6 +351,8 @@ class Dispatcher:
                 if after is not None:
                     log.warning("job %s: %s%s", job.id, after.state, _because(due.reason))
                     moved.append(after)
+                    if worker.state not in GONE:
+                        self._pauses[worker.name] = placement.after_silence(self._pauses.get(worker.name), now)
             elif due.resend is not None:
                 again.append((job, due.resend))
         return await self._send_again(tx, again, now) + self._post.statuses(moved, now)
@@ -355,13 +369,11 @@ class Dispatcher:
         settings = self._settings
         return sweep.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
 
-    async def _place(self, tx: Tx, workers: dict[str, Worker], now: float) -> list[Outgoing]:
+    async def _place(self, tx: Tx, workers: dict[str, Worker], now: float) -> tuple[list[Outgoing], bool]:
+        """Place what is queued; return what to publish, and whether more may be placed."""
         used = await tx.used_slots()
-        offered = [offer for offer in placement.offers(workers.values(), used, self._rejected, now) if offer.free > 0]
-        if not offered:
-            return []
-        queues = frozenset().union(*(offer.queues for offer in offered))
-        queued = await tx.queued(queues, PLACEMENT_BATCH)
+        offered = [offer for offer in placement.offers(workers.values(), used, self._pauses, now) if offer.free > 0]
+        queued = await tx.queued(placement.room(offered), PLACEMENT_BATCH)
         claimed = []
         for job, name in placement.place(queued, offered):
             after = await tx.move(
@@ -378,7 +390,7 @@ class Dispatcher:
                 orders.append(order)
             else:
                 await self._set_aside(tx, job, problem, now)
-        return orders + self._post.statuses(claimed, now)
+        return orders + self._post.statuses(claimed, now), bool(claimed) and len(queued) == PLACEMENT_BATCH
 
     def _order(self, job: Job, workload: str) -> tuple[Outgoing | None, str]:
         """Return the message that gives `job` to its worker, or what is wrong with it."""

@@ -17,17 +17,11 @@ def queue_statuses(
 
     `free_slots` of a worker with several queues count in each of them.
     """
-    queues = set(figures).union(*(worker.queues for worker in workers.values()))
-    return {
-        queue: _status(
-            queue,
-            figures.get(queue, _EMPTY),
-            [worker for worker in workers.values() if queue in worker.queues],
-            used,
-            now,
-        )
-        for queue in sorted(queues)
-    }
+    serving: dict[str, list[Worker]] = {queue: [] for queue in figures}
+    for worker in workers.values():  # once: a fleet may have as many queues as devices
+        for queue in worker.queues:
+            serving.setdefault(queue, []).append(worker)
+    return {queue: _status(queue, figures.get(queue, _EMPTY), serving[queue], used, now) for queue in sorted(serving)}
 
 
 def _status(

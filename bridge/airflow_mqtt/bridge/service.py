@@ -381,21 +381,20 @@ class Leader:
         async with self._database.read() as connection:
             tx = SqlTx(connection, self._settings.team_name)
             statuses = figures.queue_statuses(await tx.queue_figures(), await tx.workers(), await tx.used_slots(), now)
-        gone = {
-            queue: QueueStatus(queued=0, running=0, oldest_age=0.0, workers_online=0, free_slots=0, ts=now)
-            for queue in self._published.keys() - statuses.keys()
-        }
+        gone = self._published.keys() - statuses.keys()
         changed = {
             queue: status
-            for queue, status in (statuses | gone).items()
+            for queue, status in statuses.items()
             if queue not in self._published or _without_time(status) != _without_time(self._published[queue])
         }
+        payloads = dict.fromkeys(gone, b"") | {queue: status.encode() for queue, status in changed.items()}
         messages = [
-            Outgoing(self._topics.queue_status(queue), status.encode(), retain=True)
-            for queue, status in changed.items()
+            Outgoing(self._topics.queue_status(queue), payload, retain=True) for queue, payload in payloads.items()
         ]
         if await self._link.publish(messages):
-            self._published |= changed
+            self._published = {
+                queue: status for queue, status in self._published.items() if queue not in gone
+            } | changed
 
 
 def _without_time(status: QueueStatus) -> QueueStatus:

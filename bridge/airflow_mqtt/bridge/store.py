@@ -8,6 +8,7 @@ from sqlalchemy import Select, Table, and_, delete, func, insert, or_, select, u
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airflow_mqtt.bridge import tables, transitions
+from airflow_mqtt.bridge.placement import Room, placement_order
 from airflow_mqtt.bridge.values import JOB_SELECTION, Job, Worker, understood
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 
@@ -36,7 +37,7 @@ class Tx(Protocol):
     async def jobs(self, ids: Collection[str]) -> dict[str, Job]: ...
     async def jobs_of(self, worker: str) -> list[Job]: ...
     async def due(self, gone: Collection[str]) -> list[Job]: ...
-    async def queued(self, queues: Collection[str], limit: int) -> list[Job]: ...
+    async def queued(self, room: Room, limit: int) -> list[Job]: ...
     async def used_slots(self) -> dict[str, int]: ...
     async def workloads(self, ids: Collection[str]) -> dict[str, str]: ...
     async def move(
@@ -79,15 +80,22 @@ class SqlTx:
             found += await self._select_jobs(_LIVES, and_(started, _JOB.worker.in_(chunk)))
         return found
 
-    async def queued(self, queues: Collection[str], limit: int) -> list[Job]:
-        """The first `limit` queued jobs of `queues`, in the order of placement."""
-        return await self._select_jobs(
-            _LIVES,
-            _JOB.state == JobState.QUEUED.value,
-            _JOB.queue.in_(list(queues)),
-            limit=limit,
-            order=(_JOB.priority.desc(), _JOB.queued_at, _JOB.id),
-        )
+    async def queued(self, room: Room, limit: int) -> list[Job]:
+        """The first `limit` queued jobs for which there is `room`, in the order of placement.
+
+        What fits nowhere is not read: it would stay at the top, and hold up all else.
+        """
+        found: list[Job] = []
+        for (kind, slots), queues in room.items():
+            for chunk in _chunks(queues):
+                found += await self._select_jobs(
+                    _LIVES,
+                    _JOB.state == JobState.QUEUED.value,
+                    and_(_JOB.queue.in_(chunk), _JOB.kind == kind, _JOB.slots <= slots),
+                    limit=limit,
+                    order=(_JOB.priority.desc(), _JOB.queued_at, _JOB.id),
+                )
+        return sorted(found, key=placement_order)[:limit]
 
     async def used_slots(self) -> dict[str, int]:
         query = (

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_mqtt.bridge.placement import Offer, offers, place
+from airflow_mqtt.bridge.placement import Offer, Pause, after_rejection, after_silence, offers, place, room
 from airflow_mqtt.protocol import PROTOCOL_VERSION
 from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
 from bridge_samples import NOW, info, job, worker
@@ -51,7 +51,22 @@ def test_a_worker_that_was_not_introduced_is_offered_nothing():
 def test_slots_held_and_pauses_count():
     assert offers([worker()], {"edge-1": 2}, {}, NOW)[0].free == 0
     for rejected_at, offered in ((NOW - 4.9, 0), (NOW - 5, 1), (NOW, 0), (NOW + 3600, 1)):
-        assert len(offers([worker()], {}, {"edge-1": rejected_at}, NOW)) == offered
+        assert len(offers([worker()], {}, {"edge-1": after_rejection(rejected_at)}, NOW)) == offered
+
+
+def test_who_does_not_answer_is_left_alone_for_longer_each_time():
+    seconds, pause = [], None
+    for _ in range(8):
+        pause = after_silence(pause, NOW)
+        seconds.append(pause.seconds)
+    assert seconds == [10, 20, 40, 80, 160, 320, 600, 600]
+    assert not offers([worker()], {}, {"edge-1": Pause(NOW, 10)}, NOW + 9.9)
+    assert offers([worker()], {}, {"edge-1": Pause(NOW, 10)}, NOW + 10)
+
+
+def test_there_is_room_as_the_freest_worker_of_kind_and_queue_has_it():
+    offered = [offer("x", 2, "ab"), offer("y", 3, "b"), offer("z", 0, "c"), offer("w", 9, "b", kinds=())]
+    assert {key: set(queues) for key, queues in room(offered).items()} == {("airflow", 2): {"a"}, ("airflow", 3): {"b"}}
 
 
 @given(
@@ -61,10 +76,10 @@ def test_slots_held_and_pauses_count():
 def test_no_worker_gets_more_than_it_offers(jobs, workers):
     queued = [job(id=str(n), slots=s, priority=p, queue=q) for n, (s, p, q) in enumerate(jobs)]
     offered = [offer(f"w{n}", free, tuple(queues)) for n, (free, queues) in enumerate(workers)]
-    room = {o.worker: o.free for o in offered}
+    slots = {o.worker: o.free for o in offered}
     placed = place(queued, offered)
     assert len({j.id for j, _ in placed}) == len(placed)
-    for name, free in room.items():
+    for name, free in slots.items():
         assert sum(j.slots for j, w in placed if w == name) <= free
     left = [j for j in queued if j not in [p for p, _ in placed]]
-    assert not [j for j in left for o in offered if o.takes(j)]
+    assert not [j for j in left for o in offered if j.queue in o.queues and o.takes(j)]

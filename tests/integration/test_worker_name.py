@@ -120,10 +120,21 @@ def test_a_false_status_is_put_right(bridge: FakeBridge, worker: WorkerProcess) 
 def test_a_wrong_password_is_one_clear_line(tmp_path: Path, broker: servers.Mosquitto) -> None:
     url = broker.url(NAME).replace(broker.passwords[NAME], "wrong")
     with servers.running(WorkerProcess(tmp_path / "one", url, log_level="info")) as worker:
-        servers.wait_for(lambda: "refused" in worker.log.read_text(), what="a refusal in the log")
+        servers.wait_for(lambda: "no connection" in worker.log.read_text(), what="a refusal in the log")
     lines = [line for line in worker.log.read_text().splitlines() if "no connection" in line]
     assert len(lines) <= 2  # one for each version of MQTT
+    assert "access denied (Not authorized); check user, password and client id of broker_url" in lines[0]
     assert "wrong" not in worker.log.read_text()
+
+
+def test_an_account_that_is_not_the_name_is_said_and_where_to_look(tmp_path: Path, broker: servers.Mosquitto) -> None:
+    with servers.running(WorkerProcess(tmp_path / "one", broker.url(NAME), "edge-2")) as worker:
+        servers.wait_for(lambda: "check account and" in worker.log.read_text(), what="the advice", timeout=30)
+    lines = worker.log.read_text().splitlines()
+    warned = [number for number, line in enumerate(lines) if "is not the worker's name" in line]
+    assert len(warned) == 1
+    assert "the account 'edge-1' of broker_url is not the worker's name 'edge-2'" in lines[warned[0]]
+    assert warned[0] < next(number for number, line in enumerate(lines) if "connected to" in line)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from airflow_mqtt.protocol.settings import Source, resolve
-from airflow_mqtt.worker.link import KEEP_ALIVE_TIMEOUT, Link, LinkEvent
+from airflow_mqtt.worker.link import CUT_OFF_TIMES, KEEP_ALIVE_TIMEOUT, Link, LinkEvent
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 
 
@@ -67,3 +67,65 @@ def test_a_name_may_be_anothers_after_a_keep_alive_without_a_link(silent: bool, 
     assert [*found, link.was_away(1030.0)] == away
     link._on_subscribe(None, None, 1, [Code()], None)
     assert not link.was_away(2000.0)
+
+
+class Client:
+    """A client of paho whose socket the broker has closed."""
+
+    on_disconnect = None
+
+    def subscribe(self, _filters: object) -> None: ...
+
+    def loop_misc(self) -> None: ...
+
+    def socket(self) -> None:
+        return None
+
+
+def _cut_off(link: Link, now: float, *, after: float) -> None:
+    """Make a connection that the broker ends `after` seconds from its CONNACK, at `now`."""
+    link.connect(now)
+    client = link._client = Client()
+    link._on_connect(client, None, None, Code(), None)
+    link._on_subscribe(None, None, 1, [Code()], None)
+    if after:
+        link._let_in_at = now
+    link._on_disconnect(None, None, Code(), Code(0x80), None)
+    link.service(now + after)
+
+
+@pytest.fixture
+def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_mqtt.worker.link.connect", lambda *_, **__: None)
+
+
+@pytest.mark.usefixtures("no_socket")
+@pytest.mark.parametrize("after", [0.0, 0.5])
+def test_who_is_cut_off_again_and_again_is_told_where_to_look(caplog: pytest.LogCaptureFixture, after: float) -> None:
+    link = _link()
+    for number in range(CUT_OFF_TIMES):
+        assert "mosquitto/acl" not in caplog.text
+        _cut_off(link, 60.0 * number, after=after)
+    assert "; check account and access rules (mosquitto/acl)" in caplog.messages[-1]
+
+
+@pytest.mark.usefixtures("no_socket")
+def test_links_that_are_lost_now_and_then_are_no_matter_of_access(caplog: pytest.LogCaptureFixture) -> None:
+    link = _link()
+    for number in range(4 * CUT_OFF_TIMES):
+        _cut_off(link, 60.0 * number, after=0.5 if number % CUT_OFF_TIMES else 5.0)
+    assert "connection lost" in caplog.text
+    assert "mosquitto/acl" not in caplog.text
+
+
+@pytest.mark.usefixtures("no_socket")
+def test_a_broker_that_says_what_it_denies_is_not_guessed_about(caplog: pytest.LogCaptureFixture) -> None:
+    link = _link()
+    for number in range(CUT_OFF_TIMES + 1):
+        link.connect(60.0 * number)
+        client = link._client = Client()
+        link._on_connect(client, None, None, Code(), None)
+        link._on_subscribe(None, None, 1, [Code(0x87)], None)
+        link.service(60.0 * number)
+    assert "the broker denies a; check its access rules" in caplog.text
+    assert "check account" not in caplog.text

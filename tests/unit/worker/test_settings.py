@@ -28,6 +28,15 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
     return seen
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [("mqtt://edge-1:p@h", 1), ("mqtt://edge-2:p@h", 0), ("mqtts://h", 0), ("mqtt://:p@h", 0)],
+)
+def test_an_account_that_is_not_the_name_is_a_warning(caplog: pytest.LogCaptureFixture, url: str, said: int) -> None:
+    worker_main._warn_of_account(_settings(broker_url=url, name="edge-2"))
+    assert caplog.text.count("the account 'edge-1' of broker_url is not the worker's name 'edge-2'") == said
+
+
 def test_defaults_fit_the_machine() -> None:
     settings = _settings()
     assert settings.name == host_name()

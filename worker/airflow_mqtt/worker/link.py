@@ -34,6 +34,14 @@ CONNECT_TIMEOUT = 5.0
 #: From CONNECT to the granted subscriptions.
 HANDSHAKE_TIMEOUT = 15.0
 
+#: A broker that lets us in and cuts us off within `CUT_OFF_AFTER` seconds, this often in a row, does so for a reason.
+#: Mosquitto does not say it: what it may not let pass ends the connection.
+CUT_OFF_AFTER = 1.0
+CUT_OFF_TIMES = 3
+CUT_OFF_ADVICE = (
+    "check account and access rules (mosquitto/acl), and that the broker takes messages of max_message_bytes"
+)
+
 #: How long a broker keeps the session of a worker that is away (MQTT 5).
 SESSION_EXPIRY = 24 * 3600
 
@@ -137,6 +145,18 @@ def _properties(kind: str, **values: Any) -> Any:
     return properties
 
 
+def refusal(code: Any) -> str:
+    """Return what a CONNACK that is a failure means to a person."""
+    if code.value in DENIED:
+        return f"access denied ({code}); check user, password and client id of broker_url"
+    return f"refused ({code})"
+
+
+def denial(topics: list[str]) -> str:
+    """Return what a SUBACK without `topics` means to a person."""
+    return f"the broker denies {', '.join(topics)}; check its access rules (mosquitto/acl)"
+
+
 def connect(client: "paho.Client", settings: WorkerSettings, *, v5: bool, clean: bool) -> None:
     """Send CONNECT; `OSError` when the broker cannot be reached."""
     url = settings.broker_url
@@ -173,6 +193,9 @@ class Link:
         self._v5 = settings.mqtt_version != "3.1.1"
         self._opened = False  # whether this connection got as far as a socket
         self._answered = False  # … and as far as CONNACK
+        self._let_in = False  # … and that let us in
+        self._let_in_at: float | None = None
+        self._cut_off = 0  # connections in a row that the broker ended soon after that
         self._up = False
         self._made_at = 0.0
         self._next_at = 0.0
@@ -222,7 +245,8 @@ class Link:
     def connect(self, now: float) -> None:
         """Begin a connection. Whether it comes about, `take` tells."""
         self._made_at = now
-        self._answered = self._opened = False
+        self._answered = self._opened = self._let_in = False
+        self._let_in_at = None
         self._unacknowledged.clear()
         self._why = ""  # what the last connection said after its end
         topic, will = self._begin()
@@ -293,17 +317,17 @@ class Link:
         if code.value == UNSUPPORTED_VERSION:
             return  # as if it had not answered: the other version is next
         self._answered = True
-        if not code.is_failure:
-            client.subscribe([(topic, 1) for topic in self._filters])
-        elif code.value in DENIED:
-            self._refused(f"access denied ({code}); check user, password and client id of broker_url")
-        else:
-            self._refused(f"refused ({code})")
+        if code.is_failure:
+            self._refused(refusal(code))
+            return
+        self._let_in = True
+        client.subscribe([(topic, 1) for topic in self._filters])
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
         denied = [topic for topic, code in zip(self._filters, codes, strict=False) if code.is_failure]
         if denied:
-            self._refused(f"the broker denies {', '.join(denied)}; check its access rules (mosquitto/acl)")
+            self._let_in = False  # it says why, so there is nothing to guess
+            self._refused(denial(denied))
             return
         self._up = True
         self._said.clear()
@@ -368,9 +392,18 @@ class Link:
             self._why = "no answer from the broker"
         if self._client.socket() is None or self._why:
             why, self._why = self._why or "connection closed", ""
-            self.failed(why, now)
+            self.failed(self._advised(why, now), now)
             return
+        if self._let_in and self._let_in_at is None:
+            self._let_in_at = now
         self._watch()
+
+    def _advised(self, why: str, now: float) -> str:
+        """Add what to look at when one connection after another ends as soon as the broker has let us in."""
+        # Without a time it was let in and cut off within one round.
+        soon = self._let_in and (self._let_in_at is None or now - self._let_in_at <= CUT_OFF_AFTER)
+        self._cut_off = self._cut_off + 1 if soon else 0
+        return f"{why}; {CUT_OFF_ADVICE}" if self._cut_off >= CUT_OFF_TIMES else why
 
     def _watch(self) -> None:
         """Keep the selector's view of paho's socket right; paho makes and closes it as it likes."""

@@ -148,6 +148,7 @@ def _work(settings: WorkerSettings) -> None:
             selector,
             lambda: name_is_taken(settings, ours, config.instance, v5=link.v5),
         )
+        _warn_of_account(settings)
         log.info("worker %s starts: queues %s, %d slots", settings.name, ",".join(settings.queues), settings.slots)
         try:
             loop.recover()
@@ -156,6 +157,18 @@ def _work(settings: WorkerSettings) -> None:
             link.drop()
             local_api.close()
             runners.close()
+
+
+def _warn_of_account(settings: WorkerSettings) -> None:
+    """Say that the account is not the name; only that, since not every broker has the rules of `mosquitto/acl`."""
+    account, name = settings.broker_url.username, settings.name
+    if account and account != name:
+        log.warning(
+            "the account %r of broker_url is not the worker's name %r: the broker's rules bind topics to the name;"
+            " give --name or broker_url the other's name, unless your broker has other rules",
+            account,
+            name,
+        )
 
 
 def _boot(journal: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Probe, ReportedState, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind, Topics
-from airflow_mqtt.worker.link import HANDSHAKE_TIMEOUT, UNSUPPORTED_VERSION, build_client, connect
+from airflow_mqtt.worker.link import HANDSHAKE_TIMEOUT, UNSUPPORTED_VERSION, build_client, connect, denial, refusal
 from airflow_mqtt.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -75,13 +75,13 @@ def _listen(client: Any, topic: str, seen: _Seen) -> None:
     def on_connect(client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
         seen.answered = code.value != UNSUPPORTED_VERSION
         if code.is_failure:
-            seen.failed = f"refused ({code})"
+            seen.failed = refusal(code)
         else:
             client.subscribe(topic, 1)
 
     def on_subscribe(_client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
         seen.granted = not any(code.is_failure for code in codes)
-        seen.failed = "" if seen.granted else f"the broker denies {topic}"
+        seen.failed = "" if seen.granted else denial([topic])
 
     def on_message(_client: Any, _data: Any, message: Any) -> None:
         try:

@@ -1,14 +1,18 @@
 """Which errors of a real database pass by themselves, and which a person must mend."""
 
 import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 
 import asyncpg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge import database, tables
 from airflow_mqtt.bridge.database import Database, is_transient, make_engine, refusal
+from airflow_mqtt.protocol.errors import RefusedError
 
 
 def error_of(url, *, work=None):
@@ -47,9 +51,37 @@ def test_tables_that_are_there_are_accepted(database_url):
 
 
 def test_no_tables(database_url):
+    change(database_url, *(f"DROP TABLE {table.name}" for table in reversed(tables.metadata.sorted_tables)))
     error = error_of(database_url)
     assert not is_transient(error)
     assert "airflow db migrate" in str(refusal(error))
+
+
+def test_no_file(sqlite_url):
+    error = error_of(sqlite_url)
+    assert isinstance(error, RefusedError)
+    assert "there is no database at /" in str(error) and "airflow db migrate" in str(error)
+    assert isinstance(error_of(sqlite_url), RefusedError)  # the first look has made none
+
+
+def test_a_file_that_goes_while_it_is_used_may_come_back(sqlite_url):
+    make_tables(sqlite_url).dispose()
+
+    async def gone(engine):
+        Path(make_url(sqlite_url).database).unlink()
+        async with engine.connect() as connection:
+            await connection.execute(sa.text("SELECT 1 FROM mqtt_job"))
+
+    error = error_of(sqlite_url, work=gone)
+    assert is_transient(error) and refusal(error) is None
+    assert not Path(make_url(sqlite_url).database).exists()
+
+
+def test_a_locked_file_is_waited_for(sqlite_url):
+    make_tables(sqlite_url).dispose()
+    with closing(sqlite3.connect(make_url(sqlite_url).database)) as writer:
+        writer.execute("BEGIN EXCLUSIVE")
+        database._look(make_url(sqlite_url).database)
 
 
 def test_a_column_that_this_version_needs_is_missing(database_url):

@@ -69,3 +69,38 @@ def test_a_bridge_whose_database_is_silent_can_be_stopped(start):
             assert bridge.ended() == 0
             assert time.monotonic() - asked < 5
     assert bridge.lines() == []
+
+
+def only_line(bridge, code=1):
+    assert bridge.ended() == code
+    (line,) = bridge.lines()
+    return line
+
+
+def test_a_mistyped_path_of_sqlite_makes_no_file(start, tmp_path):
+    path = tmp_path / "a directory" / "air flow.db"
+    for missing in (path, path.with_name("other.db")):
+        line = only_line(start(f"sqlite:///{missing}"))
+        assert f"there is no database at {missing}; check database_url" in line
+        assert "airflow db migrate" in line
+        path.parent.mkdir(exist_ok=True)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_empty_database_wants_a_migration(start, tmp_path):
+    (tmp_path / "100 %41 #1?.db").touch()
+    line = only_line(start(f"sqlite:///{tmp_path}/100 %2541 %231%3f.db"))
+    assert "the database has not the tables" in line and "airflow db migrate" in line
+
+
+@pytest.mark.parametrize("content", [b"no database, but a text that somebody wrote\n" * 100, None])
+def test_a_file_that_is_no_database(start, tmp_path, content):
+    path = tmp_path / "airflow.db"
+    path.mkdir() if content is None else path.write_bytes(content)
+    line = only_line(start(f"sqlite:///{path}"))
+    assert f"the database at {path} cannot be used" in line
+    assert "check database_url" in line
+
+
+def test_two_slashes_are_a_mistake_in_the_settings(start):
+    assert "a path needs sqlite:////absolute/path" in only_line(start("sqlite://airflow.db"), code=2)

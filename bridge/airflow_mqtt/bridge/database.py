@@ -2,13 +2,15 @@
 
 import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote
 from weakref import WeakSet
 
 import asyncpg
 from sqlalchemy import event, select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, NotSupportedError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -74,7 +76,7 @@ def make_engine(url: str, *, instance: str = "", idle_limit: float = 3.0) -> Asy
     backend = parsed.drivername.partition("+")[0]
     parsed = parsed.set(drivername=_DRIVERS[backend])
     if backend == "sqlite":
-        engine = create_async_engine(parsed, connect_args={"timeout": _SQLITE_BUSY, "factory": _Connection})
+        engine = create_async_engine(_existing(parsed), connect_args={"timeout": _SQLITE_BUSY, "factory": _Connection})
         _take_write_lock_at_begin(engine)
         return engine
     limit = str(max(1, round(idle_limit * 1000)))
@@ -90,6 +92,22 @@ def make_engine(url: str, *, instance: str = "", idle_limit: float = 3.0) -> Asy
     return create_async_engine(
         parsed.set(query={}), async_creator=connect, pool_size=10, max_overflow=10, pool_pre_ping=True
     )
+
+
+def sqlite_uri(path: str) -> str:
+    """Return the name by which SQLite opens the file at `path` without making one: a mistyped path stays a mistake.
+
+    https://www.sqlite.org/uri.html
+    """
+    return f"{_name(path)}?mode=rw"
+
+
+def _name(path: str) -> str:
+    return path if path.startswith("file:") else f"file:{quote(str(Path(path).absolute()))}"
+
+
+def _existing(url: URL) -> URL:
+    return url.set(database=_name(str(url.database))).update_query_dict({"mode": "rw", "uri": "true"})
 
 
 async def connect_by_url(url: str, *, server_settings: dict[str, str]) -> asyncpg.Connection:
@@ -156,7 +174,12 @@ class Database:
             yield await connection.execution_options(**{_READ_ONLY: True})
 
     async def check(self) -> None:
-        """Raise `RefusedError` when our tables are not there, not as this version needs them, or not ours to read."""
+        """Raise what `refusal` tells of tables that are not there, not as this version needs them, or not ours to read.
+
+        Raises `RefusedError` for a SQLite file that is not there, or none: later, somebody may be putting it back.
+        """
+        if self.engine.dialect.name == "sqlite":
+            _look(str(self.engine.url.database))
         async with self.read() as connection:
             for table in tables.metadata.sorted_tables:
                 await connection.execute(select(*table.c).limit(0))
@@ -169,6 +192,9 @@ _PASSING: Final = frozenset({"08", "40", "53", "55", "57", "58"})
 _REFUSING: Final = frozenset({"28", "3D", "3F", "42"})
 
 _IDLE_IN_TRANSACTION: Final = "25P03"
+
+#: What SQLite says of a file that is not there or may not be opened, and of one that is something else.
+_NO_DATABASE: Final = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOTADB})
 
 
 def is_transient(error: BaseException) -> bool:
@@ -191,6 +217,31 @@ def refusal(error: BaseException) -> RefusedError | None:
     return RefusedError(
         f"the database has not the tables of this airflow-mqtt ({said}): run `airflow db migrate` at the Airflow site,"
         " with the same version of airflow-mqtt[airflow] installed there"
+    )
+
+
+def _look(name: str) -> None:
+    """Raise `RefusedError` when there is no database at `name`.
+
+    Not by aiosqlite: its thread goes on when a connection fails, and complains of an event loop that has closed.
+    """
+    try:
+        with closing(sqlite3.connect(sqlite_uri(name), uri=True, timeout=0)) as connection:
+            connection.execute("PRAGMA schema_version")
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _NO_DATABASE:  # the rest of the code says more of the cause
+            raise _no_database(Path(unquote(name.removeprefix("file:"))), str(error)) from None
+
+
+def _no_database(path: Path, said: str) -> RefusedError:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return RefusedError(f"there is no database at {path}; check database_url, or make it with `airflow db migrate`")
+    except OSError as error:
+        said = str(error.strerror)
+    return RefusedError(
+        f"the database at {path} cannot be used ({said}); check database_url, and what the bridge may read"
     )
 
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import asyncpg
@@ -15,7 +16,7 @@ from sqlalchemy.engine import make_url
 from tenacity import AsyncRetrying, wait_random_exponential
 
 from airflow_mqtt.bridge import tables
-from airflow_mqtt.bridge.database import connect_by_url
+from airflow_mqtt.bridge.database import connect_by_url, sqlite_uri
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,14 @@ _LISTEN_CHECK: Final = 30.0
 async def watch(database_url: str, team_name: str, wake: Callable[[], None]) -> None:
     """Call `wake` whenever new rows may be there. Runs until cancelled; survives what the database does."""
     url = make_url(database_url)
+    hear = partial(_listen, database_url, team_name, wake)
     if url.drivername.startswith("sqlite"):
-        await _watch_sqlite(str(url.database), wake)
-        return
+        hear = partial(_watch_sqlite, str(url.database), wake)
     async for attempt in AsyncRetrying(wait=wait_random_exponential(multiplier=0.5, max=10)):
         with attempt:
             try:
-                await _listen(database_url, team_name, wake)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                await hear()
+            except (OSError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
                 log.warning("the database's notifications are interrupted, polling meanwhile: %s", error)
                 raise
 
@@ -59,7 +60,7 @@ async def _listen(url: str, team_name: str, wake: Callable[[], None]) -> None:
 
 
 async def _watch_sqlite(path: str, wake: Callable[[], None]) -> None:
-    connection = sqlite3.connect(path, timeout=0.01)
+    connection = sqlite3.connect(sqlite_uri(path), uri=True, timeout=0.01)
     try:
         seen = None
         while True:

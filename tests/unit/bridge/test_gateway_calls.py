@@ -93,6 +93,7 @@ request.count = 0
 
 @pytest.fixture
 async def bench(tmp_path):
+    (tmp_path / "bridge.db").touch()
     made = Bench(f"sqlite:///{tmp_path}/bridge.db")
     async with made.engine.begin() as connection:
         await connection.run_sync(tables.metadata.create_all)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from airflow_mqtt.bridge.settings import SETTINGS as BRIDGE_SETTINGS
 from airflow_mqtt.cli.main import main
+from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import RefusedError, SettingError
 from airflow_mqtt.protocol.settings import Source, resolve
 from airflow_mqtt.worker import main as worker_main
@@ -66,6 +68,12 @@ def test_defaults_fit_the_machine() -> None:
         ("broker_url", "amqp://h"),
         ("labels", "no-equals"),
         ("log_level", "loud"),
+        ("max_message_bytes", "8388609"),
+        ("python", " "),
+        ("python", "/nowhere/python"),
+        ("python", "no-such-python"),
+        ("python", "~nosuchuser/python"),
+        ("python", "/"),
     ],
 )
 def test_what_does_not_fit_is_named(name: str, value: str) -> None:
@@ -82,6 +90,30 @@ def test_without_a_home_the_state_directory_must_be_given(monkeypatch, tmp_path:
     with pytest.raises(SettingError, match="--state-dir"):
         _settings()
     assert _settings(state_dir=str(tmp_path)).state_dir == tmp_path
+
+
+def test_a_program_is_found_as_a_shell_finds_it(tmp_path: Path, monkeypatch) -> None:
+    program = tmp_path / "python-of-tasks"
+    program.symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for given in (str(program), "python-of-tasks", "./python-of-tasks", "~/python-of-tasks"):
+        assert _settings(python=given).python == str(program)
+    assert _settings().python == sys.executable
+
+
+def test_a_program_that_may_not_be_run_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "python").touch(mode=0o644)
+    with pytest.raises(SettingError, match="no program that may be run"):
+        _settings(python=str(tmp_path / "python"))
+
+
+def test_a_message_may_be_as_large_as_the_protocol_takes() -> None:
+    """One that is larger would be refused by each bridge, and sent again for ever."""
+    assert _settings(max_message_bytes=str(MAX_DECODED_BYTES)).max_message_bytes == MAX_DECODED_BYTES
+    (bridges,) = (setting for setting in BRIDGE_SETTINGS if setting.name == "max_message_bytes")
+    assert bridges.parse(str(MAX_DECODED_BYTES)) == MAX_DECODED_BYTES
 
 
 def test_certificate_and_key_go_together(tmp_path: Path) -> None:
@@ -108,6 +140,10 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(ran, tmp_pa
         (["worker", "run", "--broker-url", "mqtt://u:hidden@h:x"], "broker_url from the flag"),
         (["worker", "run", "--config", "/nowhere.toml"], "/nowhere.toml cannot be read"),
         (["worker", "run", "--broker-url"], "expected one argument"),
+        (
+            ["worker", "run", "--broker-url", "mqtt://h", "--python", "/nonexistent"],
+            "python from the flag --python: '/nonexistent' does not fit (no such program)",
+        ),
         (["nonsense"], "invalid choice"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import sys
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
+from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, fitting
 from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pairs, seconds, text
@@ -68,6 +70,16 @@ def _path(value: str) -> Path:
     return _expanded(text(value))
 
 
+def _program(value: str) -> str:
+    """Return the program's path, made absolute: runners start in directories of their own."""
+    wanted = str(_expanded(text(value)))
+    found = shutil.which(wanted)
+    if found is None:
+        there = os.sep in wanted and Path(wanted).exists()
+        raise SettingError("it is no program that may be run" if there else "no such program")
+    return str(Path(found).absolute())  # not resolved: the link of a virtual environment is what makes it one
+
+
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "broker_url",
@@ -114,8 +126,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("tls_key_file", _file, "a PEM file", "Key of the client certificate."),
     Setting(
         "max_message_bytes",
-        integer(16_384, 256 * 1024 * 1024),
-        "16384 to 268435456 bytes",
+        integer(16_384, MAX_DECODED_BYTES),
+        f"16384 to {MAX_DECODED_BYTES} bytes",
         "The largest message that it sends; the broker and the bridge must allow as much.",
         "1044480",
     ),
@@ -165,7 +177,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "python",
-        text,
+        _program,
         "a Python interpreter with apache-airflow-task-sdk",
         "Runs the tasks. Default: the one that runs the worker.",
     ),

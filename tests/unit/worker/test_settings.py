@@ -145,6 +145,12 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(ran, tmp_pa
             "python from the flag --python: '/nonexistent' does not fit (no such program)",
         ),
         (["nonsense"], "invalid choice"),
+        (["--nonsense"], "unrecognized arguments: --nonsense; see airflow-mqtt --help"),
+        (["worker", "run", "--nmae", "x"], "unrecognized arguments: --nmae x; see airflow-mqtt worker run --help"),
+        (["bridge", "run", "--nmae", "x"], "unrecognized arguments: --nmae x; see airflow-mqtt bridge run --help"),
+        (["worker", "--nmae"], "see airflow-mqtt worker run --help"),
+        (["worker"], "give `run`: airflow-mqtt worker run …; see airflow-mqtt worker run --help"),
+        (["bridge"], "give `run`: airflow-mqtt bridge run …; see airflow-mqtt bridge run --help"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(ran, capsys, arguments: list[str], said: str) -> None:

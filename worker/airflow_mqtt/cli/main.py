@@ -48,13 +48,16 @@ PARTS = (
     ),
 )
 
+PROG = "airflow-mqtt"
+
 #: Names that only `airflow.cfg [mqtt]` knows, and that may still be in a shared environment or file.
 FOREIGN: frozenset[str] = frozenset({"config"})
 
 EPILOG = (
     "Each setting is a flag, an environment variable " + ENV_PREFIX + "NAME, or a key NAME of the TOML file"
     " given with --config; a flag goes before the environment, and that before the file."
-    " Exit codes: 0 done, 1 refused, 2 a wrong setting; of a worker also 3 name in use, 74 disk full or broken."
+    " Exit codes: 0 done, 1 refused, 2 a wrong setting; of a worker also 3 name in use,"
+    " 74 disk full, read-only or broken."
 )
 
 
@@ -75,10 +78,16 @@ def _run(given: list[str]) -> int:
     wanted = next((part for part in PARTS if given[:1] == [part.name]), None)
     module = _load(wanted) if wanted else None
     settings = module.SETTINGS if module else ()
-    chosen = _parser(wanted, settings).parse_args(given)
-    if wanted is None or getattr(chosen, "action", None) is None:
-        _parser(wanted, settings).print_help()
+    parser = _parser(wanted, settings)
+    chosen, unknown = parser.parse_known_args(given)
+    command = f"{PROG} {wanted.name} run" if wanted else PROG
+    if unknown:  # `parse_args` would point to the help of the whole command, which lists no flags
+        raise SettingError(f"unrecognized arguments: {' '.join(unknown)}; see {command} --help")
+    if wanted is None:
+        parser.print_help()
         return EXIT_SETTINGS
+    if chosen.action is None:
+        raise SettingError(f"give `run`: {command} …; see {command} --help")
     sources = _sources(settings, chosen, os.environ)
     if more := getattr(module, "airflow_sources", None):  # a part that runs at the Airflow site
         sources += more(os.environ)
@@ -111,7 +120,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(wanted: Part | None, settings: Sequence[Setting]) -> argparse.ArgumentParser:
-    parser = _Parser(prog="airflow-mqtt", description="Airflow where only MQTT reaches.", epilog=EPILOG)
+    parser = _Parser(prog=PROG, description="Airflow where only MQTT reaches.", epilog=EPILOG)
     parser.add_argument("--version", action=_Version, nargs=0, help="Say the version.")
     parts = parser.add_subparsers(metavar="worker|bridge", parser_class=_Parser)
     for part in PARTS:

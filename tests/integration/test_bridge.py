@@ -327,6 +327,21 @@ def test_a_worker_that_does_not_answer_does_not_get_every_job(site, worker, brok
         assert worker.order().job == job
 
 
+def test_a_device_that_claims_what_it_does_not_hold_is_told_of_a_part(site, worker, broker):
+    """Births without end, each with all that fits: settled once a batch, and no more is said than can be published."""
+    site.start_bridge()
+    with FakeWorker(broker.url("edge-2"), "edge-2") as liar:
+        wait_for(lambda: liar.acks.qsize(), 20, "the bridge")
+        liar.held = {(f"invented-{number}", 1): "running" for number in range(2000)}
+        for _ in range(8):
+            liar.introduce()
+        job = site.queue(slots=1)
+        start(worker, worker.order())
+        site.wait_state(job, "running")
+        wait_for(lambda: liar.acks.qsize() > 1, 20, "an acknowledgement of its last birth")
+        assert liar.orders.qsize() <= 8 * 256
+
+
 def test_the_figures_of_a_queue_that_is_gone_are_cleared(site, worker, broker):
     """Else a device could fill the broker's store, with a name at a time."""
     site.start_bridge()

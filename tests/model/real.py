@@ -37,7 +37,7 @@ def given_up(state: str, begun: bool) -> JobEvent | None:
         state=JobState(state), worker="w", started_at=_LONG_AGO if begun else None, published_at=_LONG_AGO, publishes=1
     )
     silent = worker(name="w", state=WorkerState.UNKNOWN, seen_at=_LONG_AGO)
-    return sweep.due(held, silent, _RULES, now=NOW, hearing_since=_LONG_AGO, connected_since=_LONG_AGO).event
+    return sweep.due(held, silent, _RULES, now=NOW, connected_since=_LONG_AGO).event
 
 
 @cache
@@ -45,7 +45,7 @@ def resent(state: str) -> sweep.Resend | None:
     """Return what `sweep.due` publishes again for a job whose worker lives and says nothing."""
     held = job(state=JobState(state), worker="w", published_at=_LONG_AGO, publishes=1)
     living = worker(name="w", state=WorkerState.IDLE, seen_at=NOW)
-    return sweep.due(held, living, _RULES, now=NOW, hearing_since=_LONG_AGO, connected_since=_LONG_AGO).resend
+    return sweep.due(held, living, _RULES, now=NOW, connected_since=_LONG_AGO).resend
 
 
 @cache

@@ -9,10 +9,11 @@ from execution_api import Airflow
 from memory import MemoryDatabase, MemoryTx, drive
 from world import EPOCH_TIME, TOPICS, Simulation
 
-from airflow_mqtt.bridge import fleet, gateway, routes
+from airflow_mqtt.bridge import gateway, routes
 from airflow_mqtt.bridge.database import DeposedError
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
 from airflow_mqtt.bridge.intake import Call, Intake
+from airflow_mqtt.bridge.listening import Listening
 from airflow_mqtt.bridge.routes import Refusal
 from airflow_mqtt.bridge.settings import SETTINGS, BridgeSettings
 from airflow_mqtt.bridge.values import Job
@@ -53,12 +54,13 @@ class SimBridge:
         self.intake = Intake(TOPICS, 10**6)
         self.client: Client | None = None
         self.connected_since: float | None = None
-        self.hearing_since = self.looked_at = 0.0
+        self.listening = Listening(self.clock)
         self.heard: list[Heard] = []
         self.delayed: list[Callable[[], None]] = []
         self.busy: set[tuple[str, str, str]] = set()
         self.answers: dict[tuple[str, str, str], Response] = {}
         sim.note(f"{self.name} leads with epoch {self.epoch}")
+        drive(self.dispatcher.take_over(self.db.transaction(self.epoch), self.clock))
         self._tick()
         self._beat()
 
@@ -135,12 +137,14 @@ class SimBridge:
         )
         if self.broker.connect(client, persistent=False):
             self.client = client
-            self.connected_since = self.hearing_since = self.looked_at = self.clock
+            self.connected_since = self.clock
+            self.listening.connect(self.clock)
             self._publish_one(TOPICS.bridge_status, self._status(BridgeState.LEADING), retain=True)
 
     def _lost(self) -> None:
         self.client = None
         self.connected_since = None
+        self.listening.lose(self.clock)
 
     def _publish(self, out: list[Any]) -> None:
         for message in out:
@@ -167,7 +171,10 @@ class SimBridge:
     def _hear(self) -> None:
         batch, self.heard = self.heard, []
         now = self.clock
-        out = self._commit(lambda tx: self.dispatcher.hear(tx, batch, now=now, hearing_since=self.hearing_since))
+        out = self._commit(lambda tx: self.dispatcher.hear(tx, batch, now=now, deaf=self.listening.deaf))
+        for name in {heard.worker for heard in batch}:
+            if name in self.db.workers and self.db.workers[name].seen_at == now:
+                self.db.heard.setdefault(name, []).append(self.sim.now)
         self._publish(out or [])
 
     def _tick(self) -> None:
@@ -177,11 +184,11 @@ class SimBridge:
             self._connect()
         if self.connected_since is not None:
             now = self.clock
-            since = fleet.hearing_since(self.hearing_since, looked_at=self.looked_at, now=now)
-            times = {"now": now, "hearing_since": since, "connected_since": self.connected_since}
+            self.listening.look(now)
+            times = {"now": now, "deaf": self.listening.deaf, "connected_since": self.connected_since}
             result = self._commit(lambda tx: self.dispatcher.tick(tx, **times))
             if result is not None:
-                self.hearing_since, self.looked_at = since, now
+                self.listening.deaf -= times["deaf"]
                 self._publish(result[0])
         if self.alive:
             self.sim.at(1.0, lambda: self._awake(self._tick))

@@ -19,6 +19,7 @@ class MemoryDatabase:
         self.rows: dict[str, dict[str, Any]] = {}
         self.workers: dict[str, Worker] = {}
         self.logs: dict[tuple[str, int], bytes] = {}
+        self.heard: dict[str, list[float]] = {}  # worker -> when a sign of life of it was applied; for the judge
         self.history: list[tuple[float, str, int, str, str, str]] = []
 
     def transaction(self, epoch: int) -> "MemoryTx":
@@ -101,6 +102,14 @@ class MemoryTx:
 
     async def save_worker_state(self, worker: Worker) -> None:
         self._db.workers[worker.name] = replace(self._db.workers[worker.name], state=worker.state)
+
+    async def last_heard(self) -> float | None:
+        return max((worker.seen_at for worker in self._db.workers.values() if worker.seen_at), default=None)
+
+    async def forgive(self, seconds: float, now: float) -> None:
+        for name, worker in self._db.workers.items():
+            if worker.seen_at:
+                self._db.workers[name] = replace(worker, seen_at=min(now, worker.seen_at + seconds))
 
     async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool:
         row = self._db.rows[job.id]

@@ -11,7 +11,7 @@ import memory
 import runner
 import scenario
 
-from airflow_mqtt.bridge import dispatcher, fleet, gateway, sweep
+from airflow_mqtt.bridge import dispatcher, fleet, gateway, listening, sweep
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.jobs import settle as real_settle
 from airflow_mqtt.worker.core import calls, core, endings, orders, outbox, renewal, status
@@ -153,14 +153,15 @@ def _():
 
 @mutant("bridge: its own deafness counts as the fleet's silence")
 def _():
-    return mock.patch.object(
-        fleet, "silent_for", lambda worker, *, now, hearing_since: now - worker.seen_at + sim_bridge.LOST_AFTER * 0.8
-    )
+    async def forgive(self, seconds, now):
+        pass
+
+    return mock.patch.object(memory.MemoryTx, "forgive", forgive)
 
 
 @mutant("bridge: its own sleep counts as the fleet's silence")
 def _():
-    return mock.patch.object(fleet, "hearing_since", lambda before, **_: before)
+    return mock.patch.object(listening, "GAP", float("inf"))
 
 
 @mutant("bridge: a birth does not settle what was forgotten")

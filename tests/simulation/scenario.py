@@ -43,7 +43,7 @@ class Scenario:
         self.doubles: list[Device] = []  # second devices of a name
         self.off_disk: set[str] = set()  # jobs that were in a journal when its disk was lost, replaced, or went back
         self.alone_until = 0.0
-        self.woken: list[float] = []  # when a bridge woke up of which nobody had taken the place
+        self.asleep: list[tuple[float, float]] = []  # from when to when there was a bridge, and it slept
 
     # --- the parts ----------------------------------------------------------------------------------------
 
@@ -66,6 +66,7 @@ class Scenario:
         """Keep a bridge leading: whenever none lives, or the leader sleeps, the next takes over."""
         leader = self.bridges[-1] if self.bridges else None
         if leader is None or not leader.alive or (leader.asleep and self.sim.now >= self.alone_until):
+            self.asleep = [(since, min(to, self.sim.now)) for since, to in self.asleep]
             self.bridges.append(SimBridge(self.sim, self.broker, self.db, self.airflow, len(self.bridges) + 1))
         self.sim.at(3.0, self._lead)
 
@@ -124,7 +125,7 @@ class Scenario:
         if leader.alive and not leader.asleep:
             self.sim.faults["bridge asleep, and no other there"] += 1
             self.alone_until = self.sim.now + seconds
-            self.woken.append(self.alone_until)
+            self.asleep.append((self.sim.now, self.alone_until))
             leader.sleep(seconds)
 
     def _kill_worker(self) -> None:
@@ -284,10 +285,10 @@ class Scenario:
         row = self.db.rows[id_]
         if "has been silent for" not in row["reason"]:
             return set()
-        silence = float(row["reason"].split("silent for ")[1].split(" s")[0])
-        ended = row["finished_at"] - EPOCH_TIME
-        unheard = any(ended - silence < woken - 1.0 and woken <= ended for woken in self.woken)
-        return {id_} if silence >= LOST_AFTER and not unheard else set()
+        name, ended = row["reason"].split()[1], row["finished_at"] - EPOCH_TIME
+        heard = max(at for at in self.db.heard[name] if at <= ended)
+        unheard = sum(max(0.0, min(to, ended) - max(since, heard)) for since, to in self.asleep)
+        return {id_} if ended - heard - unheard >= LOST_AFTER - 2.0 else set()
 
     def _check_log(self, id_: str, row: dict, bad: list[str]) -> None:
         """The whole log has arrived, unless its disk was lost before. Of a disk that went back more may come: what its

@@ -75,7 +75,7 @@ class _Round:
     moved: list[Job] = field(default_factory=list)
     answered: set[str] = field(default_factory=set)
     logs: dict[str, dict[str, int]] = field(default_factory=dict)
-    births: dict[str, Born] = field(default_factory=dict)
+    births: dict[str, Born] = field(default_factory=dict)  # the newest of each worker
     out: list[Outgoing] = field(default_factory=list)
 
 
@@ -97,20 +97,30 @@ class Dispatcher:
 
     # --- messages of workers ------------------------------------------------------------------------------
 
-    async def hear(self, tx: Tx, batch: Sequence[Heard], *, now: float, hearing_since: float) -> list[Outgoing]:
-        """Apply what arrived together, in one transaction; the acknowledgements come out with the rest."""
+    async def take_over(self, tx: Tx, now: float) -> None:
+        """Begin to lead: since the bridge before us heard anybody, nobody could be heard."""
+        last = await tx.last_heard()
+        if last is not None:
+            await tx.forgive(now - last, now)
+
+    async def hear(self, tx: Tx, batch: Sequence[Heard], *, now: float, deaf: float) -> list[Outgoing]:
+        """Apply what arrived together, in one transaction; the acknowledgements come out with the rest.
+
+        `deaf` is `Listening.deaf`, for which the next `tick` makes allowance.
+        """
         names = {heard.worker for heard in batch}
         self.stirred = any(isinstance(heard.message, Born) for heard in batch)
         known = await tx.workers(names)
         state = _Round(
             workers={name: known.get(name, Worker.unheard(name)) for name in names},
             jobs=await tx.jobs({id_ for heard in batch for id_ in _job_ids(heard)}),
-            births={heard.worker: heard.message for heard in batch if isinstance(heard.message, Born)},
         )
         for heard in batch:
             await self._hear_one(tx, heard, state, now)
+        for name, born in state.births.items():
+            await self._settle_birth(tx, name, born, state, now)
         for name in names:
-            await self._save(tx, known.get(name), state.workers[name], now, hearing_since)
+            await self._save(tx, known.get(name), state.workers[name], now, deaf)
         acks = [
             self._post.ack(state.workers[name], self._epoch, state.logs.get(name, {}))
             for name in state.answered
@@ -137,8 +147,7 @@ class Dispatcher:
                     self._renew(worker.name, born.journal, state)
                 elif not fleet.is_late(worker, born):
                     state.workers[worker.name] = self._hear_birth(worker, born, now)
-                    if state.births[worker.name] is born:  # the last one says all that those before it said
-                        await self._settle_birth(tx, worker.name, born, state, now)
+                    state.births[worker.name] = born  # settled once: it says all that those before it said
             case Event() as event:
                 await self._hear_event(tx, worker, event, state, now)
             case LogChunk() as chunk:
@@ -284,8 +293,8 @@ class Dispatcher:
             state.jobs[after.id] = after
             state.moved.append(after)
 
-    async def _save(self, tx: Tx, before: Worker | None, worker: Worker, now: float, hearing_since: float) -> None:
-        after = _judged(worker, now, hearing_since)
+    async def _save(self, tx: Tx, before: Worker | None, worker: Worker, now: float, deaf: float) -> None:
+        after = _judged(worker, now, deaf)
         if after == before:
             return
         await tx.save_worker(after)
@@ -295,20 +304,20 @@ class Dispatcher:
 
     # --- time and new rows --------------------------------------------------------------------------------
 
-    async def tick(
-        self, tx: Tx, *, now: float, hearing_since: float, connected_since: float
-    ) -> tuple[list[Outgoing], bool]:
+    async def tick(self, tx: Tx, *, now: float, deaf: float, connected_since: float) -> tuple[list[Outgoing], bool]:
         """Do what is due and place what is queued. Returns what to publish, and whether more may be placed."""
-        workers = await self._judge_all(tx, now, hearing_since)
+        if deaf:
+            await tx.forgive(deaf, now)
+        workers = await self._judge_all(tx, now)
         out = self._wishes_due(workers, now)
-        out += await self._sweep(tx, workers, now, hearing_since, connected_since)
+        out += await self._sweep(tx, workers, now, connected_since)
         placed, more = await self._place(tx, workers, now)
         return out + placed, more
 
-    async def _judge_all(self, tx: Tx, now: float, hearing_since: float) -> dict[str, Worker]:
+    async def _judge_all(self, tx: Tx, now: float) -> dict[str, Worker]:
         workers = await tx.workers()
         for name, worker in workers.items():
-            workers[name] = _judged(worker, now, hearing_since)
+            workers[name] = _judged(worker, now)
             if workers[name].state != worker.state:
                 await tx.save_worker_state(workers[name])
                 log.info("worker %s: %s", name, workers[name].state)
@@ -331,21 +340,12 @@ class Dispatcher:
         unheard = worker.state not in GONE and worker.status is not None and worker.status.revision != revision
         return unheard and now - at >= self._settings.accept_timeout
 
-    async def _sweep(
-        self, tx: Tx, workers: dict[str, Worker], now: float, hearing_since: float, connected_since: float
-    ) -> list[Outgoing]:
+    async def _sweep(self, tx: Tx, workers: dict[str, Worker], now: float, connected_since: float) -> list[Outgoing]:
         gone = [name for name, worker in workers.items() if worker.state in GONE]
         moved, again = [], []
         for job in await tx.due(gone):
             worker = workers.get(job.worker or "") or Worker.unheard(job.worker or "")
-            due = sweep.due(
-                job,
-                worker,
-                self._rules(job),
-                now=now,
-                hearing_since=hearing_since,
-                connected_since=connected_since,
-            )
+            due = sweep.due(job, worker, self._rules(job), now=now, connected_since=connected_since)
             if due.event is not None:
                 after = await tx.move(job, due.event, now=now, by=self._by, reason=due.reason)
                 if after is not None:
@@ -437,8 +437,8 @@ def _at(worker: Worker, seq: int, now: float) -> Worker:
     return replace(worker, seq=seq, seen_at=now)
 
 
-def _judged(worker: Worker, now: float, hearing_since: float) -> Worker:
-    return replace(worker, state=fleet.judge(worker, now=now, hearing_since=hearing_since))
+def _judged(worker: Worker, now: float, deaf: float = 0.0) -> Worker:
+    return replace(worker, state=fleet.judge(worker, now=now, deaf=deaf))
 
 
 def _holds(job: Job | None, worker: str, attempt: int) -> bool:

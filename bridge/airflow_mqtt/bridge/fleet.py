@@ -13,9 +13,6 @@ from airflow_mqtt.protocol.workers import (
     wish_of,
 )
 
-#: Seconds between two looks at the fleet from which on what it said in between may wait, unread.
-GAP = 5.0
-
 #: How many replaced journals of a worker are remembered.
 PAST_JOURNALS = 8
 
@@ -126,35 +123,25 @@ def is_late(worker: Worker, born: Born) -> bool:
     return born.journal == worker.journal and (born.connection, born.number) <= (worker.connection, worker.birth)
 
 
-def hearing_since(before: float, *, looked_at: float, now: float) -> float:
-    """Return since when we have heard the fleet without a gap; `before` is what that was at `looked_at`.
-
-    A bridge that was stopped, a machine that slept, a clock that was set: what workers said meanwhile waits to be
-    read, or went to nobody.
-    """
-    return before if 0 <= now - looked_at < GAP else now
-
-
-def silent_for(worker: Worker, *, now: float, hearing_since: float) -> float:
+def silent_for(worker: Worker, *, now: float, deaf: float = 0.0) -> float:
     """Return for how many seconds nothing was heard of `worker`, in the time that we could have heard it.
 
-    What was heard in the future was heard by another clock than the one that says `now`.
+    `deaf` are seconds in which we could not, and for which `store.Tx.forgive` has not yet moved `seen_at`.
     """
-    seen_at = worker.seen_at if worker.seen_at <= now else 0.0
-    return now - max(seen_at, hearing_since)
+    return now - worker.seen_at - deaf
 
 
-def judge(worker: Worker, *, now: float, hearing_since: float) -> WorkerState:
+def judge(worker: Worker, *, now: float, deaf: float = 0.0) -> WorkerState:
     """Return the state of `worker`.
 
-    `hearing_since` is when this bridge began to hear the broker: a bridge that was down, or cut off, must not
-    take its own deafness for the silence of the fleet.
+    A bridge that was down, cut off or asleep must not take its own deafness for the silence of the fleet: see
+    `silent_for`.
     """
     wish = wish_of(maintenance=worker.desired.maintenance, shutdown=worker.desired.shutdown)
     status = worker.status
     if status is None:
         return WorkerState.UNKNOWN
-    silence = silent_for(worker, now=now, hearing_since=hearing_since)
+    silence = silent_for(worker, now=now, deaf=deaf)
     never_heard = worker.seen_at == 0.0
     silent = never_heard or silence > SILENT_AFTER_INTERVALS * max(status.interval, 1.0)
     seen = observe(status.state, maintenance=status.maintenance, running=status.running, silent=silent)

@@ -9,7 +9,6 @@ from airflow_mqtt.bridge.values import Job, Worker
 from airflow_mqtt.protocol.messages import understands
 from airflow_mqtt.protocol.workers import PLACEABLE
 
-
 #: (kind, free slots) -> queues in which a job of that kind may have so many slots, and no more.
 Room = Mapping[tuple[str, int], Collection[str]]
 

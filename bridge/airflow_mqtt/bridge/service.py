@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
-from airflow_mqtt.bridge import figures, fleet, heartbeats, lease, wakeup
+from airflow_mqtt.bridge import figures, heartbeats, lease, wakeup
 from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine, refusal
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
 from airflow_mqtt.bridge.execution_api import ExecutionApi
@@ -16,6 +16,7 @@ from airflow_mqtt.bridge.gateway import Gateway
 from airflow_mqtt.bridge.intake import Backlog, Call, Echo, Intake, Other
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.link import Link
+from airflow_mqtt.bridge.listening import Listening
 from airflow_mqtt.bridge.outgoing import Outgoing
 from airflow_mqtt.bridge.pulse import Pulse
 from airflow_mqtt.bridge.retention import Retention
@@ -186,7 +187,7 @@ class Leader:
         )
         self._retention = Retention(database, settings.retention)
         self._connected_since: float | None = None
-        self._hearing_since = self._looked_at = 0.0  # see `fleet.hearing_since`
+        self._listening = Listening(time.time())
         self._work = asyncio.Event()  # messages wait
         self._wake = asyncio.Event()  # rows or slots may have changed
         self._published: dict[str, QueueStatus] = {}
@@ -196,12 +197,15 @@ class Leader:
     async def run(self) -> None:
         settings = self._settings
         try:
+            while not await self._guarded(self._take_over()):  # noqa: ASYNC110  a database is waited for, and no event
+                await asyncio.sleep(_RETRY)
             async with asyncio.TaskGroup() as group:
                 self._group = group
                 group.create_task(
                     wakeup.watch(settings.database_url, settings.team_name, self._wake.set), name="wake up"
                 )
                 group.create_task(self._link.run(self._receive, self._connected, self._disconnected), name="broker")
+                group.create_task(self._listen(), name="listen")
                 group.create_task(self._hear(), name="apply messages")
                 group.create_task(self._tick(), name="place and sweep")
                 group.create_task(self._every(settings.task_heartbeat_interval, self._beat), name="heartbeats")
@@ -217,13 +221,15 @@ class Leader:
     # --- broker -------------------------------------------------------------------------------------------
 
     async def _connected(self) -> None:
-        self._connected_since = self._hearing_since = self._looked_at = time.time()
+        self._connected_since = time.time()
+        self._listening.connect(self._connected_since)
         self._published.clear()
         await self._link.publish([self._status(BridgeState.LEADING)])
         self._wake.set()
 
     def _disconnected(self) -> None:
         self._connected_since = None
+        self._listening.lose(time.time())
 
     def _status(self, state: BridgeState) -> Outgoing:
         status = BridgeStatus(
@@ -315,10 +321,23 @@ class Leader:
         async with self._database.write() as connection:
             now = time.time()  # once the lock is ours: nothing in the database is newer
             tx = SqlTx(connection, self._settings.team_name)
-            out = await self._dispatcher.hear(tx, batch, now=now, hearing_since=self._hearing_since)
+            out = await self._dispatcher.hear(tx, batch, now=now, deaf=self._listening.deaf)
         if self._dispatcher.stirred or any(isinstance(heard.message, Event) for heard in batch):
             self._wake.set()  # slots may be free, which a heartbeat alone does not change
         await self._link.publish(out)
+
+    async def _take_over(self) -> None:
+        """Before anybody is heard."""
+        async with self._database.write() as connection:
+            now = time.time()
+            await self._dispatcher.take_over(SqlTx(connection, self._settings.team_name), now)
+        self._listening = Listening(now)
+
+    async def _listen(self) -> None:
+        """Look at the clock, however long a tick takes: a slow database is not deafness."""
+        while True:
+            self._listening.look(time.time())
+            await asyncio.sleep(_TICK)
 
     async def _tick(self) -> None:
         while True:
@@ -338,11 +357,10 @@ class Leader:
             async with self._database.write() as connection:
                 now = time.time()
                 tx = SqlTx(connection, self._settings.team_name)
-                since = fleet.hearing_since(self._hearing_since, looked_at=self._looked_at, now=now)
-                out, more = await self._dispatcher.tick(
-                    tx, now=now, hearing_since=since, connected_since=connected_since
-                )
-            self._hearing_since, self._looked_at = since, now
+                self._listening.look(now)
+                deaf = self._listening.deaf
+                out, more = await self._dispatcher.tick(tx, now=now, deaf=deaf, connected_since=connected_since)
+            self._listening.deaf -= deaf
             await self._link.publish(out)
 
         if not await self._guarded(tick()):

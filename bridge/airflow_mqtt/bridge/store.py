@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import Select, Table, and_, delete, func, insert, or_, select, union, update
+from sqlalchemy import Select, Table, and_, case, delete, func, insert, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airflow_mqtt.bridge import tables, transitions
@@ -47,6 +47,8 @@ class Tx(Protocol):
     async def workers(self, names: Collection[str] | None = None) -> dict[str, Worker]: ...
     async def save_worker(self, worker: Worker) -> None: ...
     async def save_worker_state(self, worker: Worker) -> None: ...
+    async def last_heard(self) -> float | None: ...
+    async def forgive(self, seconds: float, now: float) -> None: ...
     async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool: ...
 
 
@@ -157,6 +159,24 @@ class SqlTx:
             update(tables.worker)
             .where(column.team_name == self._team, column.name == worker.name)
             .values(state=worker.state.value)
+        )
+        await self._connection.execute(statement)
+
+    async def last_heard(self) -> float | None:
+        """When any worker was heard last; None when none ever was."""
+        column = tables.worker.c
+        query = select(func.max(column.seen_at)).where(column.team_name == self._team, column.seen_at > 0)
+        last: float | None = await self._connection.scalar(query)
+        return last
+
+    async def forgive(self, seconds: float, now: float) -> None:
+        """Count `seconds` as if they had not passed since any worker was heard: nobody could be."""
+        column = tables.worker.c
+        later = column.seen_at + seconds
+        statement = (
+            update(tables.worker)
+            .where(column.team_name == self._team, column.seen_at > 0)
+            .values(seen_at=case((later < now, later), else_=now))
         )
         await self._connection.execute(statement)
 

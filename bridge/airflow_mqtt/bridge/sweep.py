@@ -37,13 +37,13 @@ class Rules:
 NOTHING = Due()
 
 
-def due(job: Job, worker: Worker, rules: Rules, *, now: float, hearing_since: float, connected_since: float) -> Due:
+def due(job: Job, worker: Worker, rules: Rules, *, now: float, connected_since: float) -> Due:
     """Return what is due for `job`, held by `worker`, whose `state` has been judged at `now`.
 
-    `connected_since` is when this connection to the broker was made, `hearing_since` is `fleet.hearing_since`.
+    `connected_since` is when this connection to the broker was made.
     """
     gone = worker.state in GONE
-    silence = fleet.silent_for(worker, now=now, hearing_since=hearing_since)
+    silence = fleet.silent_for(worker, now=now)
     given_up = gone and silence > rules.lost_after
     match job.state:
         case JobState.DISPATCHED | JobState.ACCEPTED if gone:

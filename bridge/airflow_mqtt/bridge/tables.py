@@ -131,7 +131,9 @@ worker = Table(
     Column("info", Text, nullable=False, server_default="{}"),  # last messages.WorkerInfo
     Column("instance", Text, nullable=False, server_default=""),
     Column("connection", BigInteger, nullable=False, server_default=text("0")),
-    Column("seen_at", Double, nullable=False),  # by the bridge's clock
+    Column(
+        "seen_at", Double, nullable=False
+    ),  # by the bridge's clock, and later by all the time since in which no bridge listened
     # Position in its stream of events.
     Column("journal", Text, nullable=False, server_default=""),
     Column("past_journals", Text, nullable=False, server_default="[]"),  # a late Born of one of them is known

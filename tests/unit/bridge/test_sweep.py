@@ -8,8 +8,8 @@ from bridge_samples import NOW, job, worker
 RULES = Rules(accept_timeout=10, accept_tries=3, lost_after=900)
 
 
-def of(j, w=None, now=NOW, hearing_since=0.0, connected_since=0.0):
-    return due(j, w or worker(), RULES, now=now, hearing_since=hearing_since, connected_since=connected_since)
+def of(j, w=None, now=NOW, connected_since=0.0):
+    return due(j, w or worker(), RULES, now=now, connected_since=connected_since)
 
 
 def held(state, **values):
@@ -48,7 +48,6 @@ def test_a_running_job_is_covered_until_lost_after():
     gone = worker(state=WorkerState.UNKNOWN)
     assert of(held(JobState.RUNNING), gone, now=NOW + 900) == NOTHING
     assert of(held(JobState.RUNNING), gone, now=NOW + 901).event is JobEvent.LOSE
-    assert of(held(JobState.RUNNING), gone, now=NOW + 901, hearing_since=NOW + 100) == NOTHING
 
 
 def test_a_running_job_of_a_living_worker_is_left_alone():

@@ -108,7 +108,7 @@ class Dispatcher:
 
         `deaf` is `Listening.deaf`, for which the next `tick` makes allowance.
         """
-        names = {heard.worker for heard in batch}
+        names = list(dict.fromkeys(heard.worker for heard in batch))
         self.stirred = any(isinstance(heard.message, Born) for heard in batch)
         known = await tx.workers(names)
         state = _Round(
@@ -123,8 +123,8 @@ class Dispatcher:
             await self._save(tx, known.get(name), state.workers[name], now, deaf)
         acks = [
             self._post.ack(state.workers[name], self._epoch, state.logs.get(name, {}))
-            for name in state.answered
-            if state.workers[name].journal
+            for name in names
+            if name in state.answered and state.workers[name].journal
         ]
         return [*acks, *state.out, *self._post.statuses(state.moved, now)]
 

@@ -8,7 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
+from airflow_mqtt.bridge import tables
 from servers import free_port, wait_for
 
 
@@ -104,3 +106,63 @@ def test_a_file_that_is_no_database(start, tmp_path, content):
 
 def test_two_slashes_are_a_mistake_in_the_settings(start):
     assert "a path needs sqlite:////absolute/path" in only_line(start("sqlite://airflow.db"), code=2)
+
+
+@pytest.fixture
+def migrated(sqlite_url):
+    engine = sa.create_engine(sqlite_url)
+    tables.metadata.create_all(engine)
+    engine.dispose()
+    return sqlite_url
+
+
+def of_link(bridge):
+    """What the link has said, without the time."""
+    return [line.partition("bridge.link: ")[2] for line in bridge.lines() if "bridge.link: " in line]
+
+
+def await_tries(broker, number):
+    """Wait until the broker has seen so many connections; it names each in its log."""
+    wait_for(lambda: broker.log.read_text().count("New connection from") >= number, what="tries", timeout=30)
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_an_account_without_rights_is_told_where_to_look_and_once(start, broker, migrated, version):
+    bridge = start(migrated, "--mqtt-version", version, broker_url=broker.url("edge-1"))
+    wait_for(
+        lambda: "check account and access rules (mosquitto/acl)" in "".join(bridge.lines()), what="advice", timeout=60
+    )
+    await_tries(broker, 6)
+    bridge.process.send_signal(signal.SIGTERM)
+    assert bridge.ended() == 0
+    said = of_link(bridge)
+    assert len(said) == len(set(said)), said
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_a_wrong_password_is_named_once(start, broker, migrated, version):
+    wrong = f"mqtt://bridge:wrong@{broker.host}:{broker.port}"
+    bridge = start(migrated, "--mqtt-version", version, broker_url=wrong)
+    await_tries(broker, 4)
+    bridge.process.send_signal(signal.SIGTERM)
+    assert bridge.ended() == 0
+    (line,) = of_link(bridge)
+    assert "access denied (" in line and "check user and password of broker_url" in line
+
+
+def test_each_outage_of_the_broker_is_said_with_its_end(start, broker, migrated):
+    bridge = start(migrated, broker_url=broker.url("bridge"))
+
+    def said(text, times):
+        wait_for(lambda: "".join(bridge.lines()).count(text) >= times, what=f"{text} ({times})", timeout=30)
+
+    for times in (1, 2):
+        said("connected to broker", times)
+        broker.kill()
+        said("connection lost", times)
+        said("Connection refused", times)
+        broker.start()
+    said("connected to broker", 3)
+    bridge.process.send_signal(signal.SIGTERM)
+    assert bridge.ended() == 0
+    assert len(of_link(bridge)) <= 9, of_link(bridge)  # also what it met in the middle of publishing

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
@@ -43,6 +44,13 @@ ECHO_TIMEOUT: Final = 25.0
 #: Reason codes of a SUBACK from here on are failures (MQTT 5 section 3.9.3, MQTT 3.1.1 section 3.9.3).
 _FAILURE: Final = 0x80
 
+#: Reason codes of a CONNACK, as paho shows those of both versions: bad user name or password, not authorized.
+_DENIED: Final = frozenset({0x86, 0x87})
+
+#: Seconds. A connection that ends sooner than this after its CONNACK, and the next one too, is one that a broker ends:
+#: Mosquitto does so with who may not write what it must.
+_SHORT: Final = 1.0
+
 _KEEPALIVE: Final = 20
 _INFLIGHT: Final = 2000
 
@@ -61,6 +69,10 @@ Receive = Callable[[str, bytes, bool], None]
 
 class DeafError(aiomqtt.MqttError):
     """The connection stands, but our own messages do not come back."""
+
+
+class DeniedError(aiomqtt.MqttError):
+    """The broker grants this account no subscription that the bridge needs."""
 
 
 class _Client(aiomqtt.Client):
@@ -114,6 +126,8 @@ class Link:
         self._v5 = False
         self._echoed = asyncio.Event()
         self._lost = asyncio.Event()
+        self._said: set[str] = set()  # in this outage, which ends when we have heard ourselves
+        self._short_ones = 0  # connections in a row that ended right after CONNACK
 
     async def run(self, receive: Receive, connected: Callable[[], Awaitable[None]], lost: Callable[[], None]) -> None:
         """Connect and receive, again and again, until cancelled."""
@@ -121,24 +135,40 @@ class Link:
         versions = deque(_VERSIONS[self._settings.mqtt_version])
         failures, proven = 0, False
         while True:
-            made = False
+            made_at: float | None = None
             try:
                 async with self._connect(versions[0]) as client:
-                    made, proven, failures = True, True, 0
+                    made_at, proven = time.monotonic(), True
                     await self._serve(client, receive, connected)
             except* (aiomqtt.MqttError, OSError) as group:
                 error = first_of(group)
-                log.warning("broker %s: %s", self._settings.broker_url, error)
-                if not made and _speaks_another(error, proven=proven):
+                self._say_lost(error, made_at)
+                if made_at is None and _speaks_another(error, proven=proven):
                     versions.rotate(1)
             finally:
                 self._client = None
                 self._lost.set()
                 lost()
-            failures += 1
+            failures = 1 if made_at is not None and not self._short_ones else failures + 1
             state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
             state.attempt_number = failures
             await asyncio.sleep(0.2 + wait(state))
+
+    def _say_lost(self, error: BaseException, made_at: float | None) -> None:
+        """Say why there is no connection, once for each reason in an outage."""
+        if made_at is not None:
+            self._short_ones = self._short_ones + 1 if time.monotonic() - made_at < _SHORT else 0
+        text = _reason(error)
+        if made_at is not None and self._short_ones > 1 and not isinstance(error, DeniedError):
+            text = "it ends each connection at once; check account and access rules (mosquitto/acl)"
+        if text not in self._said:
+            log.warning("broker %s: %s; trying again for as long as it takes", self._settings.broker_url, text)
+            self._said.add(text)
+
+    def _say_made(self) -> None:
+        log.info("connected to broker %s", self._settings.broker_url)
+        self._said.clear()
+        self._short_ones = 0
 
     def _connect(self, version: aiomqtt.ProtocolVersion) -> aiomqtt.Client:
         settings, url = self._settings, self._settings.broker_url
@@ -168,7 +198,6 @@ class Link:
             reader = group.create_task(self._read(client, receive), name="read from the broker")
             _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
             self._client, self._lost = client, asyncio.Event()
-            log.info("connected to broker %s", self._settings.broker_url)
             await connected()
             group.create_task(self._echo(client), name="listen to ourselves")
             await reader
@@ -185,13 +214,17 @@ class Link:
         workers are known for it. "Connected" is not "receiving".
         """
         topic = self._topics.bridge_echo(self._settings.instance)
+        heard = False
         while True:
             self._echoed.clear()
             await client.publish(topic, b"{}", qos=1, timeout=_ACK_TIMEOUT)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._echoed.wait(), ECHO_TIMEOUT)
             if not self._echoed.is_set():
-                raise DeafError("connected, but nothing is received; connecting anew")
+                raise DeafError("connected, but nothing is received")
+            if not heard:
+                self._say_made()
+                heard = True
             await asyncio.sleep(ECHO_INTERVAL)
 
     def echoed(self) -> None:
@@ -246,11 +279,19 @@ def _speaks_another(error: BaseException, *, proven: bool) -> bool:
     return not proven and not isinstance(error.__context__, (ConnectionRefusedError, socket.gaierror))
 
 
+def _reason(error: BaseException) -> str:
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError) and getattr(error.rc, "value", error.rc) in _DENIED:
+        return f"access denied ({error}); check user and password of broker_url"
+    if isinstance(error.__cause__, aiomqtt.MqttError):  # aiomqtt says that it noticed, and there what it noticed
+        return f"connection lost ({error.__cause__})"
+    return str(error) or type(error).__name__
+
+
 def _check(filters: list[str], codes: Iterable[Any]) -> None:
-    """Raise `MqttError` for what the broker refuses. What it grants and then withholds, only the echo shows."""
+    """Raise `DeniedError` for what the broker refuses. What it grants and then withholds, only the echo shows."""
     denied = [name for name, code in zip(filters, codes, strict=False) if getattr(code, "value", code) >= _FAILURE]
     if denied:
-        raise aiomqtt.MqttError(f"it denies {', '.join(denied)}; check its access rules (mosquitto/acl)")
+        raise DeniedError(f"it denies {', '.join(denied)}; check its access rules (mosquitto/acl)")
 
 
 def _tls(settings: BridgeSettings) -> ssl.SSLContext:

@@ -22,8 +22,9 @@ def run(values: Mapping[str, Any]) -> int:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("httpx", "httpcore", "mqtt", "aiosqlite"):
+    for noisy in ("httpx", "httpcore", "aiosqlite"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mqtt").setLevel(logging.CRITICAL)  # paho's words for what the link says once, at each try
     failed = False
     try:
         asyncio.run(_run(settings))

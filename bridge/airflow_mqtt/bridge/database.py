@@ -191,6 +191,9 @@ _PASSING: Final = frozenset({"08", "40", "53", "55", "57", "58"})
 #: Those that a person must mend: access, database or schema that is not there, syntax (a column that is missing).
 _REFUSING: Final = frozenset({"28", "3D", "3F", "42"})
 
+#: Of these: no such schema, table, column.
+_LACKING: Final = frozenset({"3F000", "42P01", "42703"})
+
 _IDLE_IN_TRANSACTION: Final = "25P03"
 
 #: What SQLite says of a file that is not there or may not be opened, and of one that is something else.
@@ -245,9 +248,14 @@ def _no_database(path: Path, said: str) -> RefusedError:
     )
 
 
+def lacks_tables(error: DBAPIError) -> bool:
+    """Whether a table or a column is not there, or the schema that they would be in."""
+    return _code(error) in _LACKING or _lacks(error)
+
+
 def _code(error: DBAPIError) -> str:
-    """The SQLSTATE; empty where the database has none."""
-    return getattr(error.orig, "sqlstate", None) or ""
+    """The SQLSTATE, as asyncpg and psycopg call it, or psycopg2; empty where the database has none."""
+    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
 
 
 def _lacks(error: BaseException) -> bool:

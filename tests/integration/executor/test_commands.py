@@ -1,6 +1,9 @@
 """`airflow mqtt …`, through Airflow's own parser."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -8,6 +11,7 @@ from sqlalchemy import insert, select
 
 from airflow_mqtt.bridge import tables
 from airflow_mqtt.protocol.jobs import JobEvent
+from demo.processes import free_port
 from integration.executor.world import TO_RUNNING
 
 
@@ -103,3 +107,44 @@ def test_cancel_of_what_has_ended_or_never_was(run, world):
         run("cancel-job", job.id)
     with pytest.raises(SystemExit, match="There is no job"):
         run("cancel-job", "nothing")
+
+
+ALL = [
+    ["list-workers"], ["list-jobs"], ["show-job", "one"], ["cancel-job", "one"], ["request-maintenance", "edge-1"],
+    ["exit-maintenance", "edge-1"], ["shutdown-worker", "edge-1"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def without_tables(world):
+    with world.session() as session:
+        tables.metadata.drop_all(session.connection())
+    yield
+    with world.session() as session:
+        tables.metadata.create_all(session.connection())
+
+
+@pytest.mark.parametrize("command", ALL, ids=lambda command: command[0])
+def test_tables_that_are_not_there_are_said_in_one_line(run, without_tables, command):
+    with pytest.raises(SystemExit) as caught:
+        run(*command)
+    assert caught.value.code == "the database has not the tables of airflow-mqtt: run `airflow db migrate`"
+
+
+@pytest.mark.parametrize("kind", ["nobody answers", "no directory", "no database"])
+def test_a_database_that_does_not_answer_is_said_in_one_line(world, tmp_path, kind):
+    """As a process: Airflow itself must not have met it before."""
+    (tmp_path / "text").write_text("no database, but a text that somebody wrote\n" * 100)
+    url = {
+        "nobody answers": f"postgresql+psycopg2://u:p@127.0.0.1:{free_port()}/d",
+        "no directory": f"sqlite:///{tmp_path}/missing/airflow.db",
+        "no database": f"sqlite:///{tmp_path}/text",
+    }[kind]
+    environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url, "AIRFLOW_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "airflow", "mqtt", "list-workers"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    said = done.stderr.splitlines()
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert said[-1].startswith("the database does not answer: "), done.stderr
+    assert said[-1].endswith("; check [database] sql_alchemy_conn")
+    assert "Traceback" not in done.stdout + done.stderr

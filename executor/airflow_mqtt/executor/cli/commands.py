@@ -4,6 +4,7 @@ import time
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import wraps
 from typing import Any, Final, NoReturn
 
 import orjson
@@ -12,9 +13,11 @@ from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.platform import getuser
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
 from sqlalchemy import select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge.database import is_transient, lacks_tables, refusal
 from airflow_mqtt.executor import compat, core, store, wishes
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.workers import GONE
@@ -28,8 +31,24 @@ _TRIES: Final = 5
 
 
 def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-    """Make a command as Airflow's own are: its logs do not mix with what is printed."""
-    made: Callable[[Namespace], None] = suppress_logs_and_warning(providers_configuration_loaded(function))
+    """Make a command as Airflow's own are: its logs do not mix with what is printed.
+
+    A database that does not answer, or lacks our tables, is one line.
+    """
+
+    @wraps(function)
+    def told(args: Namespace) -> None:
+        try:
+            function(args)
+        except DBAPIError as error:
+            if lacks_tables(error):
+                _refuse("the database has not the tables of airflow-mqtt: run `airflow db migrate`")
+            if is_transient(error) or refusal(error):
+                said = str(error.orig).strip().splitlines()[0]
+                _refuse(f"the database does not answer: {said}; check [database] sql_alchemy_conn")
+            raise
+
+    made: Callable[[Namespace], None] = suppress_logs_and_warning(providers_configuration_loaded(told))
     return made
 
 

@@ -191,11 +191,17 @@ def test_the_executor_revokes(site, worker):
 
 
 def test_a_silent_workers_task_is_lost_after_its_time(site, worker):
-    site.start_bridge("--lost-after", "2")
+    site.start_bridge("--lost-after", "6")
     job = site.queue()
     start(worker, worker.order())
     worker.quiet = True
+    began = time.monotonic()
     worker.status("offline", reason="lost")
+    while time.monotonic() - began < 3:
+        assert site.job(job).state == "running"
+        time.sleep(0.1)
+    beats = len(site.api.calls("PUT", "heartbeat"))
+    wait_for(lambda: len(site.api.calls("PUT", "heartbeat")) > beats, 2, "a heartbeat of the silent worker's task")
     site.wait_state(job, "lost")
 
 

@@ -18,7 +18,7 @@ from airflow_mqtt.executor.store import Record
 from airflow_mqtt.executor.workload import Dispatch, row_of
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
-#: Seconds between two looks at the tokens, and at callbacks whose scheduler has died.
+#: Seconds between two looks at the tokens, and at what schedulers that died have left behind.
 HOUSEKEEPING_INTERVAL: Final = 30.0
 
 _REVOKED: Final = "revoked by the scheduler"
@@ -258,25 +258,32 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             self._take_over_callbacks()
 
     def _renew_tokens(self, now: float, waiting_life: float, started_life: float) -> None:
-        """Replace tokens past half their life, so that neither a long wait nor a long outage kills a task."""
+        """Replace tokens past half their life, so that neither a long wait nor a long outage kills a task.
+
+        Those of jobs whose scheduler died too, adopted or not; where several schedulers try, one of them succeeds.
+        """
         limits = {"waiting_before": now - waiting_life / 2, "started_before": now - started_life / 2}
         with compat.own_session() as session:
-            for row in store.aging_tokens(session, self._owner, self._team, **limits):
+            living = self._living_schedulers(session)
+            for row in store.aging_tokens(session, self._owner, self._team, living=living, **limits):
                 waiting = row.state in store.NOT_STARTED
                 token = compat.mint(self.jwt_generator, row.subject, waiting=waiting)
                 store.renew_token(session, row, token, now)
 
     def _take_over_callbacks(self) -> None:
         """Adopt callbacks of schedulers that died: Airflow itself adopts only task instances."""
-        from airflow.jobs.job import Job  # noqa: PLC0415 - heavy, and the API server does not need it
-
         with compat.own_session() as session:
-            living = select(Job.id).where(Job.job_type == "SchedulerJob", Job.state == "running")
-            owners = {self._owner, *map(str, session.scalars(living))}
-            found = store.ownerless_callbacks(session, owners, self._team)
+            found = store.ownerless_callbacks(session, self._living_schedulers(session), self._team)
             taken = [job for job in found if store.take_over(session, job.id, job.owner, self._owner)]
         for job in taken:
             self._remember(compat.callback_key(job.subject), job.id)
+
+    def _living_schedulers(self, session: Session) -> set[str]:
+        """Return the owners that see to their own jobs: this scheduler, and those that Airflow holds to be running."""
+        from airflow.jobs.job import Job  # noqa: PLC0415 - heavy, and the API server does not need it
+
+        running = select(Job.id).where(Job.job_type == "SchedulerJob", Job.state == "running")
+        return {self._owner, *map(str, session.scalars(running))}
 
     def _remember(self, key: Any, job_id: str) -> None:
         # At once, since `parallelism` counts what is in `running`.

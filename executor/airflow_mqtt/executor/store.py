@@ -155,26 +155,36 @@ def cancel(session: Session, job: Record, *, now: float, by: str, reason: str) -
 
 
 def aging_tokens(
-    session: Session, owner: str, team_name: str, *, waiting_before: float, started_before: float
+    session: Session,
+    owner: str,
+    team_name: str,
+    *,
+    living: Collection[str] = (),
+    waiting_before: float,
+    started_before: float,
 ) -> Sequence[Record]:
     """Return jobs whose token is older than it should get, the oldest first.
 
-    The two limits are times since the epoch, for jobs that wait and for jobs that have started.
+    Those of `owner`, and those whose scheduler is not among `living`: nobody adopts a job of a task that an operator
+    has ended, and its last request needs a token too. The two limits are times since the epoch, for jobs that wait
+    and for jobs that have started.
     """
+    others = set(living) - {owner}
     old = or_(
         and_(_job.state.in_([state.value for state in NOT_STARTED]), _job.token_at < waiting_before),
         and_(_job.state.in_([state.value for state in STARTED]), _job.token_at < started_before),
     )
     statement = (
         select(_job.id, _job.subject, _job.state, _job.token_at)
-        .where(_job.owner == owner, _job.team_name == team_name, _job.finished_at.is_(None), old)
-        .order_by(_job.token_at)
+        .where(_job.owner.not_in(others), _job.team_name == team_name, _job.finished_at.is_(None), old)
+        # The same order for all who renew, so that two of them cannot wait for each other's rows.
+        .order_by(_job.token_at, _job.id)
         .limit(BATCH)
     )
     return session.execute(statement).all()
 
 
 def renew_token(session: Session, row: Record, token: str, now: float) -> bool:
-    """Replace the token of `row`; False when the bridge refreshed it, or the job moved, in the meantime."""
+    """Replace the token of `row`; False when the bridge or another scheduler was first, or the job moved."""
     statement = update(tables.job).where(_job.id == row.id, _job.state == row.state, _job.token_at == row.token_at)
     return changed(session, statement.values(token=token, token_at=now)) == 1

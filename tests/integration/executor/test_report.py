@@ -309,3 +309,10 @@ def test_callbacks_of_a_scheduler_that_died_are_taken_over(world, callback):
     assert heir.get_event_buffer() == {callback.key: ("failed", "exit code 1")}
     assert world.job(job.id).owner == "2"
     assert heir.slots_occupied == 0
+
+
+def test_callbacks_of_a_living_scheduler_are_its_own(world, callback):
+    living = world.scheduler()
+    job = queue_callback(world, world.executor(living), callback)
+    world.executor(world.scheduler()).sync()
+    assert world.job(job.id).owner == str(living)

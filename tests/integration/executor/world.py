@@ -93,6 +93,15 @@ class World:
         with self.session() as session:
             session.execute(update(TaskInstance).where(TaskInstance.id == ti.id).values(**values))
 
+    def scheduler(self, state: str = "running") -> int:
+        """Make a scheduler as Airflow knows it, and return its job id."""
+        from airflow.jobs.job import Job
+
+        with self.session() as session:
+            values = {"job_type": "SchedulerJob", "state": state, "latest_heartbeat": datetime.now(UTC)}
+            made = session.execute(insert(Job.__table__).values(**values))
+            return int(made.inserted_primary_key[0])
+
     # --- the executor's side ------------------------------------------------------------------------------
 
     def executor(self, job_id: Any = 1, **kwargs: Any) -> Any:
@@ -153,9 +162,11 @@ class World:
             session.execute(insert(tables.job_log).values(**row))
 
     def clear(self) -> None:
+        from airflow.jobs.job import Job
         from airflow.models.taskinstance import TaskInstance
 
         with self.session() as session:
             for table in tables.metadata.tables.values():
                 session.execute(delete(table))
             session.execute(delete(TaskInstance))
+            session.execute(delete(Job))

@@ -28,6 +28,9 @@ _log = tables.job_log.c
 #: Chunks of one read: with the 16 KiB of a chunk, about a megabyte at a time in memory.
 _PAGE: Final = 64
 
+#: Characters of a line that are kept in memory while its end has not come. What is longer is shown as several lines.
+_LINE: Final = 1024 * 1024
+
 #: How the log of a triggerer is called beside that of its task: `FileTaskHandler.add_triggerer_suffix`.
 _TRIGGER_PATH: Final = re.compile(r"(?P<task>.+)\.trigger\.(?P<triggerer>\d+)\.log")
 
@@ -63,15 +66,31 @@ def assemble(chunks: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
 
 
 def lines_of(pieces: Iterable[bytes], *, complete: bool) -> Iterator[str]:
-    """Return the lines of a log in `pieces`. The last one, if it has no end yet, only when the log is `complete`."""
+    """Return the lines of a log in `pieces`. The last one, if it has no end yet, only when the log is `complete`.
+
+    A line of more than `_LINE` characters is cut into several, at the same places however `pieces` are cut.
+    """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    rest = ""
+    held: list[str] = []  # of the line that has no end yet; joined rarely, since that takes as long as it has become
+    size = 0
     for piece in pieces:
-        *lines, rest = (rest + decoder.decode(piece)).split("\n")
-        yield from lines
-    rest += decoder.decode(b"", final=True)
-    if complete and rest:
-        yield rest
+        *ends, rest = decoder.decode(piece).split("\n")
+        for end in ends:
+            yield from _cut("".join((*held, end)))
+            held, size = [], 0
+        held.append(rest)
+        size += len(rest)
+        if size > _LINE:
+            *full, rest = _cut("".join(held))
+            yield from full
+            held, size = [rest], len(rest)
+    line = "".join(held) + decoder.decode(b"", final=True)
+    if complete and line:
+        yield from _cut(line)
+
+
+def _cut(line: str) -> list[str]:
+    return [line[start : start + _LINE] for start in range(0, len(line) or 1, _LINE)]
 
 
 def of_running(ti: Any, try_number: int) -> tuple[list[str], list[str]]:

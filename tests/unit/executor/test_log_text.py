@@ -1,7 +1,10 @@
 """Chunks become text, however they were cut, repeated or lost."""
 
 import io
+import time
+import tracemalloc
 from itertools import pairwise
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -45,6 +48,34 @@ def test_a_gap_is_said():
 def test_a_line_without_an_end_waits_for_it():
     assert list(lines_of([b"one\ntw"], complete=False)) == ["one"]
     assert list(lines_of([b"one\ntw"], complete=True)) == ["one", "tw"]
+
+
+@given(st.text("ab\n\N{EURO SIGN}", max_size=60), st.lists(st.integers(min_value=0, max_value=200)), st.booleans())
+def test_a_long_line_is_cut_wherever_its_chunks_are(text, points, complete):
+    *ends, rest = text.split("\n")
+    expected = [line[start : start + 4] for line in ends for start in range(0, len(line) or 1, 4)]
+    # Of a line without an end all is shown but the last four characters, as many as a line may have.
+    shown = len(rest) if complete else (len(rest) - 1) // 4 * 4
+    expected += [rest[start : start + 4] for start in range(0, shown, 4)]
+    with mock.patch.object(task_log, "_LINE", 4):
+        assert list(lines_of(assemble(cut(text.encode(), points)), complete=complete)) == expected
+
+
+def test_a_log_without_lines_takes_time_in_proportion():
+    started = time.process_time()
+    lines = list(lines_of([b"x" * 1024] * 8192, complete=True))
+    assert time.process_time() - started < 2  # 12, when each chunk was added to a text
+    assert "".join(lines) == "x" * 1024 * 8192
+
+
+def test_a_log_without_lines_takes_little_memory():
+    tracemalloc.start()
+    try:
+        longest = max(len(line) for line in lines_of((b"x" * 16384 for _ in range(2048)), complete=True))
+        assert tracemalloc.get_traced_memory()[1] < 8 * task_log._LINE
+    finally:
+        tracemalloc.stop()
+    assert longest == task_log._LINE
 
 
 class Counted(io.BytesIO):

@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 import httpx
@@ -11,6 +12,7 @@ import orjson
 from airflow_mqtt.bridge.database import Database, is_transient
 from airflow_mqtt.bridge.store import SqlTx
 from airflow_mqtt.bridge.values import Job
+from airflow_mqtt.protocol import codec
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,23 @@ class UnavailableError(Exception):
 
 class MalformedError(Exception):
     """The call cannot be put into HTTP. It never will be: who made it must hear so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the Execution API answered. A `content` over `codec.MAX_DECODED_BYTES` is only the beginning of it."""
+
+    status_code: int
+    headers: httpx.Headers
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """The content as UTF-8, as JSON is.
+
+        In another charset, the beginning of an answer could become a text so short that it passed for all of it.
+        """
+        return self.content.decode("utf-8", "replace")
 
 
 class ExecutionApi:
@@ -62,7 +81,7 @@ class ExecutionApi:
         headers: dict[str, str],
         body: bytes | None,
         token: str | None = None,
-    ) -> httpx.Response:
+    ) -> Answer:
         """Make one call, with the job's `token`, which is looked up where it is not given.
 
         Raises `UnavailableError` when it is worth trying again, and `MalformedError` when it never is.
@@ -72,18 +91,31 @@ class ExecutionApi:
                 token = await SqlTx(connection, self._database.team_name).token(job.id) or ""
         url = f"{path}?{query}" if query else path
         try:
-            response = await self._client.request(
-                method, url, content=body, headers={**headers, "authorization": f"Bearer {token}"}
-            )
+            answer = await self._send(method, url, body, {**headers, "authorization": f"Bearer {token}"})
         except (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError) as error:
             raise MalformedError(f"{type(error).__name__}: {error}") from None
         except httpx.HTTPError as error:
             raise UnavailableError(f"{type(error).__name__}: {error}") from None
-        if response.status_code in _NOT_NOW or _token_refused(response):
-            raise UnavailableError(f"status {response.status_code} {response.text[:200]}")
-        if fresh := response.headers.get(_REFRESHED):
+        if answer.status_code in _NOT_NOW or _token_refused(answer):
+            raise UnavailableError(f"status {answer.status_code} {answer.text[:200]}")
+        if fresh := answer.headers.get(_REFRESHED):
             await self._keep_token(job, fresh)
-        return response
+        return answer
+
+    async def _send(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+        """Make the request, and read its answer until it is over what a worker would unpack.
+
+        The connection of an answer that is read to its end serves the next call, any other is closed. Airflow's GZip
+        is declined: 64 KiB of it, which is what is read at a time, may be 64 MiB.
+        """
+        headers = {**headers, "accept-encoding": "identity"}
+        async with self._client.stream(method, url, content=body, headers=headers) as response:
+            content = bytearray()
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > codec.MAX_DECODED_BYTES:
+                    break
+            return Answer(response.status_code, response.headers, bytes(content))
 
     async def _keep_token(self, job: Job, token: str) -> None:
         """Store the token that came with an answer. Without it the old one goes on; the answer counts either way."""
@@ -100,7 +132,7 @@ class ExecutionApi:
         if len(self._versions) > _REMEMBERED:
             self._versions.popitem(last=False)
 
-    async def heartbeat(self, job: Job, token: str) -> httpx.Response:
+    async def heartbeat(self, job: Job, token: str) -> Answer:
         """Tell Airflow that the task of `job` is alive. Raises as `call` does."""
         headers = {"content-type": "application/json"}
         if version := self._versions.get(job.id):
@@ -110,7 +142,7 @@ class ExecutionApi:
         return await self.call(job, "PUT", path, headers=headers, body=body, token=token)
 
 
-def _token_refused(answer: httpx.Response) -> bool:
+def _token_refused(answer: Answer) -> bool:
     """Whether the job's token has expired (`JWTBearer` in `airflow.api_fastapi.execution_api.security`).
 
     After a long outage of the whole site that is so until the executor has made a new one.

@@ -10,14 +10,13 @@ import re
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-import httpx
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from airflow_mqtt.bridge import routes
 from airflow_mqtt.bridge.bounds import Bound, Once, Recent, Room
 from airflow_mqtt.bridge.database import Database, is_transient
-from airflow_mqtt.bridge.execution_api import CALLS, ExecutionApi, MalformedError, UnavailableError
+from airflow_mqtt.bridge.execution_api import CALLS, Answer, ExecutionApi, MalformedError, UnavailableError
 from airflow_mqtt.bridge.intake import Call
 from airflow_mqtt.bridge.outgoing import Outgoing, Post
 from airflow_mqtt.bridge.routes import Refusal
@@ -155,10 +154,13 @@ class Gateway:
     def _encoded(self, response: Response) -> bytes:
         """Return the payload of `response`, or of a 413 where the broker or the worker would not take it."""
         plain = orjson.dumps(response)
-        payload = codec.pack(plain)
-        if len(payload) <= self._max - _ENVELOPE and len(plain) <= codec.MAX_DECODED_BYTES:
-            return payload
-        size = f"{len(payload)} bytes, {len(plain)} unpacked"
+        if len(plain) > codec.MAX_DECODED_BYTES:  # of such an answer `ExecutionApi.call` has not read all
+            size = f"over {codec.MAX_DECODED_BYTES} bytes unpacked"
+        else:
+            payload = codec.pack(plain)
+            if len(payload) <= self._max - _ENVELOPE:
+                return payload
+            size = f"{len(payload)} bytes, {len(plain)} unpacked"
         message = f"the answer is too large ({size}); max_message_bytes of the bridge is {self._max}"
         return Response(id=response.id, journal=response.journal, **_error(413, "too_large", message)).encode()
 
@@ -296,7 +298,7 @@ def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusa
     if callback is not None and not job.is_task and callback["subject"] == job.subject:
         refusal = None
     else:
-        refusal = routes.check(job, request.method, path)
+        refusal = routes.check(job, request.method, path, request.query)
     if refusal is not None:
         return refusal
     return _gate_verdict(job, request) if gate else _running_verdict(job)
@@ -368,7 +370,7 @@ def _dumped(body: dict[str, Any]) -> bytes:
         raise MalformedError(f"its body: {error}") from None
 
 
-def _answer_of(request: Request, path: str, answer: httpx.Response) -> Response:
+def _answer_of(request: Request, path: str, answer: Answer) -> Response:
     if answer.status_code == 409 and routes.is_final_state(request.method, path):
         # Airflow before 3.2 answers a repeated final state like this.
         detail = _detail(answer)
@@ -379,7 +381,7 @@ def _answer_of(request: Request, path: str, answer: httpx.Response) -> Response:
     return Response(id=request.id, journal=request.journal, status=answer.status_code, headers=headers, body=body)
 
 
-def _detail(answer: httpx.Response) -> dict[str, Any]:
+def _detail(answer: Answer) -> dict[str, Any]:
     try:
         detail = orjson.loads(answer.content).get("detail")
     except (orjson.JSONDecodeError, AttributeError):

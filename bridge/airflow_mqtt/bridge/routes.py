@@ -2,13 +2,13 @@
 
 The paths are those of `airflow.api_fastapi.execution_api.routes` (Airflow 3.1 to 3.3). Airflow checks the token's
 subject on the task instance's own routes only; here every route that names a task instance, or writes an XCom, is
-bound to the job's own. What is not listed is refused.
+bound to the job's own, its map index included. What is not listed is refused.
 """
 
 import re
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from airflow_mqtt.bridge.values import Job
 
@@ -25,7 +25,12 @@ _KEY = r".+"  # keys of variables, XComs and stores may hold slashes
 _SUBJECT = r"(?P<subject>[^/]+)"
 _OWN_XCOM = rf"xcoms/(?P<dag_id>[^/]+)/(?P<run_id>[^/]+)/(?P<task_id>[^/]+)/{_KEY}"
 
-#: (methods, path). A named group must equal the job's field of that name.
+#: How a write says of which of a task's mapped instances the XCom is, and what it says without it.
+_MAP_INDEX: Final = "map_index"
+_UNMAPPED: Final = "-1"
+
+#: (methods, path). A named group must equal the job's field of that name. Where it is a task, so must the map index,
+#: which is in the query.
 _ROUTES: Final = tuple(
     (frozenset(methods.split()), re.compile(pattern))
     for methods, pattern in (
@@ -78,16 +83,30 @@ def normalise(path: str) -> str | None:
     return decoded
 
 
-def check(job: Job, method: str, path: str) -> Refusal | None:
-    """Return why `job` may not call `method` `path` (normalised), or None when it may."""
+def check(job: Job, method: str, path: str, query: str = "") -> Refusal | None:
+    """Return why `job` may not call `method` `path` (normalised) with `query`, or None when it may."""
     for methods, pattern in _ROUTES:
         match = pattern.fullmatch(path)
         if match is None or method not in methods:
             continue
-        if all(value == getattr(job, name) for name, value in match.groupdict().items()):
+        named = match.groupdict()
+        own = all(value == getattr(job, name) for name, value in named.items())
+        if own and ("task_id" not in named or _is_of_own_instance(job, query)):
             return None
         return Refusal(403, "forbidden", f"{method} {path} is not this job's own")
     return Refusal(403, "forbidden", f"{method} {path} is no call that a job may make")
+
+
+def _is_of_own_instance(job: Job, query: str) -> bool:
+    """Whether a write of an XCom with this `query` is for the job's own map index.
+
+    The text is compared, since a server reads "+1", "01" and "1.0" as 1 too. Of two it takes one, which we do not
+    guess, and what follows a "#" the client would not send.
+    """
+    if "#" in query:
+        return False
+    given = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == _MAP_INDEX]
+    return (given or [_UNMAPPED]) == [str(job.map_index)]
 
 
 def is_gate(method: str, path: str) -> bool:

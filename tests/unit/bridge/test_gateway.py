@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -16,8 +17,9 @@ from bridge_samples import job
 RUNNING = job(state=JobState.RUNNING, worker="edge-1", gate_request="gate")
 
 
-def call(method="GET", path="variables/x", worker="edge-1", attempt=1, id_="r"):
-    return Call(worker, Request(id=id_, journal="j", job="job-1", attempt=attempt, method=method, path=path))
+def call(method="GET", path="variables/x", worker="edge-1", attempt=1, id_="r", query=""):
+    request = Request(id=id_, journal="j", job="job-1", attempt=attempt, method=method, path=path, query=query)
+    return Call(worker, request)
 
 
 def admitted(j, c):
@@ -52,6 +54,34 @@ def test_what_a_job_may_call(method, path):
 @pytest.mark.parametrize(("method", "path"), FORBIDDEN)
 def test_what_a_job_may_not_call(method, path):
     assert admitted(RUNNING, call(method, path)).status == 403
+
+
+#: What names no map index, or several, or one that a server and we may read differently.
+SUSPECT_INDEXES = [
+    "map_index=", "map_index=4", "map_index=3&map_index=4", "map_index=4&map_index=3", "map_index=3&map_index=3",
+    "map%5findex=4", "%6dap_index=3&map_index=4", "map_index=%2B3", "map_index=03", "map_index=3.0", "map_index=+3",
+    "x=#&map_index=3", "map_index=3#", "map_index=3;map_index=4", "map_index=-2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_xcom_is_written_for_the_own_map_index_alone(method, index):
+    def verdict(query):
+        return admitted(mapped, call(method, "xcoms/dag/run/task/a/b", query=query))
+
+    mapped = dataclasses.replace(RUNNING, map_index=index)
+    for query in (f"map_index={index}", f"mapped_length=2&map_index={index}", f"map%5Findex={index}&dag_result=true"):
+        assert verdict(query) is mapped
+    for query in ("", "mapped_length=2", "Map_Index=4"):  # how the Task SDK says -1
+        assert (verdict(query) is mapped) == (index == -1)
+    for query in [*SUSPECT_INDEXES, f"map_index={2 - index}"]:
+        assert verdict(query).status == 403
+
+
+def test_xcoms_of_siblings_may_be_read():
+    mapped = dataclasses.replace(RUNNING, map_index=3)
+    assert admitted(mapped, call("GET", "xcoms/dag/run/task/key", query="map_index=4")) is mapped
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The gateway over a database of its own and an Execution API that does what a test says."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import sqlite3
@@ -270,6 +271,97 @@ async def test_an_answer_that_no_worker_would_unpack_is_not_sent(bench, monkeypa
     monkeypatch.setattr(codec, "MAX_DECODED_BYTES", 50_000)
     bench.answer = lambda _: httpx.Response(200, text="x" * 100_000)
     assert (await bench.ask()).status == 413
+
+
+class Huge(httpx.AsyncByteStream):
+    """120 MiB in chunks of 64 KiB; counts those that were read. Short in UTF-16, long in JSON."""
+
+    read = 0
+    closed = False
+
+    async def __aiter__(self):
+        for _ in range(120 * 16):
+            self.read += 1
+            yield b"x\0" * 32768
+
+    async def aclose(self):
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "xcoms/dag/run/task/key"), ("PATCH", "task-instances/ti-one/state")],
+    ids=["any", "final state"],
+)
+@pytest.mark.parametrize("charset", ["utf-8", "utf-16", "latin-1"])
+async def test_a_huge_answer_is_read_up_to_the_limit(bench, monkeypatch, method, path, charset):
+    def packed(_):
+        raise AssertionError("compressed for nothing")
+
+    huge = Huge()
+    headers = {"content-type": f"application/json; charset={charset}"}
+    bench.answer = lambda _: httpx.Response(200, headers=headers, stream=huge)
+    with monkeypatch.context() as patched:
+        patched.setattr(codec, "pack", lambda plain: plain if len(plain) < 1000 else packed(plain))
+        answer = await bench.ask(method, path, body='{"state": "success"}')
+    assert answer.status == 413
+    assert f"over {codec.MAX_DECODED_BYTES} bytes unpacked" in answer.body and "max_message_bytes" in answer.body
+    assert huge.read == codec.MAX_DECODED_BYTES // 65536 + 1 and huge.closed
+    assert (await bench.row("one")).final_state == ("success" if method == "PATCH" else None)
+
+
+async def test_an_answer_is_asked_for_as_it_is(bench):
+    """What is compressed may be a thousand times as large."""
+    await bench.ask()
+    assert bench.calls[0].headers["accept-encoding"] == "identity"
+
+
+async def test_a_huge_answer_to_a_heartbeat_is_let_be(bench, caplog):
+    huge = Huge()
+    bench.answer = lambda _: httpx.Response(400, stream=huge)
+    await beat(bench.database, bench.api, stop=None)
+    assert huge.closed and "status 400: 'x" in caplog.text
+
+
+@pytest.mark.parametrize("error", [httpx.ReadError("x"), httpx.RemoteProtocolError("x"), httpx.ReadTimeout("x")])
+async def test_an_answer_that_breaks_off_is_asked_for_again(bench, fast, error):
+    class Broken(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            yield b"some"
+            raise error
+
+    bench.answer = lambda _: (
+        httpx.Response(200, stream=Broken()) if len(bench.calls) == 1 else httpx.Response(200, text="all")
+    )
+    assert (await bench.ask()).body == "all"
+    assert len(bench.calls) == 2
+
+
+async def test_connections_serve_again_unless_an_answer_was_left_unread(bench, monkeypatch):
+    """Over real sockets: what is read to its end leaves its connection to the next call."""
+    monkeypatch.setattr(codec, "MAX_DECODED_BYTES", 100_000)
+    opened = 0
+
+    async def serve(reader, writer):
+        nonlocal opened
+        opened += 1
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                size = 50_000_000 if b"/big" in head else 60_000
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size)
+                for _ in range(size // 10_000):
+                    writer.write(b"x" * 10_000)
+                    await writer.drain()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    bench.api._client = ExecutionApi(f"http://127.0.0.1:{port}/", bench.database, lambda: 5.0)._client
+    async with server:
+        for path, expected in (("a", 1), ("b", 1), ("big", 1), ("c", 2), ("d", 2)):
+            answer = await asyncio.wait_for(bench.ask(path=f"variables/{path}"), 10)
+            assert (answer.status, opened) == (413 if path == "big" else 200, expected)
+        await bench.api.close()
 
 
 async def test_a_value_of_the_name_heartbeat_is_left_alone(bench):

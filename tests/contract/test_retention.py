@@ -320,7 +320,7 @@ def test_the_scheduler_reads_no_whole_table(busy: Site) -> None:
         store.by_id(session, ["live-0"], "")
         store.adopt(session, ["live-0"], "2")
         store.ownerless_callbacks(session, ["1", "2"], "")
-        store.aging_tokens(session, "1", "", waiting_before=NOW, started_before=NOW)
+        store.aging_tokens(session, "1", "", living=["1", "2"], waiting_before=NOW, started_before=NOW)
         session.rollback()
     assert plans.whole_reads(busy) == []
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.schema import CreateIndex, CreateTable
 
 from airflow_mqtt.bridge import lease, tables
 from airflow_mqtt.bridge.database import Database, make_engine
@@ -59,7 +60,12 @@ class Site:
     def __init__(self, url: str, *, retention: float) -> None:
         self.url, self.retention = url, retention
         self.engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-        tables.metadata.create_all(self.engine)
+        with self.engine.begin() as connection:
+            for table in tables.metadata.sorted_tables:
+                connection.execute(CreateTable(table))
+                # In the migration's order: of two indexes that seem equal, SQLite takes the one that was made last.
+                for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                    connection.execute(CreateIndex(index))
         self.dialect = self.engine.dialect.name
 
     # --- a day's work

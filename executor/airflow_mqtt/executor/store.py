@@ -159,7 +159,7 @@ def aging_tokens(
     owner: str,
     team_name: str,
     *,
-    living: Collection[str] = (),
+    living: Collection[str],
     waiting_before: float,
     started_before: float,
 ) -> Sequence[Record]:

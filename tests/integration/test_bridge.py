@@ -336,7 +336,7 @@ def test_a_worker_that_does_not_answer_does_not_get_every_job(site, worker, brok
 def test_a_device_that_claims_what_it_does_not_hold_is_told_of_a_part(site, worker, broker):
     """Births without end, each with all that fits: settled once a batch, and no more is said than can be published."""
     site.start_bridge()
-    with FakeWorker(broker.url("edge-2"), "edge-2") as liar:
+    with FakeWorker(broker.url("edge-2"), "edge-2", queues=["other"]) as liar:
         wait_for(lambda: liar.acks.qsize(), 20, "the bridge")
         liar.held = {(f"invented-{number}", 1): "running" for number in range(2000)}
         for _ in range(8):

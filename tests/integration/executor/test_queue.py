@@ -197,7 +197,7 @@ def test_the_bridges_refresh_wins_over_ours(world):
     world.set_job(job.id, token_at=1.0)
     with world.session() as session:
         limits = {"waiting_before": 10.0, "started_before": 10.0}
-        (row,) = store.aging_tokens(session, "1", "", **limits)
+        (row,) = store.aging_tokens(session, "1", "", living=["1"], **limits)
     world.set_job(job.id, token="refreshed", token_at=2.0)
     with world.session() as session:
         assert not store.renew_token(session, row, "ours", 3.0)

@@ -68,12 +68,11 @@ model: setup ## search every state of a small instance of the protocol, and show
 	@cd tests && ../$(BIN)/python -m model $(if $(LARGE),--large)
 	@cd tests && ../$(BIN)/python -m model --defects
 
-SEEDS ?= 1000
 simulate: setup ## the real cores in a world that breaks: SEEDS=1000 schedules, a table of faults and violations
-	@cd tests && ../$(BIN)/python -m simulation --seeds $(SEEDS)
+	@cd tests && ../$(BIN)/python -m simulation $(SEEDS:%=--seeds %)
 
 simulate-mutants: setup ## show that the simulation catches each deliberate defect
-	@cd tests && ../$(BIN)/python -m simulation --mutants --seeds $(SEEDS)
+	@cd tests && ../$(BIN)/python -m simulation --mutants $(SEEDS:%=--seeds %)
 
 SEED ?= 1
 faults: setup servers ## break real brokers, bridges, databases and workers under 200 jobs: one table (SLICE=1: a part of it; ONLY=leader-kill,…)

@@ -23,12 +23,13 @@ PROMISES = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1000, help="how many schedules (1000)")
+    parser.add_argument("--seeds", type=int, help="how many schedules (1000), or at most for each defect (5000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--mutants", action="store_true", help="show that each deliberate defect is caught")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    seeds = range(arguments.first, arguments.first + arguments.seeds)
+    count = arguments.seeds or (5000 if arguments.mutants else 1000)
+    seeds = range(arguments.first, arguments.first + count)
     return _mutants(seeds) if arguments.mutants else _simulate(seeds)
 
 

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).resolve().parents[1]
 
 
 def simulation(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "simulation", *arguments]
     environment = os.environ | environment
-    return subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=TESTS, env=environment, capture_output=True, text=True, timeout=590)
 
 
 def test_no_promise_is_violated():
@@ -39,7 +41,8 @@ def test_one_seed_is_one_run_in_every_process():
     assert first == second
 
 
+@pytest.mark.timeout(600)  # the rarest shows in one schedule of a thousand
 def test_every_defect_is_caught():
-    result = simulation("--mutants", "--seeds", "1000")
+    result = simulation("--mutants")
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert "NOT CAUGHT" not in result.stdout

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -143,7 +144,7 @@ class BridgeEnd(End):
         asyncio.run_coroutine_threadsafe(self.link._client.unsubscribe(list(filters)), self._loop).result(20)
 
 
-class _Threaded(End):
+class _Threaded(End, ABC):
     """Something with a selector that turns round in a thread. `do` runs a function there."""
 
     def __init__(self) -> None:
@@ -156,8 +157,8 @@ class _Threaded(End):
         self._thread.start()
         return self
 
-    def _run(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _run(self) -> None: ...
 
     def _obey(self) -> None:
         while not self._commands.empty():

@@ -82,7 +82,9 @@ def _run(given: list[str]) -> int:
     chosen, unknown = parser.parse_known_args(given)
     command = f"{PROG} {wanted.name} run" if wanted else PROG
     if unknown:  # `parse_args` would point to the help of the whole command, which lists no flags
-        raise SettingError(f"unrecognized arguments: {' '.join(unknown)}; see {command} --help")
+        # Not what they are given: behind a misspelt --broker-url that is a password.
+        flags = [item.partition("=")[0] for item in unknown if item.startswith("-")]
+        raise SettingError(f"unrecognized arguments: {' '.join(flags or unknown[:1])}; see {command} --help")
     if wanted is None:
         parser.print_help()
         return EXIT_SETTINGS

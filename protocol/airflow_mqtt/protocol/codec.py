@@ -97,10 +97,10 @@ def _separators(text: bytes) -> int:
 
 
 def _holds_too_many(text: bytes) -> bool:
-    """Whether there are too many values, now without what is in strings; nor are there to be more strings than values.
+    """Whether JSON `text` has more than `MAX_VALUES` values, what is in its strings left out.
 
-    Each value has a key at most, so two strings; what begins one is no escaped quote. The strings are counted first,
-    since to look for them takes time.
+    The quotes are counted first, since to look for a million strings takes a second: a value has at most two strings, its
+    key and itself, and the quote that begins one is never escaped.
     """
     if text.count(b'"') - text.count(b'\\"') > 4 * MAX_VALUES:
         return True

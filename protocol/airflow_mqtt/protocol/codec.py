@@ -99,8 +99,8 @@ def _separators(text: bytes) -> int:
 def _holds_too_many(text: bytes) -> bool:
     """Whether JSON `text` has more than `MAX_VALUES` values, what is in its strings left out.
 
-    The quotes are counted first, since to look for a million strings takes a second: a value has at most two strings, its
-    key and itself, and the quote that begins one is never escaped.
+    The quotes are counted first, since to look for a million strings takes a second: a value has at most two strings,
+    its key and itself, and the quote that begins one is never escaped.
     """
     if text.count(b'"') - text.count(b'\\"') > 4 * MAX_VALUES:
         return True

@@ -15,6 +15,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from airflow_mqtt.bridge import routes
 from airflow_mqtt.bridge.bounds import Bound, Once, Recent, Room
+from airflow_mqtt.bridge.cancellation import heed
 from airflow_mqtt.bridge.database import Database, is_transient
 from airflow_mqtt.bridge.execution_api import CALLS, Answer, ExecutionApi, MalformedError, UnavailableError
 from airflow_mqtt.bridge.intake import Call
@@ -145,6 +146,7 @@ class Gateway:
             try:
                 return await self._answer(call)
             except Exception as error:
+                heed()
                 if not is_transient(error):
                     raise
                 if self._unsaid(call.worker, call.request.job, "database"):

@@ -11,7 +11,6 @@ import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from tenacity import RetryCallState, wait_random_exponential
 
+from airflow_mqtt.bridge.cancellation import heed, pause
 from airflow_mqtt.bridge.outgoing import Outgoing
 from airflow_mqtt.bridge.settings import BridgeSettings
 from airflow_mqtt.protocol.errors import first_of
@@ -149,6 +149,7 @@ class Link:
                 self._client = None
                 self._lost.set()
                 lost()
+            heed()
             failures = 1 if made_at is not None and not self._short_ones else failures + 1
             state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
             state.attempt_number = failures
@@ -197,6 +198,7 @@ class Link:
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(self._read(client, receive), name="read from the broker")
             _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
+            heed()
             self._client, self._lost = client, asyncio.Event()
             await connected()
             group.create_task(self._echo(client), name="listen to ourselves")
@@ -218,9 +220,8 @@ class Link:
         while True:
             self._echoed.clear()
             await client.publish(topic, b"{}", qos=1, timeout=_ACK_TIMEOUT)
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._echoed.wait(), ECHO_TIMEOUT)
-            if not self._echoed.is_set():
+            heed()
+            if not await pause(self._echoed, ECHO_TIMEOUT):
                 raise DeafError("connected, but nothing is received")
             if not heard:
                 self._say_made()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from airflow_mqtt.bridge import figures, heartbeats, lease, wakeup
+from airflow_mqtt.bridge.cancellation import heed, pause
 from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine, refusal
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
 from airflow_mqtt.bridge.execution_api import ExecutionApi
@@ -74,7 +75,7 @@ class Bridge:
                 except Exception as error:
                     _raise_unless_transient(error)
                     log.warning("the database does not answer, trying again: %s", _brief(error))
-                    await _pause(stop, _RETRY)
+                    await pause(stop, _RETRY)
                 finally:
                     checked.cancel()
         finally:
@@ -102,7 +103,7 @@ class Bridge:
                 _raise_unless_transient(error)
                 watch = None
                 log.warning("the database does not answer: %s", _brief(error))
-            await _pause(stop, settings.lease_ttl / 6)
+            await pause(stop, settings.lease_ttl / 6)
         return None
 
     async def _lead(self, held: Lease, stop: asyncio.Event) -> None:
@@ -149,10 +150,12 @@ class LeaseKeeper:
     async def run(self) -> None:
         renewed = time.monotonic()
         while not self._stopping.is_set():
-            await _pause(self._stopping, self._ttl / 4)
+            await pause(self._stopping, self._ttl / 4)
             try:
-                ours = await asyncio.wait_for(lease.renew(self._database, self._held), self._ttl)
+                async with asyncio.timeout(self._ttl):
+                    ours = await lease.renew(self._database, self._held)
             except Exception as error:
+                heed()
                 _raise_unless_transient(error)
                 if time.monotonic() - renewed > self._ttl:
                     raise DeposedError(f"the lease could not be renewed: {_brief(error)}") from None
@@ -272,10 +275,12 @@ class Leader:
         """Await `work` and return whether it succeeded. A lost lease gets past this, and what a person must mend."""
         try:
             await work
+            heed()
             return True
         except (DeposedError, RefusedError):
             raise
         except Exception as error:
+            heed()
             if refused := refusal(error):
                 raise refused from None
             if is_transient(error):
@@ -347,7 +352,7 @@ class Leader:
                 more = await self._tick_once(self._connected_since)
             self._pulse.beat()
             if not more:
-                await _pause(self._wake, _TICK)
+                await pause(self._wake, _TICK)
 
     async def _tick_once(self, connected_since: float) -> bool:
         more = False
@@ -417,14 +422,6 @@ class Leader:
 
 def _without_time(status: QueueStatus) -> QueueStatus:
     return replace(status, ts=0.0)
-
-
-async def _pause(event: asyncio.Event, seconds: float) -> None:
-    """Wait for `event`, but not longer than `seconds`."""
-    try:
-        await asyncio.wait_for(event.wait(), seconds)
-    except TimeoutError:
-        return
 
 
 def _raise_unless_transient(error: Exception) -> None:

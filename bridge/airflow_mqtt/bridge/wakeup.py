@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 from tenacity import AsyncRetrying, wait_random_exponential
 
 from airflow_mqtt.bridge import tables
+from airflow_mqtt.bridge.cancellation import heed
 from airflow_mqtt.bridge.database import connect_by_url, sqlite_uri
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,7 @@ async def watch(database_url: str, team_name: str, wake: Callable[[], None]) -> 
             try:
                 await hear()
             except (OSError, sqlite3.Error, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                heed()
                 log.warning("the database's notifications are interrupted, polling meanwhile: %s", error)
                 raise
 

@@ -1,0 +1,149 @@
+"""A task of the bridge that is told to end does, whatever else happens in that moment."""
+
+import asyncio
+from types import SimpleNamespace
+
+import aiomqtt
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from airflow_mqtt.bridge import service, wakeup
+from airflow_mqtt.bridge.cancellation import pause
+from airflow_mqtt.bridge.lease import Lease
+from airflow_mqtt.bridge.link import Link
+from airflow_mqtt.bridge.outgoing import Outgoing
+from airflow_mqtt.bridge.service import Leader, LeaseKeeper
+from airflow_mqtt.protocol.topics import Topics
+
+#: Turns of the event loop between what happens and the cancellation; nothing here takes more.
+MOMENTS = range(12)
+
+
+async def ends(task):
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done, "it goes on"
+    assert task.cancelled()
+
+
+async def turns(number):
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+class Connection:
+    """As much of aiomqtt's client as the link asks for. It stands until `lost` is set."""
+
+    def __init__(self):
+        self.lost = asyncio.Event()
+        self.serving = asyncio.Event()
+        self.messages = self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *error):
+        pass
+
+    async def subscribe(self, filters, timeout):
+        return [1] * len(filters)
+
+    async def publish(self, *message, **options):
+        self.serving.set()
+        await asyncio.Event().wait()
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        await self.lost.wait()
+        raise aiomqtt.MqttError("lost")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_the_link_when_it_loses_its_connection(monkeypatch, moment):
+    connection = Connection()
+    settings = SimpleNamespace(instance="b", mqtt_version="5", broker_url="mqtt://b")
+    link = Link(settings, Topics("airflow"), will=Outgoing("t", b""))
+    monkeypatch.setattr(link, "_connect", lambda version: connection)
+
+    async def connected():
+        pass
+
+    task = asyncio.create_task(link.run(lambda *message: None, connected, lambda: None))
+    await connection.serving.wait()
+    connection.lost.set()
+    await turns(moment)
+    task.cancel()
+    await ends(task)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_a_loop_that_is_woken(moment):
+    wake = asyncio.Event()
+
+    async def loop():
+        while True:
+            wake.clear()
+            await pause(wake, 60)
+
+    task = asyncio.create_task(loop())
+    await turns(3)
+    wake.set()
+    await turns(moment)
+    task.cancel()
+    await ends(task)
+
+
+async def test_a_pause_says_whether_it_was_ended():
+    event = asyncio.Event()
+    assert not await pause(event, 0.01)
+    event.set()
+    assert await pause(event, 60)
+
+
+class SwallowedError(OperationalError):
+    """What a cancelled call to a database that is away may end with, instead of the cancellation."""
+
+    def __init__(self):
+        super().__init__("SELECT", {}, ConnectionError("away"))
+
+
+async def away(*arguments):
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise SwallowedError from None
+
+
+async def test_the_keeper_of_the_lease(monkeypatch):
+    monkeypatch.setattr(service.lease, "renew", away)
+    monkeypatch.setattr(service, "pause", lambda *of: turns(1))
+    task = asyncio.create_task(LeaseKeeper(SimpleNamespace(lease_ttl=60), None, Lease("b", 1, 0)).run())
+    await turns(5)
+    task.cancel()
+    await ends(task)
+
+
+async def test_what_the_leader_tries_again():
+    async def tries():
+        while not await Leader._guarded(None, away()):
+            pass
+
+    task = asyncio.create_task(tries())
+    await turns(3)
+    task.cancel()
+    await ends(task)
+
+
+async def test_the_watch_for_new_rows(monkeypatch):
+    async def interrupted(*arguments):
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("away") from None
+
+    monkeypatch.setattr(wakeup, "_listen", interrupted)
+    task = asyncio.create_task(wakeup.watch("postgresql://h/d", "", lambda: None))
+    await turns(3)
+    task.cancel()
+    await ends(task)

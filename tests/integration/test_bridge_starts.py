@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from airflow_mqtt.bridge import tables
+from proxy import Proxy
 from servers import free_port, wait_for
 
 
@@ -71,6 +72,37 @@ def test_a_bridge_whose_database_is_silent_can_be_stopped(start):
             assert bridge.ended() == 0
             assert time.monotonic() - asked < 5
     assert bridge.lines() == []
+
+
+@pytest.fixture
+def migrated_postgres(shared_postgres):
+    """The name of a database in PostgreSQL that has the tables."""
+    url = sa.engine.make_url(shared_postgres.new_database())
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg2"))
+    tables.metadata.create_all(engine)
+    engine.dispose()
+    return url.database
+
+
+@pytest.mark.parametrize("silent", ["database", "broker", "both"])
+def test_a_leader_can_be_stopped_when_nobody_answers(start, shared_postgres, broker, migrated_postgres, silent):
+    """The connections stand. It has a lease to give back, and transactions to end."""
+    with Proxy(shared_postgres.port) as to_database, Proxy(broker.port) as to_broker:
+        database_url = sa.engine.make_url(shared_postgres.url_of(migrated_postgres)).set(port=to_database.port)
+        bridge = start(
+            database_url.render_as_string(hide_password=False),
+            broker_url=broker.url("bridge").replace(f":{broker.port}", f":{to_broker.port}"),
+        )
+        wait_for(lambda: "connected to broker" in "".join(bridge.lines()), what="its lead", timeout=20)
+        for name, proxy in (("database", to_database), ("broker", to_broker)):
+            if silent in (name, "both"):
+                proxy.stall()
+        bridge.process.send_signal(signal.SIGTERM)
+        assert bridge.ended() == 0
+    said = "".join(bridge.lines())
+    assert "Traceback" not in said
+    if silent == "broker":
+        assert "stopped leading" in said
 
 
 def only_line(bridge, code=1):

@@ -59,7 +59,7 @@ def _simulate(seeds: range) -> int:
 
 def _print_table(head: str, counts: Counter[str]) -> None:
     print(f"\n{head:<78} {'times':>9}")
-    for name, count in counts.most_common():
+    for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         print(f"{name:<78} {count:>9}")
 
 

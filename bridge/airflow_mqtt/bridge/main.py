@@ -2,16 +2,20 @@
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from airflow_mqtt.bridge.service import Bridge
 from airflow_mqtt.bridge.settings import BridgeSettings
 from airflow_mqtt.protocol.errors import AirflowMqttError, first_of
 
 log = logging.getLogger(__name__)
+
+#: Seconds for an orderly end. Docker waits ten, then kills.
+_PATIENCE: Final = 8.0
 
 
 def run(values: Mapping[str, Any]) -> int:
@@ -24,7 +28,8 @@ def run(values: Mapping[str, Any]) -> int:
     )
     for noisy in ("httpx", "httpcore", "aiosqlite"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    logging.getLogger("mqtt").setLevel(logging.CRITICAL)  # paho's words for what the link says once, at each try
+    for doubled in ("mqtt", "sqlalchemy.pool"):  # at each try, with a traceback, what we say once in a line
+        logging.getLogger(doubled).setLevel(logging.CRITICAL)
     failed = False
     try:
         asyncio.run(_run(settings))
@@ -37,10 +42,22 @@ def run(values: Mapping[str, Any]) -> int:
 async def _run(settings: BridgeSettings) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        stop.set()
+        loop.call_later(_PATIENCE, _end_at_once)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, end)
     loop.set_exception_handler(_on_stray_error)
     await Bridge(settings).run(stop)
+
+
+def _end_at_once() -> None:
+    """End without those who do not answer: a roll-back at a silent database cannot be cancelled. Nothing is lost."""
+    log.warning("ending without a farewell, since the database does not answer; the lease runs out by itself")
+    logging.shutdown()
+    os._exit(0)
 
 
 def _on_stray_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

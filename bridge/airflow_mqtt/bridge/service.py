@@ -5,6 +5,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
 
@@ -41,6 +42,9 @@ _BATCH: Final = 500
 #: Seconds before a failed piece of work is tried again.
 _RETRY: Final = 1.0
 
+#: Seconds for each of the last words, to a broker or a database that may not listen: who stops a bridge kills it soon.
+_FAREWELL: Final = 2.0
+
 
 class Bridge:
     """One bridge process. Any number may run; one leads."""
@@ -60,7 +64,9 @@ class Bridge:
                 if held is not None:
                     await self._lead(held, stop)
         finally:
-            await self._engine.dispose()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_FAREWELL):
+                    await self._engine.dispose()
 
     async def _until_answered(self, check: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
         """Return once `check` has passed, or `stop` is set, in the middle of a check too: one may wait for long."""
@@ -116,7 +122,9 @@ class Bridge:
                 group.create_task(keeper.run(), name="keep the lease")
                 leading = group.create_task(leader.run(), name="lead")
                 await stop.wait()
-                await leader.say_goodbye()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FAREWELL):
+                        await leader.say_goodbye()
                 leading.cancel()
                 keeper.stop()
         except* DeposedError as deposed:
@@ -126,7 +134,8 @@ class Bridge:
 
     async def _give_back(self, held: Lease) -> None:
         try:
-            await lease.give_back(self._database, held)
+            async with asyncio.timeout(_FAREWELL):
+                await lease.give_back(self._database, held)
             log.info("stopped leading")
         except Exception as error:
             _raise_unless_transient(error)

@@ -43,7 +43,7 @@ class WholeSite:
             if not server.alive:
                 raise AssertionError(f"{server.name} ended with exit code {server.returncode}\n{server.tail(60)}")
 
-    def run(self, dag_id: str, timeout: float = 120) -> str:
+    def run(self, dag_id: str, timeout: float = 300) -> str:
         """Run a Dag to its end; return the run's id. Fails when the run did not succeed, with the logs' ends."""
         self.client.await_dag(dag_id, check=self.check)
         run = self.client.trigger(dag_id)
@@ -96,5 +96,5 @@ def whole_site(directory: Path, environment: Mapping[str, str] | None = None) ->
             (worker, f"worker/{WORKER}/status", "idle"),
         ):
             stack.enter_context(servers.running(server))
-            watch.await_state(topic, state, servers=[server])
+            watch.await_state(topic, state, servers=[server], timeout=90)
         yield WholeSite(directory, network, database, broker, airflow, bridge, worker, watch)

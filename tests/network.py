@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from servers import missing
 
@@ -62,8 +63,11 @@ def edge_network() -> Iterator[EdgeNetwork]:
 
 
 def _taken(name: str) -> bool:
-    """Whether a run that was killed has left its end of a cable."""
-    return subprocess.run(["ip", "link", "show", f"{name}h"], capture_output=True, check=False).returncode == 0
+    """Whether a run that was killed has left a namespace, or its end of a cable."""
+    return (
+        Path(f"/run/netns/{name}").exists()
+        or subprocess.run(["ip", "link", "show", f"{name}h"], capture_output=True, check=False).returncode == 0
+    )
 
 
 def _clear(name: str) -> None:

@@ -32,13 +32,14 @@ class _Pipe:
     size: int = 0
     budget: float = 0.0
     ended: bool = False
+    frozen: bool = False
 
 
 class Proxy:
-    """Listens on `port` and forwards to `host`:`target`. All switches hold for present and future connections.
+    """Listens on `port` and forwards to `host`:`target`. All switches but one hold for present and future connections.
 
     `cut` refuses and resets connections, `stall` keeps them open and lets nothing through (in one direction or
-    both), `delay` adds seconds, `limit` bounds the bytes per second of each connection and direction, `reset`
+    both), `freeze` does so with the present ones only, `delay` adds seconds, `limit` bounds the bytes per second of each connection and direction, `reset`
     ends that share of new connections at once. `heal` undoes all of it.
     """
 
@@ -67,6 +68,8 @@ class Proxy:
             self._delay = 0.0
             self._rate: float | None = None
             self._reset_share = 0.0
+            for pipe in self._pipes:
+                pipe.frozen = False
 
     def cut(self) -> None:
         with self._lock:
@@ -82,6 +85,12 @@ class Proxy:
     def stall(self, direction: Direction = Direction.BOTH) -> None:
         with self._lock:
             self._stalled = direction
+
+    def freeze(self) -> None:
+        """Let the present connections stand, and nothing through; new ones work."""
+        with self._lock:
+            for pipe in self._pipes:
+                pipe.frozen = True
 
     def delay(self, seconds: float) -> None:
         with self._lock:
@@ -111,8 +120,8 @@ class Proxy:
         last = time.monotonic()
         while not self._stopping.is_set():
             self._wait()
-            now = time.monotonic()
             with self._lock:
+                now = time.monotonic()
                 self._accept()
                 for pipe in list(self._pipes):
                     self._read(pipe, now)
@@ -131,7 +140,10 @@ class Proxy:
             selector.select(0.002 if busy else 0.02)
 
     def _readable(self, pipe: _Pipe) -> bool:
-        return not pipe.ended and pipe.size < self.WINDOW and not (pipe.direction & self._stalled)
+        return not pipe.ended and pipe.size < self.WINDOW and not self._stands(pipe)
+
+    def _stands(self, pipe: _Pipe) -> bool:
+        return pipe.frozen or bool(pipe.direction & self._stalled)
 
     def _accept(self) -> None:
         self._listener.setblocking(False)
@@ -173,7 +185,7 @@ class Proxy:
     def _write(self, pipe: _Pipe, now: float, elapsed: float) -> None:
         if self._rate is not None:
             pipe.budget = max(0.0, min(pipe.budget + self._rate * elapsed, max(self._rate, 1.0)))
-        while pipe in self._pipes and pipe.waiting and not (pipe.direction & self._stalled):
+        while pipe in self._pipes and pipe.waiting and not self._stands(pipe):
             due, data = pipe.waiting[0]
             allowed = len(data) if self._rate is None else min(len(data), int(pipe.budget))
             if due > now or not allowed:

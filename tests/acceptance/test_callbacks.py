@@ -6,7 +6,10 @@ from airflow_site import WholeSite
 from demo.site import airflow_version
 from servers import wait_for
 
-pytestmark = pytest.mark.skipif(airflow_version() < (3, 3), reason="Airflow before 3.3 gives executors no callbacks")
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(airflow_version() < (3, 3), reason="Airflow before 3.3 gives executors no callbacks"),
+]
 
 
 def test_a_missed_deadline_is_told_by_the_device(site: WholeSite) -> None:

@@ -8,6 +8,8 @@ import pytest
 from airflow_site import WORKER, WholeSite
 from servers import wait_for
 
+pytestmark = pytest.mark.timeout(900)
+
 DAG = "edge_site"
 
 #: (task, map index) -> (state, last try)
@@ -96,7 +98,7 @@ def test_log_of_an_ended_task(site: WholeSite, run: str, task: str, index: int, 
 
     try:
         # The last lines may still be on their way when the state is there already.
-        wait_for(complete, what="the log", timeout=15, every=0.3)
+        wait_for(complete, what="the log", timeout=30, every=0.3)
     except TimeoutError:
         pytest.fail(f"{missing} not in: {site.client.log(DAG, run, task, attempt, index)}")
 
@@ -118,7 +120,7 @@ def test_log_of_a_running_task(site: WholeSite) -> None:
     client.call("POST", "variables", json={"key": f"word_{run}", "value": "done"})
     assert client.await_run(dag, run, check=site.check) == "success"
     assert client.xcom(dag, run, task) == "done"
-    wait_for(lambda: "heard the word: done" in client.log(dag, run, task), what="the last line", timeout=15)
+    wait_for(lambda: "heard the word: done" in client.log(dag, run, task), what="the last line", timeout=30)
     lines = client.log(dag, run, task).splitlines()
     assert len([line for line in lines if line == "waiting for the word"]) == 1, "each line once"
 

@@ -126,7 +126,11 @@ class ComposeSite(ComposeProject):
 
     def leader(self) -> str:
         """Return the service that leads, by what is retained on the broker."""
-        return str(self.statuses("airflow/v1/bridge/status")["airflow/v1/bridge/status"]["instance"])
+        return str(self.status("airflow/v1/bridge/status")["instance"])
+
+    def status(self, topic: str) -> dict[str, Any]:
+        """Return what is retained on `topic`, once there is something."""
+        return servers.wait_for(lambda: self.statuses(topic).get(topic), what=f"what is retained on {topic}")
 
     def statuses(self, *filters: str) -> dict[str, dict[str, Any]]:
         """Return what is retained, as the monitor account reads it inside the broker's container."""

@@ -4,6 +4,8 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+from servers import wait_for
+
 
 def confined(image: str, settings: Mapping[str, str]) -> Any:
     """Return a container, not started: a root file system that is read-only, without capabilities."""
@@ -24,6 +26,11 @@ def health(container: Any, part: str) -> tuple[int, str]:
 def log(container: Any) -> str:
     """Return what `docker logs` shows."""
     return b"".join(container.get_logs()).decode()
+
+
+def await_log(container: Any, text: str) -> None:
+    """Wait until `docker logs` shows `text`: a line is on its way while the command that wrote it has ended."""
+    wait_for(lambda: text in log(container), what=f"{text!r} in the log", every=0.2)
 
 
 def address_of(container_id: str) -> str:

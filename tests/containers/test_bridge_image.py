@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from parts import confined, health, log
+from parts import await_log, confined, health, log
 
 from airflow_mqtt.bridge import tables
 from servers import wait_for
@@ -47,36 +47,39 @@ def test_a_standby_that_hangs_is_unhealthy_and_says_so(settings: dict[str, str])
         await_health(leader, 0, "healthy")
         with bridge(settings, AIRFLOW_MQTT_INSTANCE="two") as standby:
             await_health(standby, 0, "healthy")
-            assert "standing by" in log(standby)
+            await_log(standby, "standing by")
             standby.exec(["sh", "-c", "kill -STOP -1"])  # all but the container's first process
             await_health(standby, 1, "it has stood still")
-            assert "bridge: unhealthy: it has stood still" in log(standby)
+            await_log(standby, "bridge: unhealthy: it has stood still")
             await_health(leader, 0, "healthy")
             standby.exec(["sh", "-c", "kill -CONT -1"])
             await_health(standby, 0, "healthy")
-            assert "bridge: healthy again" in log(standby)
+            await_log(standby, "bridge: healthy again")
 
 
-@pytest.mark.parametrize(
-    ("setting", "account", "said", "logged"),
-    [
-        ("BROKER_URL", "bridge", "refuses the account bridge", "bridge: unhealthy: the broker"),
-        ("DATABASE_URL", "airflow", "it has not found its database yet", "password authentication failed"),
-    ],
-)
-def test_a_wrong_password(settings: dict[str, str], setting: str, account: str, said: str, logged: str) -> None:
+def with_a_wrong_password(settings: dict[str, str], setting: str, account: str) -> Any:
     url = settings[f"AIRFLOW_MQTT_{setting}"]
     password = url.partition(f"{account}:")[2].partition("@")[0]
-    with bridge(settings, **{f"AIRFLOW_MQTT_{setting}": url.replace(password, "wrong")}) as container:
-        await_health(container, 1, said)
-        wait_for(lambda: logged in log(container), what="the reason in the log")
+    return bridge(settings, **{f"AIRFLOW_MQTT_{setting}": url.replace(password, "wrong")})
+
+
+def test_a_wrong_password_of_the_broker_makes_it_unhealthy(settings: dict[str, str]) -> None:
+    with with_a_wrong_password(settings, "BROKER_URL", "bridge") as container:
+        await_health(container, 1, "refuses the account bridge")
+        await_log(container, "bridge: unhealthy: the broker")
+
+
+def test_a_wrong_password_of_the_database_ends_it(settings: dict[str, str]) -> None:
+    with with_a_wrong_password(settings, "DATABASE_URL", "airflow") as container:
+        assert container.get_wrapped_container().wait(timeout=60)["StatusCode"] == 1
+        await_log(container, "password authentication failed")
 
 
 def test_a_broker_whose_rules_are_for_others(settings: dict[str, str]) -> None:
     """mosquitto/acl gives the account `bridge` what is below `airflow`; this one wants another root."""
     with bridge(settings, AIRFLOW_MQTT_ROOT="elsewhere") as container:
         await_health(container, 1, "it must let the account bridge write and read elsewhere/# (mosquitto/acl)")
-        assert "bridge: unhealthy: the broker knows of no bridge" in log(container)
+        await_log(container, "bridge: unhealthy: the broker knows of no bridge")
 
 
 def test_without_tables_it_ends_with_one_line(settings: dict[str, str], shared_postgres) -> None:

@@ -146,9 +146,11 @@ def test_nothing_is_lost_and_nothing_starts_twice(site: ComposeSite, fault: str)
     assert state == "success", (state, starts, site.logs("edge-1")[-2000:], site.logs(site.leader())[-3000:])
     assert {task["state"] for task in tasks.values()} == {"success"}
     assert set(starts.values()) == {1}, f"started twice: {starts}"
-    # Every try that Airflow counts has started, and no other: a fault is no reason for a try, the worker's death is.
+    # Every try that Airflow counts has started, and no other: a fault is no reason for a try, the worker's death is. A
+    # try that the worker's death ended may have been counted and not yet begun.
     tries = {(index, str(number)) for index, task in tasks.items() for number in range(1, task["try_number"] + 1)}
-    assert set(starts) == tries
+    last = {(index, str(task["try_number"])) for index, task in tasks.items()}
+    assert last <= set(starts) <= tries
     if fault != "kill the worker":
         assert {task["try_number"] for task in tasks.values()} == {1}
     site.await_healthy()
@@ -157,11 +159,11 @@ def test_nothing_is_lost_and_nothing_starts_twice(site: ComposeSite, fault: str)
 def test_it_comes_back_with_its_state(site: ComposeSite) -> None:
     before = site.client.get("dags/long_work/dagRuns")["total_entries"]
     assert before > 0
-    journal = site.statuses("airflow/v1/worker/edge-1/status")["airflow/v1/worker/edge-1/status"]["connection"]
+    journal = site.status("airflow/v1/worker/edge-1/status")["connection"]
     site("down", timeout=180)
     site.up()
     assert site.client.get("dags/long_work/dagRuns")["total_entries"] == before
-    after = site.statuses("airflow/v1/worker/edge-1/status")["airflow/v1/worker/edge-1/status"]["connection"]
+    after = site.status("airflow/v1/worker/edge-1/status")["connection"]
     assert after > journal, "the worker began a new journal"
     assert site.execute("broker", "grep", "-c", "^pi-1:", "/var/lib/mosquitto/passwd") == "1"
     run = site.client.trigger("long_work", {"seconds": 0.5})

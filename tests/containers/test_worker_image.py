@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from parts import address_of, confined, health, log
+from parts import address_of, await_log, confined, health
 
 import servers
 from worker_bench import DAG, FakeBridge
@@ -59,7 +59,7 @@ def test_the_thin_one_says_what_it_lacks(container_broker, dags: Path) -> None:
         worker(os.environ["THIN_WORKER_IMAGE"], container_broker, "edge-2", dags) as container,
     ):
         bridge.status("idle", timeout=60)
-        assert "apache-airflow-task-sdk is not installed" in log(container)
+        await_log(container, "apache-airflow-task-sdk is not installed")
 
 
 class WrongPassword:
@@ -77,7 +77,7 @@ def test_a_wrong_password_is_unhealthy_and_says_so(container_broker, dags: Path)
         code, said = health(container, "worker")
         assert (code, said.count("\n")) == (1, 0)
         assert "refuses the account edge-2" in said
-        assert "worker: unhealthy: the broker" in log(container)
+        await_log(container, "worker: unhealthy: the broker")
 
 
 class ForeignBroker:
@@ -111,7 +111,8 @@ def test_a_broker_without_our_access_rules_is_unhealthy_and_says_so(foreign_brok
         # What a leading bridge publishes.
         status = ["mosquitto_pub", "-r", "-t", "airflow/v1/queue/edge/status", "-m", "{}"]
         assert foreign_broker.container.exec(status).exit_code == 0
+        servers.wait_for(lambda: health(container, "worker")[0] == 1, what="an unhealthy worker", timeout=40, every=0.5)
         code, said = health(container, "worker")
         assert (code, said.count("\n")) == (1, 0)
         assert "needs the access rules of mosquitto/acl" in said
-        assert f"worker: unhealthy: {said}" in log(container)
+        await_log(container, f"worker: unhealthy: {said}")

@@ -73,7 +73,7 @@ def test_a_burst_for_a_slow_reader_arrives_whole(broker: servers.Mosquitto) -> N
         reader.subscribe(JOBS)
     with Peer(broker.url("bridge")) as writer:
         sent = [writer.client.publish(JOBS, str(number).encode(), qos=1) for number in range(count)]
-        sent[-1].wait_for_publish(30)
+        sent[-1].wait_for_publish(120)
     with Peer(broker.url("edge-1"), "slow", clean=False) as again:
         servers.wait_for(lambda: len(again.received) >= count, what="the whole burst")
         assert [int(payload) for _, payload, _ in again.received] == list(range(count))

@@ -5,8 +5,10 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
+from airflow_mqtt.bridge import database as database_module
 from airflow_mqtt.bridge import lease, tables
-from airflow_mqtt.bridge.database import Database, DeposedError, make_engine
+from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine
+from proxy import Proxy
 
 
 def bridge(url, name):
@@ -66,6 +68,33 @@ def test_a_deposed_leader_writes_nothing(database_url):
                 pytest.fail("it was let in")
 
     run_with_two(database_url, write)
+
+
+def test_a_connection_that_is_silently_dead_does_not_hold_up_a_bridge(postgres_url, monkeypatch):
+    """A firewall forgot it: it stands, and nothing comes. TCP would notice after a quarter of an hour."""
+    monkeypatch.setattr(database_module, "_STATEMENT_TIMEOUT", 0.5)
+    direct = sa.engine.make_url(postgres_url)
+    with Proxy(direct.port) as proxy:
+
+        async def lose(one, _other):
+            held = await lead(one, "one")
+            proxy.freeze()
+            async with asyncio.timeout(30):
+                with pytest.raises(TimeoutError) as lost:
+                    await lease.renew(one, held)
+                assert is_transient(lost.value)
+                while not await renewed(one, held):
+                    pass
+
+        async def renewed(one, held):
+            try:
+                return await lease.renew(one, held)
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                return False
+
+        run_with_two(direct.set(port=proxy.port).render_as_string(hide_password=False), lose)
 
 
 def test_what_a_sleeper_left_open_keeps_nobody_waiting(postgres_url):

@@ -305,7 +305,7 @@ def test_a_publication_does_not_outlive_its_connection(site: Site) -> None:
 
 def test_a_deaf_bridge_connects_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge_link, "ECHO_INTERVAL", 0.2)
-    monkeypatch.setattr(bridge_link, "ECHO_TIMEOUT", 2.0)
+    monkeypatch.setattr(bridge_link, "ECHO_TIMEOUT", 5.0)
     bridge, worker = site.bridge(), site.worker()
     time.sleep(1)
     assert bridge.ups == 1  # it hears its echo
@@ -316,14 +316,14 @@ def test_a_deaf_bridge_connects_anew(site: Site, monkeypatch: pytest.MonkeyPatch
 
 def test_a_deaf_worker_connects_anew(site: Site) -> None:
     bridge = site.bridge()
-    with site.new_worker(kind=LivingWorker, heartbeat_interval=1) as worker:
+    with site.new_worker(kind=LivingWorker, heartbeat_interval=2) as worker:
         topic = TOPICS.worker(worker.name, TopicKind.STATUS)
-        time.sleep(4)
+        time.sleep(8)
         assert worker.ups == 1  # it hears its own status
         worker.unsubscribe_all()
         worker.wait_up(2)
-        wait_for(lambda: len(connections(bridge.payloads(topic))) == 2, what="a status of the second connection")
-        time.sleep(4)
+        wait_for(lambda: len(connections(bridge.payloads(topic))) >= 2, what="a status of the second connection")
+        time.sleep(8)
         assert worker.ups == 2
 
 

@@ -121,7 +121,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WholeSite]:
         running.bridge.stop()
         running.bridge.command += ["--task-heartbeat-interval", "1"]
         running.bridge.start()
-        running.watch.await_state("bridge/status", "leading", servers=[running.bridge])
+        running.watch.await_state("bridge/status", "leading", servers=[running.bridge], timeout=90)
         yield running
 
 
@@ -205,7 +205,8 @@ def test_two_schedulers_and_one_dies(begin, site: WholeSite, scheduler) -> None:
             assert sorted(started) == sorted(set(started)) and len(started) == 6
     finally:
         site.airflow.servers["scheduler"] = scheduler
-        scheduler.start()
+        if not scheduler.alive:
+            scheduler.start()
         second.stop()
         del site.airflow.servers["scheduler-2"]
 

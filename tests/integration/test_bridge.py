@@ -135,18 +135,18 @@ def test_calls_of_one_job_that_never_end_leave_the_gateway_to_others(site, worke
         path = f"task-instances/{SUBJECT}1"
         assert second.call(theirs, "PATCH", f"{path}/run", body).status == 200
         assert second.call(theirs, "PATCH", f"{path}/state", {"state": "success"}).status == 204
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 20
     assert site.job(theirs.job).unixname == "a\N{REPLACEMENT CHARACTER}b"
     assert "Traceback" not in site.log_text(0)
 
 
 def test_a_job_that_is_not_accepted_moves_on(site, worker, broker):
-    site.start_bridge("--accept-tries", "2", "--accept-timeout", "1")
+    site.start_bridge("--accept-tries", "2", "--accept-timeout", "3")
     job = site.queue()
     first = worker.order()
     second = worker.order()
     assert first == second  # published again
-    third = worker.order()
+    third = worker.order(timeout=40)
     assert third.attempt == 2
     worker.event("accepted", third)
     site.wait_state(job, "accepted")
@@ -158,9 +158,12 @@ def test_a_job_that_is_not_accepted_moves_on(site, worker, broker):
 def test_rejected_jobs_wait_for_another_worker(site, worker, broker):
     site.start_bridge()
     job = site.queue()
-    worker.event("rejected", worker.order(), reason="full")
-    site.wait_state(job, "queued")
-    with FakeWorker(broker.url("edge-2"), "edge-2") as second:
+    with FakeWorker(broker.url("edge-2"), "edge-2", queues=["other"]) as second:
+        wait_for(lambda: second.acks.qsize(), 20, "the other worker's birth")
+        worker.event("rejected", worker.order(), reason="full")
+        site.wait_state(job, "queued")
+        second.queues = ["default"]
+        second.introduce()
         assert second.order().attempt == 2
 
 
@@ -191,7 +194,7 @@ def test_the_executor_revokes(site, worker):
 
 
 def test_a_silent_workers_task_is_lost_after_its_time(site, worker):
-    site.start_bridge("--lost-after", "6")
+    site.start_bridge("--lost-after", "12")
     job = site.queue()
     start(worker, worker.order())
     worker.quiet = True
@@ -201,7 +204,7 @@ def test_a_silent_workers_task_is_lost_after_its_time(site, worker):
         assert site.job(job).state == "running"
         time.sleep(0.1)
     beats = len(site.api.calls("PUT", "heartbeat"))
-    wait_for(lambda: len(site.api.calls("PUT", "heartbeat")) > beats, 2, "a heartbeat of the silent worker's task")
+    wait_for(lambda: len(site.api.calls("PUT", "heartbeat")) > beats, 6, "a heartbeat of the silent worker's task")
     site.wait_state(job, "lost")
 
 
@@ -251,10 +254,10 @@ def test_a_standby_takes_over(site, worker):
     worker.event("accepted", run)
     site.wait_state(job, "accepted")
     standby = site.start_bridge("--instance", "two")
-    time.sleep(1)
+    wait_for(lambda: "standing by: bridge one leads" in site.log_text(1), 30, "the standby")
     epoch = worker.epoch
     leader.kill()
-    wait_for(lambda: worker.epoch > epoch, 10, "the next leader")
+    wait_for(lambda: worker.epoch > epoch, 30, "the next leader")
     second = site.queue()
     assert worker.order().job == second
     standby.send_signal(signal.SIGTERM)
@@ -277,6 +280,7 @@ def stop_between_transactions(site, process):
             return False
 
     wait_for(stopped, 15, "a moment without a transaction")
+    site.engine.dispose()  # on SQLite its connection waits for 0.1 s only
 
 
 def test_a_sleeping_leader_writes_nothing_when_it_wakes(site, worker):
@@ -285,10 +289,10 @@ def test_a_sleeping_leader_writes_nothing_when_it_wakes(site, worker):
     stop_between_transactions(site, leader)
     site.start_bridge("--instance", "two")
     epoch = worker.epoch
-    wait_for(lambda: worker.epoch > epoch, 15, "the next leader")
+    wait_for(lambda: worker.epoch > epoch, 30, "the next leader")
     leader.send_signal(signal.SIGCONT)
     log = site.directory / "bridge-0.log"
-    wait_for(lambda: "no longer leading" in log.read_text(), 15, "the old leader to notice")
+    wait_for(lambda: "no longer leading" in log.read_text(), 30, "the old leader to notice")
     with site.engine.connect() as connection:
         assert connection.execute(sa.select(tables.bridge.c.holder)).scalar_one() == "two"
 
@@ -359,7 +363,7 @@ def test_the_figures_of_a_queue_that_is_gone_are_cleared(site, worker, broker):
         worker.introduce()
         cleared = ("airflow/v1/queue/default/status", b"", False)
         wait_for(lambda: cleared in peer.received, 20, "the end of the figures")
-        assert any("queue/another/" in name for name, _, _ in peer.received)
+        wait_for(lambda: any("queue/another/" in name for name, _, _ in list(peer.received)), 20, "the new queue's")
 
 
 def test_a_late_will_of_its_own_does_not_stand(site, broker):
@@ -381,7 +385,7 @@ def test_a_late_will_of_its_own_does_not_stand(site, broker):
 
 def test_garbage_stops_nothing(site, worker, broker):
     site.start_bridge()
-    wait_for(lambda: worker.acks.qsize(), 15, "the bridge")
+    wait_for(lambda: worker.acks.qsize(), 30, "the bridge")
     for payload in (b"", b"{", b"[]", b"\x78\x9c\x00", b'{"type":"born"}', b"\xff" * 50, b'{"seq":1e999}'):
         for kind in ("status", "info", "events", "request", "logs/x"):
             worker.publish(f"airflow/v1/worker/{worker.name}/{kind}", payload)

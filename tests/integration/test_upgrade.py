@@ -65,7 +65,7 @@ def test_a_rolling_upgrade(site, worker, broker):
 
 def test_a_device_of_the_next_release_keeps_its_running_task_beside_an_older_bridge(site, worker):
     """It was updated too early, in the middle of a task: what the bridge knows of the task goes on to count."""
-    site.start_bridge("--lost-after", "3")
+    site.start_bridge("--lost-after", "8")
     job = site.queue()
     run = worker.order()
     worker.event("accepted", run)
@@ -82,7 +82,7 @@ def test_a_device_of_the_next_release_keeps_its_running_task_beside_an_older_bri
     while not worker.acks.get(timeout=deadline - time.monotonic()).refused:
         pass
     asked = time.monotonic()
-    while time.monotonic() < asked + 6:  # longer than `lost_after`: it is heard, though not understood
+    while time.monotonic() < asked + 11:  # longer than `lost_after`: it is heard, though not understood
         worker.introduce()
         assert worker.acks.get(timeout=10).refused
         assert site.job(job).state == "running"

@@ -5,6 +5,7 @@ chunks, and an update of the row for each of its transitions, since these are wh
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,7 +142,13 @@ class Site:
             " WHERE n_dead_tup > 50 + 0.2 * greatest(reltuples, 0) AND left(pg_class.relname, 4) = 'mqtt'"
         )
         self.engine.dispose()  # a session's figures of dead rows are published when it ends
+        others = sa.text(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+            " AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            while connection.scalar(others):  # it is on its way out
+                time.sleep(0.01)
             names = list(connection.execute(due).scalars())
             for name in names:
                 connection.execute(sa.text(f"VACUUM ANALYZE {name}"))

@@ -30,6 +30,10 @@ _SQLITE_BUSY: Final = 30.0
 #: Seconds for one attempt to connect; libpq's `connect_timeout` in the URL is taken instead.
 _CONNECT_TIMEOUT: Final = 10
 
+#: Seconds for one statement. A connection may be dead without a word (a firewall forgot it): TCP alone would notice
+#: after a quarter of an hour, while this bridge kept a lease, or did not see that one is free.
+_STATEMENT_TIMEOUT: Final = 15.0
+
 #: Execution option of connections that only read: on SQLite they need not wait for writers.
 _READ_ONLY: Final = "airflow_mqtt_read_only"
 
@@ -118,7 +122,9 @@ async def connect_by_url(url: str, *, server_settings: dict[str, str]) -> asyncp
     parsed = make_url(url).set(drivername="postgresql")
     timeout = float(str(parsed.query.get("connect_timeout", _CONNECT_TIMEOUT)))
     dsn = parsed.difference_update_query(["connect_timeout"]).render_as_string(hide_password=False)
-    return await asyncpg.connect(dsn, timeout=timeout, server_settings=server_settings)
+    return await asyncpg.connect(
+        dsn, timeout=timeout, command_timeout=_STATEMENT_TIMEOUT, server_settings=server_settings
+    )
 
 
 def _take_write_lock_at_begin(engine: AsyncEngine) -> None:

@@ -260,6 +260,7 @@ class Gateway:
             reraise=True,
         )
         async for attempt in retrying:
+            heed()
             number = attempt.retry_state.attempt_number
             with attempt:
                 if number > 1 and not await self._is_current(job):

@@ -12,7 +12,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from typing import Any, Final
+from types import TracebackType
+from typing import Any, Final, Self
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -30,8 +31,11 @@ log = logging.getLogger(__name__)
 #: Seconds within which the broker must acknowledge a publication.
 _ACK_TIMEOUT: Final = 20.0
 
-#: Seconds from CONNECT to CONNACK, and for a farewell. A NATS cluster that has just lost a node takes its time.
+#: Seconds from CONNECT to CONNACK. A NATS cluster that has just lost a node takes its time.
 _HANDSHAKE_TIMEOUT: Final = 20.0
+
+#: Seconds in which a DISCONNECT must have been written: a broker that does not read takes none.
+_FAREWELL: Final = 2.0
 
 #: Seconds for the SUBACK. A NATS cluster that has just lost a node elects a leader for each new subscription: some
 #: seconds each.
@@ -76,7 +80,36 @@ class DeniedError(aiomqtt.MqttError):
 
 
 class _Client(aiomqtt.Client):
-    """Notices a connection that ends before CONNACK; aiomqtt 2 would wait for the whole timeout."""
+    """Notices a connection that ends before CONNACK (aiomqtt 2 would wait for the whole timeout), and leaves none open.
+
+    When connecting is cancelled or takes too long, aiomqtt keeps the socket and answers for it: a second client of our
+    id. So it does when DISCONNECT cannot be written.
+    """
+
+    _abandoned = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self._abandoned = True
+            self._loop.call_soon(self._hang_up)  # after what the connecting thread has scheduled
+            raise
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await super().__aexit__(*error)
+        finally:
+            self._hang_up()
+
+    def _client_connect(self) -> None:
+        """In a thread, which no cancellation ends."""
+        super()._client_connect()
+        if self._abandoned:
+            self._loop.call_soon_threadsafe(self._hang_up)
+
+    def _hang_up(self) -> None:
+        self._client._sock_close()  # noqa: SLF001  paho has no public way
 
     def _on_disconnect(self, *arguments: Any) -> None:
         if not self._connected.done():
@@ -138,6 +171,7 @@ class Link:
             made_at: float | None = None
             try:
                 async with self._connect(versions[0]) as client:
+                    client.timeout = _FAREWELL  # of all that waits, only this has no timeout of its own
                     made_at, proven = time.monotonic(), True
                     await self._serve(client, receive, connected)
             except* (aiomqtt.MqttError, OSError) as group:
@@ -194,6 +228,7 @@ class Link:
 
     async def _serve(self, client: aiomqtt.Client, receive: Receive, connected: Callable[[], Awaitable[None]]) -> None:
         filters = [*self._topics.of_bridge(), self._topics.bridge_echo(self._settings.instance)]
+        heed()
         self._echoed.set()
         async with asyncio.TaskGroup() as group:
             reader = group.create_task(self._read(client, receive), name="read from the broker")

@@ -55,7 +55,7 @@ async def _run(settings: BridgeSettings) -> None:
 
 def _end_at_once() -> None:
     """End without those who do not answer: a roll-back at a silent database cannot be cancelled. Nothing is lost."""
-    log.warning("ending without a farewell, since the database does not answer; the lease runs out by itself")
+    log.warning("ending without a farewell, since database or broker do not answer; the lease runs out by itself")
     logging.shutdown()
     os._exit(0)
 

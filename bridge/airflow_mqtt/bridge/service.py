@@ -74,6 +74,7 @@ class Bridge:
         try:
             while not stop.is_set():
                 checked = asyncio.create_task(check())
+                checked.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else may look
                 try:
                     await asyncio.wait([checked, stopped], return_when=asyncio.FIRST_COMPLETED)
                     if checked.done():
@@ -163,6 +164,7 @@ class LeaseKeeper:
             try:
                 async with asyncio.timeout(self._ttl):
                     ours = await lease.renew(self._database, self._held)
+                heed()
             except Exception as error:
                 heed()
                 _raise_unless_transient(error)

@@ -46,11 +46,11 @@ class Hold(BaseOperator):
 
 
 class Defer(Hold):
-    """Defers for a second, and then runs until `go`."""
+    """Defers for longer than a worker needs to report that, and then runs until `go`."""
 
     def execute(self, context):
         _trace(context, "deferred")
-        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=1)), method_name="again")
+        self.defer(trigger=TimeDeltaTrigger(timedelta(seconds=6)), method_name="again")
 
     def again(self, context, event=None):
         return super().execute(context)
@@ -81,7 +81,7 @@ with _dag("defers"):
     Defer(task_id="hold")
 
 with _dag("reschedules"):
-    Reschedule(task_id="hold", mode="reschedule", poke_interval=2, timeout=600)
+    Reschedule(task_id="hold", mode="reschedule", poke_interval=6, timeout=600)
 
 with _dag("holds_many", max_active_tasks=64):
     for number in range(6):

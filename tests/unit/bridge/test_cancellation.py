@@ -1,12 +1,14 @@
 """A task of the bridge that is told to end does, whatever else happens in that moment."""
 
 import asyncio
+import threading
 from types import SimpleNamespace
 
 import aiomqtt
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from airflow_mqtt.bridge import link as link_module
 from airflow_mqtt.bridge import service, wakeup
 from airflow_mqtt.bridge.cancellation import pause
 from airflow_mqtt.bridge.lease import Lease
@@ -92,6 +94,108 @@ async def test_a_loop_that_is_woken(moment):
     await turns(moment)
     task.cancel()
     await ends(task)
+
+
+class ConnAck:
+    """A broker on loopback that grants everything `delay` seconds late, and then reads on or not."""
+
+    def __init__(self, delay=0.0, *, reads=True):
+        self._delay, self._reads = delay, reads
+        self.open, self.accepted = 0, asyncio.Event()
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        url = SimpleNamespace(
+            host="127.0.0.1", port=self._server.sockets[0].getsockname()[1], username=None, password=None, tls=False
+        )
+        self.settings = SimpleNamespace(broker_url=url, mqtt_version="5", root="airflow", instance="one")
+        return self
+
+    async def __aexit__(self, *error):
+        self._server.close()
+
+    async def _serve(self, reader, writer):
+        self.open += 1
+        try:
+            await reader.read(1000)
+            self.accepted.set()
+            await asyncio.sleep(self._delay)
+            writer.write(bytes([0x20, 3, 0, 0, 0]))
+            subscribe = await reader.read(1000)
+            if not subscribe:
+                return
+            granted = len(Topics("airflow").of_bridge()) + 1
+            start = 2 if subscribe[1] < 128 else 3
+            writer.write(bytes([0x90, 3 + granted, *subscribe[start : start + 2], 0, *[1] * granted]))
+            if not self._reads:
+                writer.transport.pause_reading()
+                await asyncio.sleep(60)
+            while await reader.read(1000):
+                pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+
+def our_tasks():
+    return [task for task in asyncio.all_tasks() if "_misc_loop" in task.get_coro().__qualname__]
+
+
+async def nothing():
+    pass
+
+
+async def test_a_link_that_is_ended_before_connack_leaves_no_client():
+    async with ConnAck(delay=0.2) as broker:
+        link = Link(broker.settings, Topics("airflow"), will=Outgoing("t", b""))
+        task = asyncio.create_task(link.run(lambda *message: None, nothing, lambda: None))
+        await broker.accepted.wait()
+        task.cancel()
+        await ends(task)
+        async with asyncio.timeout(5):
+            while broker.open or our_tasks():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_link_that_is_ended_while_it_connects_leaves_no_client(monkeypatch):
+    """The thread that connects cannot be cancelled."""
+    goes_on = threading.Event()
+    connects = link_module._Client._client_connect
+
+    def late(client):
+        goes_on.wait(10)
+        connects(client)
+
+    monkeypatch.setattr(link_module._Client, "_client_connect", late)
+    async with ConnAck() as broker:
+        link = Link(broker.settings, Topics("airflow"), will=Outgoing("t", b""))
+        task = asyncio.create_task(link.run(lambda *message: None, nothing, lambda: None))
+        await asyncio.sleep(0.05)
+        task.cancel()
+        await ends(task)
+        goes_on.set()
+        async with asyncio.timeout(5):
+            await broker.accepted.wait()
+            while broker.open or our_tasks():
+                await asyncio.sleep(0.01)
+
+
+async def test_a_link_whose_broker_reads_no_more():
+    async with ConnAck(reads=False) as broker:
+        link = Link(broker.settings, Topics("airflow"), will=Outgoing("t", b""))
+        up = asyncio.Event()
+
+        async def connected():
+            up.set()
+
+        task = asyncio.create_task(link.run(lambda *message: None, connected, lambda: None))
+        await up.wait()
+        publishing = asyncio.create_task(link.publish([Outgoing("t", b"x" * 1_000_000)] * 8))
+        await asyncio.sleep(0.3)
+        task.cancel()
+        await ends(task)
+        assert not await publishing
+        assert not our_tasks()
 
 
 async def test_a_pause_says_whether_it_was_ended():

@@ -419,14 +419,16 @@ async def test_a_refusal_is_one_line_and_said_once(bench, caplog):
         for path in ("x\nERROR all is lost\n%s", "x%0aERROR all is lost", "variables\u2028ERROR"):
             for _ in range(20):
                 assert (await bench.ask("POST", path)).status == 403
-    lines = [record.getMessage() for record in caplog.records]
+    lines = [record.getMessage() for record in caplog.records if record.name.startswith("airflow_mqtt")]
     assert len(lines) == 1 and "\n" not in lines[0] and len(lines[0]) < 700
 
 
 async def test_refusals_of_invented_jobs_have_an_end(bench, caplog):
     for number in range(300):
         await bench.ask(job=f"invented-{number}")
-    assert len(caplog.records) == 101  # and the one that says so
+    assert (
+        len([one for one in caplog.records if one.name.startswith("airflow_mqtt")]) == 101
+    )  # and the one that says so
 
 
 async def test_tries_are_logged_ever_less(bench, fast, caplog):

@@ -261,8 +261,12 @@ def test_a_call_waits_for_a_worker_that_comes_back_and_keeps_its_id(tmp_path: Pa
         if len(servers) == 1:
             servers.append(Server(tmp_path / "worker.sock", lambda _call: 200))
 
+    def close_when_asked() -> None:
+        wait_for(lambda: first.calls, what="the call")
+        first.close()
+
     transport._sleep = restart
-    threading.Timer(0.3, first.close).start()
+    threading.Thread(target=close_when_asked).start()
     try:
         assert client.get("variables/x").status_code == 200
         assert first.calls[0].id == servers[1].calls[0].id
@@ -279,6 +283,7 @@ def test_a_heartbeat_never_waits_long(tmp_path: Path, client, monkeypatch) -> No
     try:
         assert client.put("task-instances/x/heartbeat", content="{}").status_code == 204
         server.answer = lambda _call: 410
+        monkeypatch.setattr(transport, "HEARTBEAT_WAIT", 30)
         assert client.put("task-instances/x/heartbeat", content="{}").status_code == 410
     finally:
         server.close()

@@ -178,6 +178,8 @@ class Loop:
         if self._must_probe or self._link.was_away(now):
             try:
                 taken = self._name_is_taken()
+            except InterruptedError:
+                return  # the signal is heard first
             except (OSError, ValueError) as error:
                 if isinstance(error, NoAnswerError):
                     self._link.try_other_version()
@@ -220,6 +222,11 @@ class Loop:
         self._selector.unregister(wake)
         os.close(wake)
         os.close(alarm)
+
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal came that the core has not heard of yet."""
+        return self._signals > 0
 
     def _on_signal(self, *_: object) -> None:
         self._signals += 1

@@ -146,7 +146,7 @@ def _work(settings: WorkerSettings) -> None:
             local_api,
             runners,
             selector,
-            lambda: name_is_taken(settings, ours, config.instance, v5=link.v5),
+            lambda: name_is_taken(settings, ours, config.instance, v5=link.v5, interrupted=lambda: loop.signalled),
         )
         _warn_of_account(settings)
         log.info("worker %s starts: queues %s, %d slots", settings.name, ",".join(settings.queues), settings.slots)

@@ -8,6 +8,7 @@ import logging
 import os
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,10 +38,13 @@ class _Seen:
     live: list[WorkerStatus] = field(default_factory=list)
 
 
-def name_is_taken(settings: WorkerSettings, ours: frozenset[str], instance: str, *, v5: bool) -> bool:
+def name_is_taken(
+    settings: WorkerSettings, ours: frozenset[str], instance: str, *, v5: bool, interrupted: Callable[[], bool]
+) -> bool:
     """Whether another living worker has the name. `ours` are instances that are or were this worker.
 
-    `OSError` when the broker cannot be asked; `NoAnswerError` when another version of MQTT may help.
+    `OSError` when the broker cannot be asked: `NoAnswerError` when another version of MQTT may help,
+    `InterruptedError` once `interrupted` says so.
     """
     topics = Topics(settings.root)
     seen = _Seen()
@@ -50,17 +54,17 @@ def name_is_taken(settings: WorkerSettings, ours: frozenset[str], instance: str,
     _listen(client, topic, seen)
     connect(client, settings, v5=v5, clean=True)
     try:
-        _spin(client, HANDSHAKE_TIMEOUT, lambda: seen.granted, seen)
+        _spin(client, HANDSHAKE_TIMEOUT, lambda: seen.granted, seen, interrupted)
         if not seen.answered:
             raise NoAnswerError(seen.failed or "no answer from the broker")
         if not seen.granted:
             raise ConnectionError(seen.failed or "no answer from the broker")
-        _spin(client, RETAINED_WAIT, lambda: seen.retained is not None, seen)
+        _spin(client, RETAINED_WAIT, lambda: seen.retained is not None, seen, interrupted)
         if seen.retained is None or not _foreign(seen.retained, ours):
             return False
         log.info("the last status of %s is another instance's; asking whether it lives", settings.name)
         client.publish(topics.worker(settings.name, TopicKind.PROBE), Probe(instance=instance).encode(), qos=1)
-        _spin(client, ANSWER_WAIT, lambda: any(_foreign(status, ours) for status in seen.live), seen)
+        _spin(client, ANSWER_WAIT, lambda: any(_foreign(status, ours) for status in seen.live), seen, interrupted)
         return any(_foreign(status, ours) for status in seen.live)
     finally:
         client.disconnect()
@@ -98,10 +102,12 @@ def _listen(client: Any, topic: str, seen: _Seen) -> None:
     client.on_message = on_message
 
 
-def _spin(client: Any, timeout: float, done: Any, seen: _Seen) -> None:
-    """Drive `client` until `done`, it failed, or time is up."""
+def _spin(client: Any, timeout: float, done: Callable[[], bool], seen: _Seen, interrupted: Callable[[], bool]) -> None:
+    """Drive `client` until `done`, it failed, or time is up. `InterruptedError` once `interrupted`."""
     until = time.monotonic() + timeout
     while not done() and not seen.failed:
+        if interrupted():
+            raise InterruptedError("a signal came")
         channel = client.socket()
         remaining = until - time.monotonic()
         if channel is None or remaining <= 0:

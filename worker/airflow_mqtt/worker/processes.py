@@ -42,10 +42,10 @@ def identify(pid: int) -> ProcessId:
 def _stat(pid: int) -> dict[str, Any]:
     """Return fields of /proc/PID/stat (proc(5)); empty when the process is gone."""
     try:
-        line = (PROC / str(pid) / "stat").read_text()
+        line = (PROC / str(pid) / "stat").read_text(errors="replace")
     except OSError:
         return {}
-    rest = line.rpartition(")")[2].split()  # the command before it may hold anything
+    rest = line.rpartition(")")[2].split()  # the command before it may hold anything, or half a character
     return {"state": rest[0], "parent": int(rest[1]), "session": int(rest[3]), "ticks": int(rest[19])}
 
 

@@ -12,7 +12,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from types import TracebackType
 from typing import Any, Final, Self
 
 import aiomqtt

@@ -12,6 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
+from types import TracebackType
 from typing import Any, Final, Self
 
 import aiomqtt
@@ -95,9 +96,11 @@ class _Client(aiomqtt.Client):
             self._loop.call_soon(self._hang_up)  # after what the connecting thread has scheduled
             raise
 
-    async def __aexit__(self, *error: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         try:
-            await super().__aexit__(*error)
+            await super().__aexit__(kind, error, traceback)
         finally:
             self._hang_up()
 

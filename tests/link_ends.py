@@ -38,6 +38,9 @@ from airflow_mqtt.worker.settings import SETTINGS as WORKER_SETTINGS
 from airflow_mqtt.worker.settings import WorkerSettings
 from demo.processes import wait_for
 
+#: Seconds. Only a bound: a NATS cluster on a busy machine elects a leader for each of many subscriptions.
+PATIENCE = 180.0
+
 TOPICS = Topics()
 
 Message = tuple[str, bytes, bool]
@@ -58,7 +61,7 @@ class End:
     def payloads(self, topic: str) -> list[bytes]:
         return [payload for name, payload, _ in list(self.received) if name == topic]
 
-    def wait(self, topic: str, payload: bytes | None = None, timeout: float = 30) -> Message:
+    def wait(self, topic: str, payload: bytes | None = None, timeout: float = PATIENCE) -> Message:
         """Wait until `topic` (with `payload`, where given) has arrived."""
 
         def there() -> Message | None:
@@ -70,7 +73,7 @@ class End:
         except TimeoutError as error:
             raise TimeoutError(f"{error}; arrived: {[name for name, _, _ in self.received][-20:]}") from None
 
-    def wait_up(self, count: int = 1, timeout: float = 45) -> None:
+    def wait_up(self, count: int = 1, timeout: float = PATIENCE) -> None:
         wait_for(lambda: self.ups >= count, what=f"connection {count}", timeout=timeout)
 
 
@@ -168,7 +171,7 @@ class _Threaded(End, ABC):
     def do(self, command: Callable[[], Any]) -> Any:
         answer: queue.Queue[Any] = queue.Queue()
         self._commands.put((command, answer))
-        return answer.get(timeout=30)
+        return answer.get(timeout=PATIENCE)
 
     def end(self, command: Callable[[], Any]) -> None:
         """Run `command` as the last thing."""

@@ -18,7 +18,7 @@ from airflow_mqtt.bridge import link as bridge_link
 from airflow_mqtt.bridge.outgoing import Outgoing
 from airflow_mqtt.protocol.messages import WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
-from link_ends import TOPICS, BridgeEnd, LivingWorker, WorkerEnd
+from link_ends import PATIENCE, TOPICS, BridgeEnd, LivingWorker, WorkerEnd
 from proxy import Proxy
 from servers import wait_for
 
@@ -74,6 +74,8 @@ def brokers() -> Iterator[Brokers]:
     with ExitStack() as stack:
         yield Brokers(stack)
 
+
+pytestmark = pytest.mark.timeout(900)
 
 VARIANTS = ["mosquitto-5", "mosquitto-3.1.1", "nats-3.1.1", "cluster-3.1.1"]
 AUTO = [("mosquitto-auto", True), ("nats-auto", False), ("cluster-auto", False)]
@@ -253,7 +255,7 @@ def bridge_sends_until_heard(bridge: BridgeEnd, worker: WorkerEnd, text: bytes) 
         bridge.publish(order(worker, b"%s %d" % (text, next(numbers))))
         return any(payload.startswith(text) for payload in worker.payloads(topic))
 
-    wait_for(heard, what=f"{text!r} at the worker", timeout=60, every=0.5)
+    wait_for(heard, what=f"{text!r} at the worker", timeout=PATIENCE, every=0.5)
 
 
 def worker_sends_until_heard(worker: WorkerEnd, bridge: BridgeEnd, text: bytes) -> None:
@@ -264,7 +266,7 @@ def worker_sends_until_heard(worker: WorkerEnd, bridge: BridgeEnd, text: bytes) 
         worker.publish(topic, b"%s %d" % (text, next(numbers)))
         return any(payload.startswith(text) for payload in bridge.payloads(topic))
 
-    wait_for(heard, what=f"{text!r} at the bridge", timeout=60, every=0.5)
+    wait_for(heard, what=f"{text!r} at the bridge", timeout=PATIENCE, every=0.5)
 
 
 @pytest.mark.parametrize("loss", ["cut", "drop"])
@@ -443,7 +445,7 @@ def test_a_node_of_a_cluster_is_killed(cluster: list[servers.Nats], victim: str)
             proxy.target = ("127.0.0.1", three.port)
             end: BridgeEnd | WorkerEnd = worker if proxy is far else bridge
             wait_for(lambda: end.downs, what="the end of the connection")
-            end.wait_up(2, 120)
+            end.wait_up(2)
         bridge_sends_until_heard(bridge, worker, b"after")
         worker_sends_until_heard(worker, bridge, b"after")
         with BridgeEnd((one if node is three else three).url("bridge"), "auto") as late:

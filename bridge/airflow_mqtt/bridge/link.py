@@ -35,7 +35,7 @@ _ACK_TIMEOUT: Final = 20.0
 _HANDSHAKE_TIMEOUT: Final = 20.0
 
 #: Seconds in which a DISCONNECT must have been written: a broker that does not read takes none.
-_FAREWELL: Final = 2.0
+_DISCONNECT_TIMEOUT: Final = 2.0
 
 #: Seconds for the SUBACK. A NATS cluster that has just lost a node elects a leader for each new subscription: some
 #: seconds each.
@@ -173,7 +173,7 @@ class Link:
             made_at: float | None = None
             try:
                 async with self._connect(versions[0]) as client:
-                    client.timeout = _FAREWELL  # of all that waits, only this has no timeout of its own
+                    client.timeout = _DISCONNECT_TIMEOUT  # of all that waits, only this has no timeout of its own
                     made_at, proven = time.monotonic(), True
                     await self._serve(client, receive, connected)
             except* (aiomqtt.MqttError, OSError) as group:

@@ -129,15 +129,14 @@ def test_an_id_left_over_from_an_earlier_dispatch_is_not_used_twice(world):
 
 
 def test_what_it_cannot_run_is_refused(world):
-    with world.session() as session, pytest.raises((ValueError, NotImplementedError)):
+    with world.session() as session, pytest.raises(ValueError, match="Un-handled workload"):
         world.executor().queue_workload(object(), session=session)
 
 
+@pytest.mark.parametrize("world", ["postgresql"], indirect=True)  # LISTEN is PostgreSQL's
 def test_postgresql_wakes_the_bridge_on_commit(world):
     from airflow import settings
 
-    if settings.engine.dialect.name != "postgresql":
-        pytest.skip("PostgreSQL only")
     executor = world.executor(team_name="north")
     with create_engine(settings.SQL_ALCHEMY_CONN).connect() as listener:
         raw = listener.connection.dbapi_connection

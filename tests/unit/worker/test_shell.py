@@ -87,6 +87,16 @@ def test_a_process_is_known_by_more_than_its_id() -> None:
     child.stdin.close()
 
 
+def test_the_name_of_a_process_may_end_within_a_character() -> None:
+    """Linux keeps 15 bytes of it, whatever they are; every process of the device is looked at."""
+    rename = "open('/proc/self/comm', 'wb').write(b'fourteen bytes\\xc3'); print(flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", rename], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout.readline() == b"\n"
+        assert (processes.PROC / str(child.pid) / "comm").read_bytes() == b"fourteen bytes\xc3\n"
+        assert processes.alive(processes.identify(child.pid))
+        child.kill()
+
+
 FAMILY = """
 import os, subprocess, sys, time
 def start(**more):

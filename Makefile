@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-TYPED := protocol bridge worker executor examples/demo scripts
+TYPED := protocol config database bridge worker executor cli examples/demo scripts
 # More for pytest: make unit ARGS="-k topics -x"
 ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
@@ -93,7 +93,7 @@ servers: # Mosquitto and PostgreSQL, and what a network namespace needs
 check: setup ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@MYPYPATH=protocol:bridge:worker:executor:examples:scripts:scripts/compose $(BIN)/mypy --strict $(TYPED)
+	@MYPYPATH=protocol:config:database:bridge:worker:executor:cli:examples:scripts:scripts/compose $(BIN)/mypy --strict $(TYPED)
 	@$(BIN)/lint-imports
 
 format: setup ## rewrite the code in the house's format

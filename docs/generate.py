@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from airflow_mqtt.config.settings import Setting
 from airflow_mqtt.protocol import jobs, workers
-from airflow_mqtt.protocol.settings import Setting
 
 DOCS = Path(__file__).parent
 
@@ -64,7 +64,7 @@ def airflow_options() -> str:
     """Return the options of `airflow.cfg [mqtt]`, as the provider declares them to Airflow."""
     provider = importlib.import_module("airflow_mqtt.executor.provider")
     options: dict[str, dict[str, Any]] = provider.get_provider_info()["config"]["mqtt"]["options"]
-    bridge = {setting.name for setting in importlib.import_module("airflow_mqtt.bridge.settings").SETTINGS}
+    bridge = {setting.name for setting in importlib.import_module("airflow_mqtt.config.bridge").SETTINGS}
     shared = [f"`{name}`" for name in options if name in bridge]
     own = [_option(name, option) for name, option in options.items() if name not in bridge]
     return "\n".join([*own, f"Read by the bridge where it finds the file: {', '.join(shared)}.", ""])
@@ -87,7 +87,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "job-table": job_table,
     "worker-table": workers.table,
     "worker-settings": command_settings("airflow_mqtt.worker.settings"),
-    "bridge-settings": command_settings("airflow_mqtt.bridge.settings"),
+    "bridge-settings": command_settings("airflow_mqtt.config.bridge"),
     "airflow-options": airflow_options,
 }
 

@@ -8,7 +8,7 @@ import uuid
 
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables, transitions
+from airflow_mqtt.database import tables, transitions
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from servers import wait_for
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from airflow_mqtt.bridge.values import Job, Worker
+from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Desired, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import WorkerState

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 import paho.mqtt.client as mqtt
 
+from airflow_mqtt.config.broker_url import parse_broker_url
 from airflow_mqtt.protocol import PROTOCOL_VERSION
-from airflow_mqtt.protocol.broker_url import parse_broker_url
 from airflow_mqtt.protocol.messages import (
     Ack,
     Born,

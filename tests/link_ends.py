@@ -20,12 +20,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from airflow_mqtt.bridge.link import Link as BridgeLink
-from airflow_mqtt.bridge.outgoing import Outgoing
-from airflow_mqtt.bridge.settings import SETTINGS as BRIDGE_SETTINGS
-from airflow_mqtt.bridge.settings import BridgeSettings
+from airflow_mqtt.bridge.mqtt.link import Link as BridgeLink
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.config.bridge import SETTINGS as BRIDGE_SETTINGS
+from airflow_mqtt.config.bridge import BridgeSettings
+from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.protocol.messages import BridgeStatus, WorkerStatus
-from airflow_mqtt.protocol.settings import Source, resolve
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.journal import Journal

@@ -8,7 +8,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from airflow_mqtt.protocol.broker_url import parse_broker_url
+from airflow_mqtt.config.broker_url import parse_broker_url
 from demo.processes import wait_for
 
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from airflow_mqtt.protocol.broker_url import parse_broker_url
+from airflow_mqtt.config.broker_url import parse_broker_url
 from demo.processes import Server, wait_for
 from demo.site import clean_environment
 

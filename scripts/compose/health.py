@@ -17,7 +17,7 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 
-from airflow_mqtt.protocol.broker_url import BrokerUrl, parse_broker_url
+from airflow_mqtt.config.broker_url import BrokerUrl, parse_broker_url
 
 #: Seconds to wait for what the broker keeps.
 PATIENCE = 4.0

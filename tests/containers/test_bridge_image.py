@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from parts import await_log, confined, health, log
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from servers import wait_for
 
 

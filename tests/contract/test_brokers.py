@@ -12,7 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 import servers
-from airflow_mqtt.bridge import tables, transitions
+from airflow_mqtt.database import tables, transitions
 from airflow_mqtt.protocol.messages import Cancel
 from demo.processes import Server
 from fakes import FakeExecutionApi, FakeWorker

@@ -10,8 +10,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from airflow_mqtt.bridge import database, tables
-from airflow_mqtt.bridge.database import Database, is_transient, make_engine, refusal
+from airflow_mqtt.database import engine, tables
+from airflow_mqtt.database.engine import Database, make_engine
+from airflow_mqtt.database.errors import is_transient, refusal
 from airflow_mqtt.protocol.errors import RefusedError
 
 
@@ -81,7 +82,7 @@ def test_a_locked_file_is_waited_for(sqlite_url):
     make_tables(sqlite_url).dispose()
     with closing(sqlite3.connect(make_url(sqlite_url).database)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
-        database._look(make_url(sqlite_url).database)
+        engine._look(make_url(sqlite_url).database)
 
 
 def test_a_column_that_this_version_needs_is_missing(database_url):

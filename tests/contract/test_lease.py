@@ -5,9 +5,11 @@ import asyncio
 import pytest
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import database as database_module
-from airflow_mqtt.bridge import lease, tables
-from airflow_mqtt.bridge.database import Database, DeposedError, is_transient, make_engine
+from airflow_mqtt.bridge import lease
+from airflow_mqtt.database import engine as database_module
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.engine import Database, make_engine
+from airflow_mqtt.database.errors import DeposedError, is_transient
 from proxy import Proxy
 
 

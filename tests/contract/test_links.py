@@ -14,8 +14,8 @@ import pytest
 
 import link_ends  # first: see there
 import servers
-from airflow_mqtt.bridge import link as bridge_link
-from airflow_mqtt.bridge.outgoing import Outgoing
+from airflow_mqtt.bridge.mqtt import link as bridge_link
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.protocol.messages import WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
 from link_ends import PATIENCE, TOPICS, BridgeEnd, LivingWorker, WorkerEnd

@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, inspect
 
 import airflow_mqtt.executor
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 
 PACKAGE = Path(airflow_mqtt.executor.__file__).parent
 VERSION_TABLE = "alembic_version_mqtt"

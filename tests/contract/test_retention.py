@@ -12,10 +12,11 @@ import sqlalchemy as sa
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.bridge import tables, transitions
-from airflow_mqtt.bridge.database import Database, DeposedError, make_engine
-from airflow_mqtt.bridge.retention import BATCH, BUSY_PAUSE, IDLE_PAUSE, UNHEARD, Retention
 from airflow_mqtt.bridge.store import SqlTx
+from airflow_mqtt.bridge.upkeep.retention import BATCH, BUSY_PAUSE, IDLE_PAUSE, UNHEARD, Retention
+from airflow_mqtt.database import tables, transitions
+from airflow_mqtt.database.engine import Database, make_engine
+from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.protocol.jobs import JobEvent
 from retention.months import DAY, START, TABLES, Site
 
@@ -92,7 +93,7 @@ def test_for_ever(site: Site) -> None:
 
 @pytest.mark.parametrize("retention", [KEEP, 0])
 def test_what_belongs_to_no_job_goes_page_by_page(site: Site, monkeypatch, retention: float) -> None:
-    monkeypatch.setattr("airflow_mqtt.bridge.retention.ORPHAN_PAGE", 3)
+    monkeypatch.setattr("airflow_mqtt.bridge.upkeep.retention.ORPHAN_PAGE", 3)
     site.retention = retention
     for number in range(5):
         add(site, f"new-{number}", ended=NOW)
@@ -272,7 +273,7 @@ def busy(site: Site) -> Site:
 
 
 def test_the_bridge_reads_no_whole_table(busy: Site, monkeypatch) -> None:
-    monkeypatch.setattr("airflow_mqtt.bridge.retention.BATCH", 20)  # small, as a batch is beside a real history
+    monkeypatch.setattr("airflow_mqtt.bridge.upkeep.retention.BATCH", 20)  # small, as a batch is beside a real history
 
     async def everything() -> Plans:
         async with Leading(busy) as database:

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import fleet, tables
+from airflow_mqtt.bridge.dispatch import fleet
 from airflow_mqtt.bridge.dispatcher import Dispatcher
 from airflow_mqtt.bridge.store import SqlTx
+from airflow_mqtt.database import tables
 from bridge_samples import NOW
 from contract.test_lease import lead, run_with_two
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from airflow_mqtt.executor import core, store
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from faults.api import ExecutionApi, TaskInstance

@@ -20,7 +20,7 @@ from typing import Self
 import sqlalchemy as sa
 
 import servers
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from airflow_mqtt.worker import job_files, processes
 from demo.processes import MissingProgramError, Server
 from faults.api import ExecutionApi

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from airflow_mqtt.worker import processes
 from airflow_site import WORKER, WholeSite, whole_site
 from demo.client import AirflowClient

@@ -9,7 +9,7 @@ import uuid
 
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.messages import Cancel
 from bridge_bench import SUBJECT
 from fakes import FakeWorker

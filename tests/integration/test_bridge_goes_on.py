@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from mqtt_peer import Peer
 from servers import wait_for
 

@@ -6,7 +6,7 @@ import time
 import pytest
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from demo import edge
 from servers import mosquitto, running, wait_for
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from proxy import Proxy
 from servers import free_port, wait_for
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from demo import edge
 from demo.processes import find_program
 from servers import mosquitto, running, wait_for

@@ -6,7 +6,7 @@ published is under way anyhow. `sleeper` is the one that tries.
 
 from collections.abc import Iterator
 
-from airflow_mqtt.bridge.sweep import Resend
+from airflow_mqtt.bridge.dispatch.timeouts import Resend
 from airflow_mqtt.protocol.jobs import JobEvent as E
 from airflow_mqtt.protocol.jobs import Verdict
 from model import real

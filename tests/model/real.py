@@ -5,9 +5,10 @@ Each is pure, so its answers are remembered: the search asks the same few hundre
 
 from functools import cache
 
-from airflow_mqtt.bridge import fleet, gateway, sweep
-from airflow_mqtt.bridge.intake import Call
-from airflow_mqtt.bridge.routes import Refusal
+from airflow_mqtt.bridge.calls import gateway
+from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.dispatch import fleet, timeouts
+from airflow_mqtt.bridge.mqtt.inbox import Call
 from airflow_mqtt.protocol import jobs
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict
 from airflow_mqtt.protocol.messages import Born, Request
@@ -15,7 +16,7 @@ from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, job, worker
 from model.state import Launch
 
-_RULES = sweep.Rules(accept_timeout=30.0, accept_tries=3, lost_after=300.0)
+_RULES = timeouts.Rules(accept_timeout=30.0, accept_tries=3, lost_after=300.0)
 _LONG_AGO = NOW - 10_000.0
 
 
@@ -32,20 +33,20 @@ def settle(state: str, attempt: int, event: str, reported_attempt: int) -> Verdi
 
 @cache
 def given_up(state: str, begun: bool) -> JobEvent | None:
-    """Return what `sweep.due` does to a job whose worker has been silent for longer than anybody waits."""
+    """Return what `timeouts.due` does to a job whose worker has been silent for longer than anybody waits."""
     held = job(
         state=JobState(state), worker="w", started_at=_LONG_AGO if begun else None, published_at=_LONG_AGO, publishes=1
     )
     silent = worker(name="w", state=WorkerState.UNKNOWN, seen_at=_LONG_AGO)
-    return sweep.due(held, silent, _RULES, now=NOW, connected_since=_LONG_AGO).event
+    return timeouts.due(held, silent, _RULES, now=NOW, connected_since=_LONG_AGO).event
 
 
 @cache
-def resent(state: str) -> sweep.Resend | None:
-    """Return what `sweep.due` publishes again for a job whose worker lives and says nothing."""
+def resent(state: str) -> timeouts.Resend | None:
+    """Return what `timeouts.due` publishes again for a job whose worker lives and says nothing."""
     held = job(state=JobState(state), worker="w", published_at=_LONG_AGO, publishes=1)
     living = worker(name="w", state=WorkerState.IDLE, seen_at=NOW)
-    return sweep.due(held, living, _RULES, now=NOW, connected_since=_LONG_AGO).resend
+    return timeouts.due(held, living, _RULES, now=NOW, connected_since=_LONG_AGO).resend
 
 
 @cache

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from airflow_mqtt.bridge import lease, tables
-from airflow_mqtt.bridge.database import Database, make_engine
-from airflow_mqtt.bridge.retention import IDLE_PAUSE, Retention
+from airflow_mqtt.bridge import lease
+from airflow_mqtt.bridge.upkeep.retention import IDLE_PAUSE, Retention
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.engine import Database, make_engine
 
 DAY = 86400.0
 START = 1.8e9

@@ -9,17 +9,17 @@ from execution_api import Airflow
 from memory import MemoryDatabase, MemoryTx, drive
 from world import EPOCH_TIME, TOPICS, Simulation
 
-from airflow_mqtt.bridge import gateway, routes
-from airflow_mqtt.bridge.database import DeposedError
+from airflow_mqtt.bridge.calls import gateway, routes
+from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.dispatch.outage import Listening
 from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
-from airflow_mqtt.bridge.intake import Call, Intake
-from airflow_mqtt.bridge.listening import Listening
-from airflow_mqtt.bridge.routes import Refusal
-from airflow_mqtt.bridge.settings import SETTINGS, BridgeSettings
-from airflow_mqtt.bridge.values import Job
+from airflow_mqtt.bridge.mqtt.inbox import Call, Intake
+from airflow_mqtt.config.bridge import SETTINGS, BridgeSettings
+from airflow_mqtt.config.settings import Source, resolve
+from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus, Response
-from airflow_mqtt.protocol.settings import Source, resolve
 from airflow_mqtt.protocol.topics import TopicKind
 
 LOST_AFTER = 60.0

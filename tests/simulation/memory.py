@@ -4,10 +4,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from airflow_mqtt.bridge import transitions
-from airflow_mqtt.bridge.database import DeposedError
-from airflow_mqtt.bridge.placement import Room, placement_order
-from airflow_mqtt.bridge.values import JOB_COLUMNS, Job, Worker
+from airflow_mqtt.bridge.dispatch.placement import Room, placement_order
+from airflow_mqtt.database import transitions
+from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.records import JOB_COLUMNS, Job, Worker
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 
 

@@ -11,10 +11,12 @@ import memory
 import runner
 import scenario
 
-from airflow_mqtt.bridge import dispatcher, fleet, gateway, listening, sweep
+from airflow_mqtt.bridge import dispatcher
+from airflow_mqtt.bridge.calls import gateway
+from airflow_mqtt.bridge.dispatch import fleet, outage, timeouts
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.jobs import settle as real_settle
-from airflow_mqtt.worker.core import calls, core, endings, orders, outbox, renewal, status
+from airflow_mqtt.worker.core import calls, completion, machine, orders, outbox, renewal, status
 from airflow_mqtt.worker.core import effects as fx
 
 Patch = contextlib.AbstractContextManager
@@ -111,7 +113,7 @@ def _():
 
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(fleet, "hear_status", hear))
-    stack.enter_context(mock.patch.object(sweep, "due", _lose_at_once))
+    stack.enter_context(mock.patch.object(timeouts, "due", _lose_at_once))
     return stack
 
 
@@ -120,11 +122,11 @@ def _lose_at_once(job, worker, rules, **times):
     result = _real_due(job, worker, rules, **times)
     gone = worker.status is not None and worker.status.state == "offline"
     if job.state is JobState.RUNNING and gone:
-        return sweep.Due(JobEvent.LOSE, "its will was published")
+        return timeouts.Due(JobEvent.LOSE, "its will was published")
     return result
 
 
-_real_due = sweep.due
+_real_due = timeouts.due
 
 
 @mutant("bridge: a running job goes back to the queue when its worker is gone")
@@ -132,12 +134,12 @@ def _():
     from airflow_mqtt.protocol import jobs
 
     def due(job, worker, rules, **times):
-        if job.state is JobState.RUNNING and worker.state in sweep.GONE:
-            return sweep.Due(JobEvent.RELEASE, "gone")
+        if job.state is JobState.RUNNING and worker.state in timeouts.GONE:
+            return timeouts.Due(JobEvent.RELEASE, "gone")
         return _real_due(job, worker, rules, **times)
 
     stack = contextlib.ExitStack()
-    stack.enter_context(mock.patch.object(sweep, "due", due))
+    stack.enter_context(mock.patch.object(timeouts, "due", due))
     stack.enter_context(mock.patch.dict(jobs.TABLE, {(JobState.RUNNING, JobEvent.RELEASE): JobState.QUEUED}))
     return stack
 
@@ -146,9 +148,9 @@ def _():
 def _():
     def due(job, worker, rules, **times):
         result = _real_due(job, worker, rules, **times)
-        return sweep.NOTHING if job.state is JobState.DISPATCHED else result
+        return timeouts.NOTHING if job.state is JobState.DISPATCHED else result
 
-    return mock.patch.object(sweep, "due", due)
+    return mock.patch.object(timeouts, "due", due)
 
 
 @mutant("bridge: its own deafness counts as the fleet's silence")
@@ -161,7 +163,7 @@ def _():
 
 @mutant("bridge: its own sleep counts as the fleet's silence")
 def _():
-    return mock.patch.object(listening, "GAP", float("inf"))
+    return mock.patch.object(outage, "GAP", float("inf"))
 
 
 @mutant("bridge: a birth does not settle what was forgotten")
@@ -238,8 +240,8 @@ def _():
         self.state.born_heard = True
         return None
 
-    real = core.Core._introduce
-    return mock.patch.object(core.Core, "_introduce", introduce)
+    real = machine.Core._introduce
+    return mock.patch.object(machine.Core, "_introduce", introduce)
 
 
 @mutant("worker: an introduction that got lost is not repeated")
@@ -252,7 +254,7 @@ def _():
 
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(status, "born", born))
-    stack.enter_context(mock.patch.object(core, "BIRTH_PAUSE", float("inf")))
+    stack.enter_context(mock.patch.object(machine, "BIRTH_PAUSE", float("inf")))
     return stack
 
 
@@ -311,14 +313,14 @@ def _():
 @mutant("worker: `finished` does not wait for what the task wrote")
 def _():
     def close(state, job, now):
-        if job.phase is not endings.Phase.ENDED or job.closed:
+        if job.phase is not completion.Phase.ENDED or job.closed:
             return
-        kind, details = endings.closing(job)
-        job.last_seq = endings.report(state, kind, job.run, now, **details)
+        kind, details = completion.closing(job)
+        job.last_seq = completion.report(state, kind, job.run, now, **details)
         job.closed = True
-        endings.save(state, job)
+        completion.save(state, job)
 
-    return mock.patch.object(endings, "close_if_ready", close)
+    return mock.patch.object(completion, "close_if_ready", close)
 
 
 @mutant("worker: calls are not sent again")
@@ -342,17 +344,17 @@ def _():
 def _():
     def found(self, job, *, alive, result, log_size, now):
         held = self.state.jobs[job]
-        if not alive and result is None and held.phase is core.Phase.RUNNING:
-            held.phase = core.Phase.ACCEPTED
+        if not alive and result is None and held.phase is machine.Phase.RUNNING:
+            held.phase = machine.Phase.ACCEPTED
         real(self, job, alive=alive, result=result, log_size=log_size, now=now)
 
-    real = core.Core.found
+    real = machine.Core.found
 
     def verdict(job, request):
         return job if job.state in (JobState.ACCEPTED, JobState.RUNNING) else gateway.Refusal(409, "x", "x")
 
     stack = contextlib.ExitStack()
-    stack.enter_context(mock.patch.object(core.Core, "found", found))
+    stack.enter_context(mock.patch.object(machine.Core, "found", found))
     stack.enter_context(mock.patch.object(gateway, "_gate_verdict", verdict))
     return stack
 
@@ -364,7 +366,7 @@ def _():
     def run(state, queue, order, now):
         job = state.jobs.get(order.job)
         if job is not None and job.attempt == order.attempt and job.phase is not orders.Phase.ENDED:
-            endings.discard(state, job)
+            completion.discard(state, job)
         state.gone.pop(order.job, None)
         real(state, queue, order, now)
 
@@ -390,13 +392,13 @@ def _():
 def _():
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(renewal, "at_start", lambda *_: None))
-    stack.enter_context(mock.patch.object(core.Core, "_superseded", lambda *_: ""))
+    stack.enter_context(mock.patch.object(machine.Core, "_superseded", lambda *_: ""))
     return stack
 
 
 @mutant("worker: told that its journal is past, it keeps it")
 def _():
-    return mock.patch.object(core.Core, "_superseded", lambda *_: "")
+    return mock.patch.object(machine.Core, "_superseded", lambda *_: "")
 
 
 @mutant("worker: what waits is not carried over to a journal's new name")

@@ -11,7 +11,7 @@ https://docs.python.org/3/library/asyncio-task.html#asyncio.Task.cancelling
 import asyncio
 
 
-def heed() -> None:
+def raise_if_cancelled() -> None:
     """Raise `CancelledError` if this task was asked to end and something has swallowed that."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():

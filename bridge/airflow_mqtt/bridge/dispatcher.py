@@ -12,11 +12,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from airflow_mqtt.bridge import fleet, placement, sweep
-from airflow_mqtt.bridge.outgoing import Outgoing, Post
-from airflow_mqtt.bridge.settings import BridgeSettings
+from airflow_mqtt.bridge.dispatch import fleet, placement, timeouts
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing, Post
 from airflow_mqtt.bridge.store import Tx
-from airflow_mqtt.bridge.values import Job, Worker
+from airflow_mqtt.config.bridge import BridgeSettings
+from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import (
@@ -26,7 +26,7 @@ from airflow_mqtt.protocol.messages import (
     FinishOutcome,
     HeldState,
     LogChunk,
-    Stranger,
+    UnsupportedBirth,
     WorkerInfo,
     WorkerStatus,
     decode_order,
@@ -60,7 +60,7 @@ class Heard:
     """
 
     worker: str
-    message: WorkerStatus | WorkerInfo | Born | Stranger | Event | LogChunk
+    message: WorkerStatus | WorkerInfo | Born | UnsupportedBirth | Event | LogChunk
     live: bool = True
     job: str = ""
     size: int = 0
@@ -138,7 +138,7 @@ class Dispatcher:
             case WorkerInfo() as info:
                 state.workers[worker.name] = fleet.hear_info(worker, info)
                 self._pauses.pop(worker.name, None)
-            case Stranger() as stranger:
+            case UnsupportedBirth() as stranger:
                 self._refuse(worker, stranger, state, now)
             case Born() as born:
                 self._refused.pop(worker.name, None)
@@ -153,7 +153,7 @@ class Dispatcher:
             case LogChunk() as chunk:
                 await self._hear_log(tx, worker, heard.job, chunk, state)
 
-    def _refuse(self, worker: Worker, stranger: Stranger, state: _Round, now: float) -> None:
+    def _refuse(self, worker: Worker, stranger: UnsupportedBirth, state: _Round, now: float) -> None:
         """Answer a worker that cannot be taken. A task that it ran before lives, and its events go on to count."""
         why = fleet.refusal(stranger.protocol)
         if self._refused.get(worker.name) != why:
@@ -345,7 +345,7 @@ class Dispatcher:
         moved, again = [], []
         for job in await tx.due(gone):
             worker = workers.get(job.worker or "") or Worker.unheard(job.worker or "")
-            due = sweep.due(job, worker, self._rules(job), now=now, connected_since=connected_since)
+            due = timeouts.due(job, worker, self._rules(job), now=now, connected_since=connected_since)
             if due.event is not None:
                 after = await tx.move(job, due.event, now=now, by=self._by, reason=due.reason)
                 if after is not None:
@@ -357,17 +357,17 @@ class Dispatcher:
                 again.append((job, due.resend))
         return await self._send_again(tx, again, now) + self._post.statuses(moved, now)
 
-    async def _send_again(self, tx: Tx, again: Sequence[tuple[Job, sweep.Resend]], now: float) -> list[Outgoing]:
+    async def _send_again(self, tx: Tx, again: Sequence[tuple[Job, timeouts.Resend]], now: float) -> list[Outgoing]:
         await tx.published([job.id for job, _ in again], now)
-        workloads = await tx.workloads([job.id for job, what in again if what is sweep.Resend.RUN])
+        workloads = await tx.workloads([job.id for job, what in again if what is timeouts.Resend.RUN])
         return [
-            self._post.run(job, workloads[job.id]) if what is sweep.Resend.RUN else self._post.cancel(job)
+            self._post.run(job, workloads[job.id]) if what is timeouts.Resend.RUN else self._post.cancel(job)
             for job, what in again
         ]
 
-    def _rules(self, job: Job) -> sweep.Rules:
+    def _rules(self, job: Job) -> timeouts.Rules:
         settings = self._settings
-        return sweep.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
+        return timeouts.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
 
     async def _place(self, tx: Tx, workers: dict[str, Worker], now: float) -> tuple[list[Outgoing], bool]:
         """Place what is queued; return what to publish, and whether more may be placed."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from sqlalchemy import Update, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
-from airflow_mqtt.bridge import tables
-from airflow_mqtt.bridge.database import Database, session_name
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.engine import Database, session_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from airflow_mqtt.bridge.service import Bridge
-from airflow_mqtt.bridge.settings import BridgeSettings
+from airflow_mqtt.bridge.leader import Bridge
+from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.protocol.errors import AirflowMqttError, first_of
 
 log = logging.getLogger(__name__)

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 from sqlalchemy import Select, Table, and_, case, delete, func, insert, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from airflow_mqtt.bridge import tables, transitions
-from airflow_mqtt.bridge.placement import Room, placement_order
-from airflow_mqtt.bridge.values import JOB_SELECTION, Job, Worker, understood
+from airflow_mqtt.bridge.dispatch.placement import Room, placement_order
+from airflow_mqtt.database import tables, transitions
+from airflow_mqtt.database.records import JOB_SELECTION, Job, Worker, understood
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 
 _JOB = tables.job.c

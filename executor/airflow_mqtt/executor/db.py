@@ -6,9 +6,10 @@ from typing import Any, Final
 from airflow.utils.db_manager import BaseDBManager
 from alembic import command
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 
-PACKAGE: Final = Path(__file__).parent
+#: Where the migrations are.
+PACKAGE: Final = Path(tables.__file__).parent
 VERSION_TABLE: Final = "alembic_version_mqtt"
 
 

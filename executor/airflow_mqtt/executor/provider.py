@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from airflow_mqtt.bridge.settings import SETTINGS
-from airflow_mqtt.protocol.settings import Setting
+from airflow_mqtt.config.bridge import SETTINGS
+from airflow_mqtt.config.settings import Setting
 
 _VERSION_ADDED: Final = "0.1.0"
 

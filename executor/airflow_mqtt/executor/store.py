@@ -6,8 +6,8 @@ from typing import Any, Final
 from sqlalchemy import CursorResult, Update, and_, func, or_, select, union, update
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.bridge import tables
-from airflow_mqtt.bridge.transitions import creation, move
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.transitions import creation, move
 from airflow_mqtt.executor.core import Subject
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
 

@@ -16,8 +16,8 @@ from typing import IO, Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, and_, delete, insert, or_, select
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.bridge import tables
-from airflow_mqtt.bridge.settings import SETTINGS
+from airflow_mqtt.config.bridge import SETTINGS
+from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 _logger = logging.getLogger(__name__)

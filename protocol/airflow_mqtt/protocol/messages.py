@@ -46,7 +46,7 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TEXT and "\x00" not in value
 
 
-def fitting(value: str, length: int = MAX_TEXT) -> str:
+def sanitise(value: str, length: int = MAX_TEXT) -> str:
     """Return `value`, which may be anybody's words, as text fields take it: a message that does not fit comes again."""
     return value[:length].encode(errors="replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
@@ -341,20 +341,20 @@ class Born(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
+class UnsupportedBirth:
     """A `Born` of a revision that this release does not understand, and all of it that is read."""
 
     journal: str
     protocol: int
 
 
-def decode_report(payload: bytes) -> Event | Born | Stranger:
+def decode_report(payload: bytes) -> Event | Born | UnsupportedBirth:
     """Decode a message of an events topic."""
     value = codec.decode(payload)
     if value.get("type") == "born":
         journal, protocol = value.get("journal"), value.get("protocol", PROTOCOL_VERSION)
         if _job_id(journal) and _count(protocol) and not understands(protocol):
-            return Stranger(str(journal), protocol)
+            return UnsupportedBirth(str(journal), protocol)
         born = Born.from_object(value)
         born.held()
         return born

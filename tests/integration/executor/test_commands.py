@@ -9,7 +9,7 @@ import time
 import pytest
 from sqlalchemy import insert, select
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.jobs import JobEvent
 from demo.processes import free_port
 from integration.executor.world import TO_RUNNING

@@ -9,7 +9,7 @@ import jwt
 import pytest
 from sqlalchemy import create_engine, inspect, select, text
 
-from airflow_mqtt.bridge import tables
+from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.jobs import JobEvent
 from integration.executor.world import TO_RUNNING
 

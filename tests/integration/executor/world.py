@@ -9,8 +9,8 @@ from typing import Any
 
 from sqlalchemy import delete, insert, select, update
 
-from airflow_mqtt.bridge import tables
-from airflow_mqtt.bridge.transitions import move
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.transitions import move
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, next_state
 
 _NUMBERS = count(1)

@@ -8,13 +8,14 @@ import aiomqtt
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_mqtt.bridge import link as link_module
-from airflow_mqtt.bridge import service, wakeup
+from airflow_mqtt.bridge import leader
 from airflow_mqtt.bridge.cancellation import pause
+from airflow_mqtt.bridge.leader import Leader, LeaseKeeper
 from airflow_mqtt.bridge.lease import Lease
-from airflow_mqtt.bridge.link import Link
-from airflow_mqtt.bridge.outgoing import Outgoing
-from airflow_mqtt.bridge.service import Leader, LeaseKeeper
+from airflow_mqtt.bridge.mqtt import link as link_module
+from airflow_mqtt.bridge.mqtt.link import Link
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.bridge.upkeep import wakeup
 from airflow_mqtt.protocol.topics import Topics
 
 #: Turns of the event loop between what happens and the cancellation; nothing here takes more.
@@ -220,8 +221,8 @@ async def away(*arguments):
 
 
 async def test_the_keeper_of_the_lease(monkeypatch):
-    monkeypatch.setattr(service.lease, "renew", away)
-    monkeypatch.setattr(service, "pause", lambda *of: turns(1))
+    monkeypatch.setattr(leader.lease, "renew", away)
+    monkeypatch.setattr(leader, "pause", lambda *of: turns(1))
     task = asyncio.create_task(LeaseKeeper(SimpleNamespace(lease_ttl=60), None, Lease("b", 1, 0)).run())
     await turns(5)
     task.cancel()

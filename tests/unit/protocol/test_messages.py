@@ -116,14 +116,14 @@ def test_an_order_is_known_by_its_type(order):
 @given(_valid(messages.Event) | _valid(messages.Born))
 def test_a_report_is_known_by_its_type(report):
     foreign = isinstance(report, messages.Born) and not messages.understands(report.protocol)
-    expected = messages.Stranger(report.journal, report.protocol) if foreign else report
+    expected = messages.UnsupportedBirth(report.journal, report.protocol) if foreign else report
     assert messages.decode_report(report.encode()) == expected
 
 
 def test_of_a_birth_of_another_revision_only_two_fields_are_read():
     """All the others may have changed."""
     payload = b'{"type": "born", "journal": "j", "protocol": 99, "queues": {"now": "an object"}}'
-    assert messages.decode_report(payload) == messages.Stranger("j", 99)
+    assert messages.decode_report(payload) == messages.UnsupportedBirth("j", 99)
 
 
 @given(MESSAGES, st.dictionaries(st.text(min_size=1, max_size=8).map("x-".__add__), JSON, max_size=3))
@@ -144,10 +144,10 @@ def _decode_all(payload: bytes) -> None:
             _use(message)
 
 
-def _use(message: Message | messages.Stranger) -> None:
+def _use(message: Message | messages.UnsupportedBirth) -> None:
     """Do with a message what its readers do: show it, keep it, read its bytes."""
     assert repr(message)
-    if isinstance(message, messages.Stranger):
+    if isinstance(message, messages.UnsupportedBirth):
         return  # nobody sends it on
     assert type(message).decode(message.encode()) == message
     if isinstance(message, messages.LogChunk):

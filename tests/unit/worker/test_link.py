@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mqtt.protocol.settings import Source, resolve
+from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.worker.link import CUT_OFF_TIMES, KEEP_ALIVE_TIMEOUT, Link, LinkEvent
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 

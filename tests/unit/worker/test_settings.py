@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mqtt.bridge.settings import SETTINGS as BRIDGE_SETTINGS
 from airflow_mqtt.cli.main import main
+from airflow_mqtt.config.bridge import SETTINGS as BRIDGE_SETTINGS
+from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import RefusedError, SettingError
-from airflow_mqtt.protocol.settings import Source, resolve
 from airflow_mqtt.worker import main as worker_main
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings, default_state_dir, host_name
 

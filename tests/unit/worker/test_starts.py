@@ -16,7 +16,7 @@ import pytest
 from airflow_mqtt.protocol.messages import Event, Run
 from airflow_mqtt.worker import processes
 from airflow_mqtt.worker import runners as shell
-from airflow_mqtt.worker.core.endings import MAX_LAUNCHES
+from airflow_mqtt.worker.core.completion import MAX_LAUNCHES
 from airflow_mqtt.worker.runner import host
 from airflow_mqtt.worker.runners import Ended, Runners
 

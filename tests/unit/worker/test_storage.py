@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.protocol.errors import RefusedError, SettingError, StorageError
 from airflow_mqtt.protocol.messages import Run
-from airflow_mqtt.protocol.settings import Source, resolve
 from airflow_mqtt.worker import main, unix_sockets
 from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.core.effects import AppendLog, SaveEvent, SaveJob, SaveMeta

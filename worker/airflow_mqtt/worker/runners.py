@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_mqtt.config.settings import ENV_PREFIX
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Run
-from airflow_mqtt.protocol.settings import ENV_PREFIX
 from airflow_mqtt.worker import job_files, processes
 from airflow_mqtt.worker.core.effects import Force
 from airflow_mqtt.worker.core.jobs import Result

@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from airflow_mqtt.protocol.broker_url import EXPECTED, BrokerUrl, parse_broker_url
+from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
+from airflow_mqtt.config.settings import Setting, choice, integer, names, pairs, seconds, text
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import SettingError
-from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, fitting
-from airflow_mqtt.protocol.settings import Setting, choice, integer, names, pairs, seconds, text
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, sanitise
 from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
 
 #: Accounts of `mosquitto/acl`. A worker's name is its account, and its account is what it may do.
@@ -38,14 +38,14 @@ def _name(value: str) -> str:
 
 def _labels(value: str) -> dict[str, str]:
     labels = pairs(value)
-    if len(labels) > 64 or any(fitting(text, MAX_SHORT_TEXT) != text for pair in labels.items() for text in pair):
+    if len(labels) > 64 or any(sanitise(text, MAX_SHORT_TEXT) != text for pair in labels.items() for text in pair):
         raise SettingError(f"there are more than 64, or one is no text of at most {MAX_SHORT_TEXT} characters")
     return labels
 
 
 def _queues(value: str) -> tuple[str, ...]:
     found = names(value)
-    if any(fitting(queue, MAX_QUEUE_LENGTH) != queue for queue in found):
+    if any(sanitise(queue, MAX_QUEUE_LENGTH) != queue for queue in found):
         raise SettingError(f"a queue's name is no text of at most {MAX_QUEUE_LENGTH} characters")
     if len(found) > MAX_TEXTS:
         raise SettingError(f"there are more than {MAX_TEXTS}")

@@ -16,8 +16,8 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.bridge import tables
-from airflow_mqtt.bridge.database import is_transient, lacks_tables, refusal
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.errors import is_transient, lacks_tables, refusal
 from airflow_mqtt.executor import compat, core, store, wishes
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.workers import GONE

@@ -5,7 +5,7 @@ to do about it, as effects. All that must outlive the process is among them, so 
 what the journal holds; the simulation in `tests/simulation` does that all the time.
 """
 
-from airflow_mqtt.worker.core.core import Core
+from airflow_mqtt.worker.core.machine import Core
 from airflow_mqtt.worker.core.state import Config, Restored
 
 __all__ = ["Config", "Core", "Restored"]

@@ -15,7 +15,7 @@ from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import EventType, Request, Response
-from airflow_mqtt.worker.core import endings
+from airflow_mqtt.worker.core import completion
 from airflow_mqtt.worker.core.effects import Answer, DropCall, SaveCall
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
 from airflow_mqtt.worker.core.state import State, note, report, save, say, send_call
@@ -286,7 +286,7 @@ def _settle(state: State, job: Job, call: Call, response: Response, now: float) 
     elif call.token is not None:
         state.out.append(Answer(call.token, call.id, response.status, response.body, response.headers))
     pump(state, job, now)
-    endings.close_if_ready(state, job, now)
+    completion.close_if_ready(state, job, now)
 
 
 def _try_again(call: Call, status: int) -> bool:

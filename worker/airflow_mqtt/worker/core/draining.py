@@ -2,7 +2,7 @@
 
 from airflow_mqtt.protocol.messages import OfflineReason, RejectReason, ReportedState
 from airflow_mqtt.protocol.topics import TopicKind
-from airflow_mqtt.worker.core import endings, orders, status
+from airflow_mqtt.worker.core import completion, orders, status
 from airflow_mqtt.worker.core.effects import Force, Stop
 from airflow_mqtt.worker.core.jobs import Phase
 from airflow_mqtt.worker.core.state import Stage, State, say
@@ -24,7 +24,7 @@ def _wait(state: State, now: float) -> None:
     state.stage_until = now + state.config.drain_timeout
     for job in list(state.jobs.values()):
         if job.phase is Phase.ACCEPTED and not job.gate_sent:
-            endings.reject(state, job, RejectReason.DRAINING, now)
+            completion.reject(state, job, RejectReason.DRAINING, now)
     running = len(_alive(state))
     say(state, "info", f"stopping: no more jobs are taken; {running} running, waiting {state.config.drain_timeout:g} s")
 

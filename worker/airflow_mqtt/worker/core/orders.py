@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from airflow_mqtt.protocol.messages import Cancel, EventType, RejectReason, Run
 from airflow_mqtt.protocol.topics import TopicKind
-from airflow_mqtt.worker.core import calls, endings
+from airflow_mqtt.worker.core import calls, completion
 from airflow_mqtt.worker.core.effects import Force, Publish, Signal
 from airflow_mqtt.worker.core.jobs import Job, Phase
 from airflow_mqtt.worker.core.state import Stage, State, note, remember, report, save, say, wall
@@ -49,7 +49,7 @@ def _repeat(state: State, job: Job, now: float) -> None:
         kind = EventType.ACCEPTED if job.phase is Phase.ACCEPTED else EventType.STARTED
         job.last_seq = report(state, kind, job.run, now)
     elif job.closed:
-        kind, details = endings.closing(job)
+        kind, details = completion.closing(job)
         job.last_seq = report(state, kind, job.run, now, **details)
     save(state, job)
 
@@ -59,7 +59,7 @@ def _replace(state: State, job: Job, order: Run) -> bool:
     if job.phase is Phase.RUNNING or (job.phase is Phase.ENDED and not job.closed):
         say(state, "error", f"job {job.id}: attempt {order.attempt} ordered while {job.attempt} runs; ignored")
         return False
-    endings.discard(state, job)
+    completion.discard(state, job)
     return True
 
 
@@ -87,7 +87,7 @@ def _accept(state: State, queue: str, order: Run, now: float) -> None:
     job = Job(run=order, queue=queue)
     state.jobs[order.job] = job
     job.last_seq = report(state, EventType.ACCEPTED, order, now)
-    endings.launch(state, job)
+    completion.launch(state, job)
 
 
 def cancel(state: State, order: Cancel, now: float) -> None:
@@ -118,7 +118,7 @@ def _drop(state: State, job: Job, now: float) -> None:
     report(state, EventType.CANCELLED, job.run, now, reason=job.cancel or "", log_size=0)
     calls.refuse_waiting(state, job, job.cancel or "")
     remember(state.gone, job.id, job.attempt)
-    endings.discard(state, job)
+    completion.discard(state, job)
 
 
 def _stop_running(state: State, job: Job, order: Cancel, now: float) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, fitting
+from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, sanitise
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
@@ -142,7 +142,7 @@ def report(
         job=job,
         attempt=attempt,
         ts=wall(state, now),
-        reason=fitting(reason),
+        reason=sanitise(reason),
         **details,
     )
     payload = event.encode()

@@ -1,11 +1,6 @@
 """What a worker says of itself: status, info, and the introduction at each connection."""
 
-from airflow_mqtt.protocol.messages import (
-    Born,
-    ReportedState,
-    WorkerInfo,
-    WorkerStatus,
-)
+from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core.effects import Publish, Reconnect
 from airflow_mqtt.worker.core.jobs import HELD_STATE, Phase

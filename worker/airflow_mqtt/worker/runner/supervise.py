@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import orjson
 
-from airflow_mqtt.protocol.messages import fitting
+from airflow_mqtt.protocol.messages import sanitise
 from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
 from airflow_mqtt.worker.runner import compat
@@ -91,8 +91,8 @@ def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, A
         return _result(returned=True, exit_code=compat.run_task(workload, client, files.task_log))
     except BaseException as error:
         traceback.print_exc()
-        reason = fitting(f"the supervisor failed: {type(error).__name__}: {error}")
-        _tell(files, reason, fitting(traceback.format_exc(), MAX_TRACE))
+        reason = sanitise(f"the supervisor failed: {type(error).__name__}: {error}")
+        _tell(files, reason, sanitise(traceback.format_exc(), MAX_TRACE))
         return _result(returned=False, reason=reason)
 
 
@@ -102,7 +102,7 @@ def _run_callback(workload: dict[str, Any], client: Any, files: JobFiles) -> dic
     try:
         return _result(returned=True, exit_code=compat.run_callback(workload, client, files.task_log))
     except RuntimeError as error:  # so says the SDK that the callback's own code failed
-        return _result(returned=True, exit_code=1, reason=fitting(str(error)))
+        return _result(returned=True, exit_code=1, reason=sanitise(str(error)))
 
 
 def _result(*, returned: bool, exit_code: int | None = None, reason: str = "") -> dict[str, Any]:

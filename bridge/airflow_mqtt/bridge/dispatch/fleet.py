@@ -1,0 +1,142 @@
+"""What a message of a worker, or its silence, makes of the worker. Pure."""
+
+from dataclasses import replace
+
+from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
+from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.workers import SILENT_AFTER_INTERVALS, WorkerState, derive, observe, wish_of
+
+#: How many replaced journals of a worker are remembered.
+PAST_JOURNALS = 8
+
+
+def knows(worker: Worker, status: WorkerStatus) -> bool:
+    """Whether `status` is of the process that introduced itself last, or of a worker that never did.
+
+    A process says `Born` before its first status. A status of another one is a will that fired late, or has
+    overtaken its Born and counts after that.
+    """
+    return not worker.journal or status.instance == worker.instance
+
+
+def hear_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float) -> Worker:
+    """Return `worker` after `status`.
+
+    A status of an older connection, or of another process, is ignored: a will may fire late. One that the broker
+    had retained (`live` is false) tells what was, not that the worker is alive now.
+    """
+    if not knows(worker, status) or status.connection < worker.connection:
+        return worker
+    counts = live and status.state != ReportedState.OFFLINE
+    return replace(
+        worker,
+        status=status,
+        connection=status.connection,
+        birth=worker.birth if status.connection == worker.connection else 0,
+        instance=status.instance,
+        seen_at=now if counts else worker.seen_at,
+    )
+
+
+def hear_info(worker: Worker, info: WorkerInfo) -> Worker:
+    """Return `worker` after `info`, which is for people: what places jobs is said by the acknowledged `Born` alone."""
+    if not worker.journal:
+        return replace(worker, info=info)
+    if info.instance != worker.instance or worker.info is None:
+        return worker  # the broker had retained it, or it has overtaken its Born
+    said = worker.info
+    return replace(worker, info=replace(info, queues=said.queues, kinds=said.kinds, protocol=said.protocol))
+
+
+def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
+    """Return `worker` after `born`, with its position in the stream of events settled.
+
+    A new journal starts a new stream. A position before `born.first` means that we forgot numbers that were
+    acknowledged once (a database restored from a copy): what the worker no longer has cannot be waited for.
+    """
+    seq = worker.seq if worker.journal == born.journal else born.first - 1
+    return replace(
+        worker,
+        info=_info(worker, born),
+        journal=born.journal,
+        past_journals=_past(worker, born),
+        seq=max(seq, born.first - 1, 0),
+        instance=born.instance,
+        connection=born.connection,
+        birth=born.number,
+        seen_at=now,
+    )
+
+
+def refusal(protocol: int) -> str:
+    """Return why this bridge does not take a worker that speaks `protocol`, and who must be updated."""
+    late = "update the bridge" if protocol > PROTOCOL_VERSION else "update airflow-mqtt on the device"
+    return (
+        f"the worker speaks protocol {protocol}, the bridge understands {OLDEST_PROTOCOL} to {PROTOCOL_VERSION}: {late}"
+    )
+
+
+def should_hold(job: Job, born: Born) -> bool:
+    """Whether the worker held `job`, which is bound to it, when it said `born`, unless it has forgotten it.
+
+    It may have accepted the job since: a `Born` can be overtaken by all that was said after it.
+    """
+    if job.accept_journal != born.journal:
+        return True  # not accepted, or by a journal that is no more
+    return job.accept_seq is not None and job.accept_seq <= born.last
+
+
+def _past(worker: Worker, born: Born) -> tuple[str, ...]:
+    if worker.journal in ("", born.journal):
+        return worker.past_journals
+    return (*worker.past_journals, worker.journal)[-PAST_JOURNALS:]
+
+
+def _info(worker: Worker, born: Born) -> WorkerInfo:
+    """What places jobs comes with the acknowledged `Born`; the rest is shown when it has arrived."""
+    if worker.info is not None and worker.info.instance == born.instance:
+        return replace(worker.info, queues=born.queues, kinds=born.kinds, protocol=born.protocol)
+    return WorkerInfo(
+        version="",
+        protocol=born.protocol,
+        instance=born.instance,
+        queues=born.queues,
+        kinds=born.kinds,
+        slots=worker.slots,
+    )
+
+
+def is_late(worker: Worker, born: Born) -> bool:
+    """Whether `born` is not newer than the last one: delivered twice, or overtaken.
+
+    Connections are counted in a journal. A new journal (a new disk) begins anew; one that it has replaced is past.
+    """
+    if born.journal in worker.past_journals:
+        return True
+    return born.journal == worker.journal and (born.connection, born.number) <= (worker.connection, worker.birth)
+
+
+def silent_for(worker: Worker, *, now: float, deaf: float = 0.0) -> float:
+    """Return for how many seconds nothing was heard of `worker`, in the time that we could have heard it.
+
+    `deaf` are seconds in which we could not, and for which `store.Tx.forgive` has not yet moved `seen_at`.
+    """
+    return now - worker.seen_at - deaf
+
+
+def judge(worker: Worker, *, now: float, deaf: float = 0.0) -> WorkerState:
+    """Return the state of `worker`.
+
+    A bridge that was down, cut off or asleep must not take its own deafness for the silence of the fleet: see
+    `silent_for`.
+    """
+    wish = wish_of(maintenance=worker.desired.maintenance, shutdown=worker.desired.shutdown)
+    status = worker.status
+    if status is None:
+        return WorkerState.UNKNOWN
+    silence = silent_for(worker, now=now, deaf=deaf)
+    never_heard = worker.seen_at == 0.0
+    silent = never_heard or silence > SILENT_AFTER_INTERVALS * max(status.interval, 1.0)
+    seen = observe(status.state, maintenance=status.maintenance, running=status.running, silent=silent)
+    return derive(wish, seen)

@@ -1,0 +1,79 @@
+"""What time does to jobs that a worker holds. Pure."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from airflow_mqtt.bridge.dispatch import fleet
+from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
+from airflow_mqtt.protocol.workers import GONE
+
+
+class Resend(StrEnum):
+    """What is published to the worker again."""
+
+    RUN = "run"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """What is due for a job: a transition with its reason, or something to publish again."""
+
+    event: JobEvent | None = None
+    reason: str = ""
+    resend: Resend | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that time obeys, in seconds."""
+
+    accept_timeout: float
+    accept_tries: int
+    lost_after: float
+
+
+NOTHING = Due()
+
+
+def due(job: Job, worker: Worker, rules: Rules, *, now: float, connected_since: float) -> Due:
+    """Return what is due for `job`, held by `worker`, whose `state` has been judged at `now`.
+
+    `connected_since` is when this connection to the broker was made.
+    """
+    gone = worker.state in GONE
+    silence = fleet.silent_for(worker, now=now)
+    given_up = gone and silence > rules.lost_after
+    match job.state:
+        case JobState.DISPATCHED | JobState.ACCEPTED if gone:
+            return Due(JobEvent.RELEASE, f"worker {worker.name} is {worker.state}")
+        case JobState.DISPATCHED:
+            return _unanswered(job, rules, now, connected_since)
+        case JobState.RUNNING if given_up:
+            return Due(JobEvent.LOSE, f"worker {worker.name} has been silent for {silence:.0f} s")
+        case JobState.CANCELLING if gone and job.started_at is None:
+            return Due(JobEvent.RELEASE, job.reason)
+        case JobState.CANCELLING if given_up:
+            return Due(JobEvent.LOSE, job.reason)
+        case JobState.CANCELLING if not gone and _overdue(job, rules, now, connected_since):
+            return Due(resend=Resend.CANCEL)
+    return NOTHING
+
+
+def _unanswered(job: Job, rules: Rules, now: float, connected_since: float) -> Due:
+    if not _overdue(job, rules, now, connected_since):
+        return NOTHING
+    if job.publishes >= rules.accept_tries:
+        return Due(JobEvent.RELEASE, f"no answer from worker {job.worker} to {job.publishes} publications")
+    return Due(resend=Resend.RUN)
+
+
+def _overdue(job: Job, rules: Rules, now: float, connected_since: float) -> bool:
+    """Whether it is time to publish again: after the timeout, or when the connection is newer than the message.
+
+    One published in the future was so by another clock: that timeout would not come.
+    """
+    if job.published_at is None or job.published_at < connected_since:
+        return True
+    return not 0 <= now - job.published_at < rules.accept_timeout

@@ -1,0 +1,339 @@
+"""The shell around the broker: one connection at a time, made again for ever, and known to receive.
+
+aiomqtt does not reconnect by itself and acknowledges messages before we see them. Both are harmless here: what
+matters is numbered and acknowledged by the protocol itself, and a new connection makes workers introduce themselves.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
+from types import TracebackType
+from typing import Any, Final, Self
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from tenacity import RetryCallState, wait_random_exponential
+
+from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.config.bridge import BridgeSettings
+from airflow_mqtt.protocol.errors import first_of
+from airflow_mqtt.protocol.topics import Topics
+
+log = logging.getLogger(__name__)
+
+#: Seconds within which the broker must acknowledge a publication.
+_ACK_TIMEOUT: Final = 20.0
+
+#: Seconds from CONNECT to CONNACK. A NATS cluster that has just lost a node takes its time.
+_HANDSHAKE_TIMEOUT: Final = 20.0
+
+#: Seconds in which a DISCONNECT must have been written: a broker that does not read takes none.
+_DISCONNECT_TIMEOUT: Final = 2.0
+
+#: Seconds for the SUBACK. A NATS cluster that has just lost a node elects a leader for each new subscription: some
+#: seconds each.
+_SUBSCRIBE_TIMEOUT: Final = 60.0
+
+#: Seconds between two messages to ourselves, and after how many without one we connect anew.
+ECHO_INTERVAL: Final = 10.0
+ECHO_TIMEOUT: Final = 25.0
+
+#: Reason codes of a SUBACK from here on are failures (MQTT 5 section 3.9.3, MQTT 3.1.1 section 3.9.3).
+_FAILURE: Final = 0x80
+
+#: Reason codes of a CONNACK, as paho shows those of both versions: bad user name or password, not authorized.
+_DENIED: Final = frozenset({0x86, 0x87})
+
+#: Seconds. A connection that ends sooner than this after its CONNACK, and the next one too, is one that a broker ends:
+#: Mosquitto does so with who may not write what it must.
+_SHORT: Final = 1.0
+
+_KEEPALIVE: Final = 20
+_INFLIGHT: Final = 2000
+
+#: What was received and not yet looked at. What is dropped past it is sent again by its sender.
+_QUEUED_IN: Final = 100_000
+_QUEUED_IN_BYTES: Final = 64 * 1024 * 1024
+
+_VERSIONS: Final = {
+    "5": (aiomqtt.ProtocolVersion.V5,),
+    "3.1.1": (aiomqtt.ProtocolVersion.V311,),
+    "auto": (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311),
+}
+
+Receive = Callable[[str, bytes, bool], None]
+
+
+class DeafError(aiomqtt.MqttError):
+    """The connection stands, but our own messages do not come back."""
+
+
+class DeniedError(aiomqtt.MqttError):
+    """The broker grants this account no subscription that the bridge needs."""
+
+
+class _Client(aiomqtt.Client):
+    """Notices a connection that ends before CONNACK (aiomqtt 2 would wait for the whole timeout), and leaves none open.
+
+    When connecting is cancelled or takes too long, aiomqtt keeps the socket and answers for it: a second client of our
+    id. So it does when DISCONNECT cannot be written.
+    """
+
+    _abandoned = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            self._abandoned = True
+            self._loop.call_soon(self._hang_up)  # after what the connecting thread has scheduled
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, traceback)
+        finally:
+            self._hang_up()
+
+    def _client_connect(self) -> None:
+        """In a thread, which no cancellation ends."""
+        super()._client_connect()
+        if self._abandoned:
+            self._loop.call_soon_threadsafe(self._hang_up)
+
+    def _hang_up(self) -> None:
+        self._client._sock_close()  # noqa: SLF001  paho has no public way
+
+    def _on_disconnect(self, *arguments: Any) -> None:
+        if not self._connected.done():
+            self._connected.set_exception(aiomqtt.MqttError("the connection ended before CONNACK"))
+        super()._on_disconnect(*arguments)
+
+
+class Incoming(asyncio.Queue[aiomqtt.Message]):
+    """Messages that were received, bounded by their bytes too. aiomqtt counts pieces, and logs each that it drops."""
+
+    def __init__(self, maxsize: int, dropped: Counter[str]) -> None:
+        super().__init__(maxsize)
+        self._bytes = 0
+        self._dropped = dropped
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        if self.full() or self._bytes + _size(item) > _QUEUED_IN_BYTES:
+            self._dropped["not looked at"] += 1
+        else:
+            super().put_nowait(item)
+
+    def _put(self, item: aiomqtt.Message) -> None:
+        self._bytes += _size(item)
+        super()._put(item)
+
+    def _get(self) -> aiomqtt.Message:
+        item = super()._get()
+        self._bytes -= _size(item)
+        return item
+
+
+def _size(message: aiomqtt.Message) -> int:
+    return len(message.payload) if isinstance(message.payload, bytes) else 0
+
+
+class Link:
+    """The connection to the broker. `publish` drops what cannot be sent now: everything is sent again later."""
+
+    def __init__(
+        self, settings: BridgeSettings, topics: Topics, *, will: Outgoing, dropped: Counter[str] | None = None
+    ) -> None:
+        self._settings = settings
+        self._dropped = Counter[str]() if dropped is None else dropped
+        self._topics = topics
+        self._will = will
+        self._client: aiomqtt.Client | None = None
+        self._v5 = False
+        self._echoed = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._said: set[str] = set()  # in this outage, which ends when we have heard ourselves
+        self._short_ones = 0  # connections in a row that ended right after CONNACK
+
+    async def run(self, receive: Receive, connected: Callable[[], Awaitable[None]], lost: Callable[[], None]) -> None:
+        """Connect and receive, again and again, until cancelled."""
+        wait = wait_random_exponential(multiplier=0.5, max=15)
+        versions = deque(_VERSIONS[self._settings.mqtt_version])
+        failures, proven = 0, False
+        while True:
+            made_at: float | None = None
+            try:
+                async with self._connect(versions[0]) as client:
+                    client.timeout = _DISCONNECT_TIMEOUT  # of all that waits, only this has no timeout of its own
+                    made_at, proven = time.monotonic(), True
+                    await self._serve(client, receive, connected)
+            except* (aiomqtt.MqttError, OSError) as group:
+                error = first_of(group)
+                self._say_lost(error, made_at)
+                if made_at is None and _speaks_another(error, proven=proven):
+                    versions.rotate(1)
+            finally:
+                self._client = None
+                self._lost.set()
+                lost()
+            raise_if_cancelled()
+            failures = 1 if made_at is not None and not self._short_ones else failures + 1
+            state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
+            state.attempt_number = failures
+            await asyncio.sleep(0.2 + wait(state))
+
+    def _say_lost(self, error: BaseException, made_at: float | None) -> None:
+        """Say why there is no connection, once for each reason in an outage."""
+        if made_at is not None:
+            self._short_ones = self._short_ones + 1 if time.monotonic() - made_at < _SHORT else 0
+        text = _reason(error)
+        if made_at is not None and self._short_ones > 1 and not isinstance(error, DeniedError):
+            text = "it ends each connection at once; check account and access rules (mosquitto/acl)"
+        if text not in self._said:
+            log.warning("broker %s: %s; trying again for as long as it takes", self._settings.broker_url, text)
+            self._said.add(text)
+
+    def _say_made(self) -> None:
+        log.info("connected to broker %s", self._settings.broker_url)
+        self._said.clear()
+        self._short_ones = 0
+
+    def _connect(self, version: aiomqtt.ProtocolVersion) -> aiomqtt.Client:
+        settings, url = self._settings, self._settings.broker_url
+        self._v5 = version is aiomqtt.ProtocolVersion.V5
+        will = aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
+        return _Client(
+            url.host,
+            url.port,
+            username=url.username,
+            password=url.password,
+            identifier=f"{settings.root.replace('/', '-')}-bridge-{settings.instance}",
+            protocol=version,
+            clean_session=None if self._v5 else True,
+            will=will,
+            keepalive=_KEEPALIVE,
+            tls_context=_tls(settings) if url.tls else None,
+            timeout=_HANDSHAKE_TIMEOUT,
+            max_inflight_messages=_INFLIGHT,
+            max_queued_incoming_messages=_QUEUED_IN,
+            queue_type=partial(Incoming, dropped=self._dropped),  # type: ignore[arg-type]
+        )
+
+    async def _serve(self, client: aiomqtt.Client, receive: Receive, connected: Callable[[], Awaitable[None]]) -> None:
+        filters = [*self._topics.of_bridge(), self._topics.bridge_echo(self._settings.instance)]
+        raise_if_cancelled()
+        self._echoed.set()
+        async with asyncio.TaskGroup() as group:
+            reader = group.create_task(self._read(client, receive), name="read from the broker")
+            _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
+            raise_if_cancelled()
+            self._client, self._lost = client, asyncio.Event()
+            await connected()
+            group.create_task(self._echo(client), name="listen to ourselves")
+            await reader
+
+    async def _read(self, client: aiomqtt.Client, receive: Receive) -> None:
+        async for message in client.messages:
+            payload = message.payload
+            receive(str(message.topic), payload if isinstance(payload, bytes) else b"", message.retain)
+
+    async def _echo(self, client: aiomqtt.Client) -> None:
+        """Raise `DeafError` when what we publish to ourselves does not arrive.
+
+        A connection may stand and deliver nothing (a broker that lost our subscriptions, a half-open path): Celery's
+        workers are known for it. "Connected" is not "receiving".
+        """
+        topic = self._topics.bridge_echo(self._settings.instance)
+        heard = False
+        while True:
+            self._echoed.clear()
+            await client.publish(topic, b"{}", qos=1, timeout=_ACK_TIMEOUT)
+            raise_if_cancelled()
+            if not await pause(self._echoed, ECHO_TIMEOUT):
+                raise DeafError("connected, but nothing is received")
+            if not heard:
+                self._say_made()
+                heard = True
+            await asyncio.sleep(ECHO_INTERVAL)
+
+    def echoed(self) -> None:
+        self._echoed.set()
+
+    async def publish(self, messages: list[Outgoing]) -> bool:
+        """Publish `messages` in their order, as far as a connection allows; return whether all were."""
+        client = self._client
+        if client is None or not messages:
+            return not messages
+        under_way = asyncio.gather(
+            *(self._publish_one(client, message) for message in messages), return_exceptions=True
+        )
+        if not await self._finished(under_way):
+            log.warning("the connection was lost while %d messages were published", len(messages))
+            return False
+        failed = [result for result in under_way.result() if isinstance(result, BaseException)]
+        for error in failed[:1]:
+            log.warning("%d of %d messages were not published: %s", len(failed), len(messages), error)
+        return not failed
+
+    async def _finished(self, under_way: "asyncio.Future[list[BaseException | None]]") -> bool:
+        """Wait for publications, but not longer than their connection stands: aiomqtt would wait for their PUBACKs."""
+        lost = asyncio.ensure_future(self._lost.wait())
+        under_way.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else may look
+        try:
+            waited: set[asyncio.Future[Any]] = {under_way, lost}
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            return under_way.done()
+        finally:
+            lost.cancel()
+            under_way.cancel()
+
+    async def _publish_one(self, client: aiomqtt.Client, message: Outgoing) -> None:
+        properties = None
+        if self._v5 and message.expiry is not None:
+            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = message.expiry
+        await client.publish(
+            message.topic, message.payload, message.qos, message.retain, properties=properties, timeout=_ACK_TIMEOUT
+        )
+
+
+def _speaks_another(error: BaseException, *, proven: bool) -> bool:
+    """Whether the other version of MQTT is worth a try: the broker refuses, or takes CONNECT and does not answer.
+
+    One that has answered before (`proven`) speaks our version, and is only on its way down or up. A broker that is
+    not there has said nothing: aiomqtt raises its own error, and leaves the socket's in the context.
+    """
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError):
+        return True
+    return not proven and not isinstance(error.__context__, (ConnectionRefusedError, socket.gaierror))
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError) and getattr(error.rc, "value", error.rc) in _DENIED:
+        return f"access denied ({error}); check user and password of broker_url"
+    if isinstance(error.__cause__, aiomqtt.MqttError):  # aiomqtt says that it noticed, and there what it noticed
+        return f"connection lost ({error.__cause__})"
+    return str(error) or type(error).__name__
+
+
+def _check(filters: list[str], codes: Iterable[Any]) -> None:
+    """Raise `DeniedError` for what the broker refuses. What it grants and then withholds, only the echo shows."""
+    denied = [name for name, code in zip(filters, codes, strict=False) if getattr(code, "value", code) >= _FAILURE]
+    if denied:
+        raise DeniedError(f"it denies {', '.join(denied)}; check its access rules (mosquitto/acl)")
+
+
+def _tls(settings: BridgeSettings) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=settings.tls_ca_file)
+    if settings.tls_cert_file:
+        context.load_cert_chain(settings.tls_cert_file, settings.tls_key_file)
+    return context

@@ -1,0 +1,78 @@
+"""What is published after a commit."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import orjson
+
+from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.protocol.messages import Ack, Cancel, Desired, Message, Run
+from airflow_mqtt.protocol.topics import TopicKind, Topics
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """One message to publish. `expiry` is in seconds and needs MQTT 5; None: the broker keeps it for ever."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+    expiry: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """Builds messages for the topics below one root. `order_expiry` is in seconds."""
+
+    topics: Topics
+    order_expiry: int
+
+    def run(self, job: Job, workload: str) -> Outgoing:
+        message = Run(job=job.id, attempt=job.attempt, kind=job.kind, slots=job.slots, workload=orjson.loads(workload))
+        return self._order(job, message)
+
+    def cancel(self, job: Job) -> Outgoing:
+        return self._order(job, Cancel(job=job.id, attempt=job.attempt, reason=job.reason[:1000]))
+
+    def _order(self, job: Job, message: Message) -> Outgoing:
+        topic = self.topics.jobs(job.queue, job.worker or "")
+        return Outgoing(topic, message.encode(), expiry=self.order_expiry)
+
+    def drop(self, worker: str, queue: str, job_id: str, attempt: int, reason: str) -> Outgoing:
+        """Tell `worker` to let go of an attempt that is not its own any more."""
+        message = Cancel(job=job_id, attempt=attempt, reason=reason)
+        return Outgoing(self.topics.jobs(queue, worker), message.encode(), expiry=self.order_expiry)
+
+    def ack(self, worker: Worker, epoch: int, logs: dict[str, int]) -> Outgoing:
+        message = Ack(
+            journal=worker.journal,
+            seq=worker.seq,
+            epoch=epoch,
+            connection=worker.connection,
+            birth=worker.birth,
+            logs=logs,
+        )
+        return Outgoing(self.topics.worker(worker.name, TopicKind.ACK), message.encode())
+
+    def ask_birth(self, worker: str, journal: str, epoch: int) -> Outgoing:
+        """Ask a worker whose `journal` we do not know to introduce itself: an acknowledgement of no birth at all."""
+        message = Ack(journal=journal, seq=0, epoch=epoch)
+        return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
+
+    def refuse(self, worker: str, journal: str, epoch: int, why: str) -> Outgoing:
+        """Tell a worker that this bridge does not take it."""
+        message = Ack(journal=journal, seq=0, epoch=epoch, refused=why)
+        return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
+
+    def renew(self, worker: str, journal: str, epoch: int) -> Outgoing:
+        """Tell a worker that its `journal` is past: another of its name has replaced it."""
+        message = Ack(journal=journal, seq=0, epoch=epoch, past=True)
+        return Outgoing(self.topics.worker(worker, TopicKind.ACK), message.encode())
+
+    def desired(self, worker: str, desired: Desired) -> Outgoing:
+        topic = self.topics.worker(worker, TopicKind.DESIRED)
+        return Outgoing(topic, desired.encode(), retain=True)
+
+    def statuses(self, jobs: Iterable[Job], now: float) -> list[Outgoing]:
+        return [Outgoing(self.topics.job_status(job.id), job.status(now).encode(), qos=0) for job in jobs]

@@ -1,0 +1,304 @@
+"""Every setting of `airflow-mqtt bridge run`."""
+
+import configparser
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Final, Self
+from urllib.parse import urlsplit
+
+from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
+from airflow_mqtt.config.settings import Setting, Source, choice, durations, integer, seconds, text
+from airflow_mqtt.protocol.errors import SettingError
+from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
+
+_DAY: Final = 86400.0
+_LOST_AFTER: Final = (1.0, 30 * _DAY)
+_SHORTEST_RETENTION: Final = 3600.0  # a log may arrive some time after the end of its job
+
+#: Drivers that a URL of Airflow may name. The bridge has its own, whichever it is.
+_POSTGRESQL: Final = frozenset({"", "asyncpg", "pg8000", "psycopg", "psycopg2", "psycopg2cffi", "psycopg_async"})
+_DATABASES: Final = {
+    "postgresql": _POSTGRESQL,
+    "postgres": _POSTGRESQL,
+    "sqlite": frozenset({"", "aiosqlite", "pysqlite"}),
+}
+
+
+def _database_url(value: str) -> str:
+    scheme, separator, _ = value.partition("://")
+    backend, _, driver = scheme.partition("+")
+    if not separator or backend not in _DATABASES:
+        raise SettingError("its scheme is none of them")
+    if driver not in _DATABASES[backend]:
+        raise SettingError(f"there is no driver +{driver}; leave it out")
+    try:
+        parts = urlsplit(value)
+        _ = parts.port
+    except ValueError:
+        raise SettingError("its port is no number; in a password, '/', '#', '?' and '@' are percent-encoded") from None
+    if backend == "sqlite" and (parts.netloc or parts.path.strip("/") in ("", ":memory:")):
+        raise SettingError("a path needs sqlite:////absolute/path")
+    return value
+
+
+def _http_url(value: str) -> str:
+    if not value.startswith(("http://", "https://")):
+        raise SettingError("it does not start with http:// or https://")
+    return value.rstrip("/") + "/"
+
+
+def _root(value: str) -> str:
+    if not ROOT.fullmatch(value):
+        raise SettingError("it is no topic of letters, digits, '_', '-' and '/'")
+    return value
+
+
+def _retention(value: str) -> float:
+    number = seconds(0, 3650 * _DAY)(value)
+    if 0 < number < _SHORTEST_RETENTION:
+        raise SettingError("it is shorter than an hour")
+    return number
+
+
+def _file(value: str) -> Path:
+    try:
+        path = Path(text(value)).expanduser()
+    except RuntimeError:
+        raise SettingError("there is no such user, or no home directory") from None
+    if not path.is_file():
+        raise SettingError("there is no such file")
+    return path
+
+
+def _queue_lost_after(value: str) -> dict[str, float]:
+    found = durations(value)
+    for queue, number in found.items():
+        if not _LOST_AFTER[0] <= number <= _LOST_AFTER[1]:
+            raise SettingError(f"that of {queue} is out of range")
+    return found
+
+
+def _health_file(value: str) -> Path:
+    path = Path(text(value)).expanduser()
+    if not os.access(path.parent, os.W_OK):
+        raise SettingError("its directory is not there, or may not be written")
+    return path
+
+
+def _instance(value: str) -> str:
+    if not WORKER_NAME.fullmatch(value):
+        raise SettingError("it has other characters")
+    return value
+
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting(
+        "broker_url",
+        parse_broker_url,
+        EXPECTED,
+        "The MQTT broker, and the account of the bridge there.",
+        required=True,
+        secret=True,
+    ),
+    Setting(
+        "database_url",
+        _database_url,
+        "postgresql://user:password@host/database or sqlite:////path/to/airflow.db",
+        "Airflow's metadata database ([database] sql_alchemy_conn); `airflow db migrate` makes our tables there.",
+        required=True,
+        secret=True,
+    ),
+    Setting(
+        "execution_api_url",
+        _http_url,
+        "http://host:8080/execution/ or https://…",
+        "Airflow's Execution API, as [core] execution_api_server_url.",
+        required=True,
+    ),
+    Setting("root", _root, "a topic such as airflow or site1/airflow", "First levels of all topics.", "airflow"),
+    Setting(
+        "team_name",
+        str,
+        "the name of a team, or nothing",
+        "Serve the jobs of this team of a multi-team Airflow; give each team's bridge a root of its own.",
+        "",
+    ),
+    Setting(
+        "instance",
+        _instance,
+        "1 to 64 letters, digits, '_' or '-'",
+        "Name of this bridge among its standbys. [host name and process id]",
+    ),
+    Setting(
+        "lease_ttl",
+        seconds(0.5, 300),
+        "0.5 to 300 seconds",
+        "A standby takes over when the leader's lease has stood still for this long.",
+        "3",
+    ),
+    Setting(
+        "accept_timeout",
+        seconds(0.5, 3600),
+        "0.5 to 3600 seconds",
+        "A job that its worker has not accepted after this long is published again.",
+        "10",
+    ),
+    Setting(
+        "accept_tries",
+        integer(1, 100),
+        "1 to 100",
+        "After so many publications without an answer a job goes back to the queue.",
+        "3",
+    ),
+    Setting(
+        "lost_after",
+        seconds(*_LOST_AFTER),
+        "1 to 2592000 seconds",
+        "A running job whose worker has been silent for longer is failed as lost. Until then Airflow sees it run.",
+        "900",
+    ),
+    Setting(
+        "queue_lost_after",
+        _queue_lost_after,
+        "queue=seconds, comma-separated, each 1 to 2592000, such as solar=86400,lte=3600",
+        "lost_after for single queues.",
+        "",
+    ),
+    Setting(
+        "task_heartbeat_interval",
+        seconds(0.5, 300),
+        "0.5 to 300 seconds",
+        "How often running tasks are heartbeaten to Airflow, and so how soon a cleared or failed task is noticed."
+        " Below [scheduler] task_instance_heartbeat_timeout.",
+        "10",
+    ),
+    Setting(
+        "status_interval",
+        seconds(0.5, 3600),
+        "0.5 to 3600 seconds",
+        "How often the figures of queues are published when they change.",
+        "5",
+    ),
+    Setting(
+        "max_message_bytes",
+        integer(4096, 8 * 1024 * 1024),
+        "4096 to 8388608 bytes",
+        "Largest MQTT payload taken or sent; not above the broker's own limit.",
+        "1048576",
+    ),
+    Setting(
+        "log_limit",
+        integer(0, 2**40),
+        "0 to 1099511627776 bytes",
+        "Log bytes kept of one job; what comes after is acknowledged and not stored.",
+        "67108864",
+    ),
+    Setting(
+        "retention",
+        _retention,
+        "0, or 3600 to 315360000 seconds",
+        "How long an ended job is kept, with its events and its log, which Airflow's UI then no longer shows."
+        " 0 keeps them for ever.",
+        "2592000",
+    ),
+    Setting(
+        "mqtt_version",
+        choice("auto", "5", "3.1.1"),
+        "auto, 5 or 3.1.1",
+        "Version of MQTT; auto tries 5 first.",
+        "auto",
+    ),
+    Setting("tls_ca_file", _file, "path of a PEM file", "Certificate authorities to trust. [the system's]"),
+    Setting("tls_cert_file", _file, "path of a PEM file", "Client certificate."),
+    Setting("tls_key_file", _file, "path of a PEM file", "Key of the client certificate."),
+    Setting(
+        "health_file",
+        _health_file,
+        "path of a file that the bridge may make",
+        "Touched every few seconds by a bridge that leads, and by one that stands by and could take over. If its age is"
+        " more than lease_ttl and 15 seconds, the bridge hangs, or its database does not answer.",
+    ),
+    Setting(
+        "log_level",
+        choice("debug", "info", "warning", "error"),
+        "debug, info, warning or error",
+        "What is logged to standard error.",
+        "info",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """The values of `SETTINGS`. Durations are in seconds, sizes in bytes."""
+
+    broker_url: BrokerUrl
+    database_url: str
+    execution_api_url: str
+    root: str
+    team_name: str
+    instance: str
+    lease_ttl: float
+    accept_timeout: float
+    accept_tries: int
+    lost_after: float
+    queue_lost_after: dict[str, float]
+    task_heartbeat_interval: float
+    status_interval: float
+    max_message_bytes: int
+    log_limit: int
+    retention: float
+    mqtt_version: str
+    tls_ca_file: Path | None
+    tls_cert_file: Path | None
+    tls_key_file: Path | None
+    health_file: Path | None
+    log_level: str
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Make them of what `protocol.settings.resolve` returned."""
+        known = {field.name: values[field.name] for field in fields(cls)}
+        known["instance"] = known["instance"] or _default_instance()
+        if (known["tls_cert_file"] is None) != (known["tls_key_file"] is None):
+            raise SettingError("tls_cert_file and tls_key_file go together: give both or none")
+        return cls(**known)
+
+    def lost_after_of(self, queue: str) -> float:
+        return self.queue_lost_after.get(queue, self.lost_after)
+
+
+def _default_instance() -> str:
+    host = "".join(c if WORKER_NAME.fullmatch(c) else "-" for c in socket.gethostname())
+    return f"{host[:48]}-{os.getpid()}"
+
+
+def airflow_sources(environment: Mapping[str, str]) -> list[Source]:
+    """Return what Airflow's own configuration says in `[mqtt]`: `AIRFLOW__MQTT__…`, then `airflow.cfg`.
+
+    Airflow itself is not imported: the bridge's image does not hold it. Keys that are not the bridge's are the
+    executor's and are left alone.
+    """
+    names = [setting.name for setting in SETTINGS]
+    variables = {name: f"AIRFLOW__MQTT__{name.upper()}" for name in names}
+    in_environment = {name: environment[var] for name, var in variables.items() if environment.get(var)}
+    home = environment.get("AIRFLOW_HOME", str(Path.home() / "airflow"))
+    path = Path(environment.get("AIRFLOW_CONFIG", str(Path(home) / "airflow.cfg")))
+    return [
+        Source(lambda setting: f"the environment variable {variables[setting.name]}", in_environment),
+        Source(lambda setting: f"[mqtt] {setting.name} in {path}", _mqtt_section(path, names)),
+    ]
+
+
+def _mqtt_section(path: Path, names: list[str]) -> dict[str, str]:
+    parser = configparser.RawConfigParser(strict=False)
+    try:
+        parser.read(path, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not parser.has_section("mqtt"):
+        return {}
+    return {name: value for name in names if (value := parser.get("mqtt", name, fallback="").strip())}

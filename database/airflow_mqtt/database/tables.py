@@ -1,0 +1,152 @@
+"""The tables. Made and changed by the Alembic migrations of `airflow_mqtt.database.migrations`.
+
+All times are seconds since the epoch (doubles): the same number in SQLite, in PostgreSQL and on the wire. Names and
+ids are text of any length, since a column that is too short for a real Dag id stops a scheduler.
+"""
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    false,
+    text,
+)
+
+metadata = MetaData()
+
+#: PostgreSQL channel on which the bridge hears of new rows; the payload is the team's name.
+NOTIFY_CHANNEL: Final = "airflow_mqtt"
+
+#: SQLite counts only INTEGER primary keys up by itself.
+_Id = BigInteger().with_variant(Integer, "sqlite")
+
+#: Holds exactly for the jobs that have not ended. A query that wants the small indexes says so in these words.
+LIVES: Final = "finished_at IS NULL"
+
+
+def _partial(name: str, *columns: str, where: str, sqlite: str = "") -> Index:
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(sqlite or where))
+
+
+job = Table(
+    "mqtt_job",
+    metadata,
+    # The scheduler's `external_executor_id` where Airflow pre-assigns one (3.2 on), else made by the executor.
+    Column("id", Text, primary_key=True),
+    Column("team_name", Text, nullable=False, server_default=""),
+    Column("kind", Text, nullable=False),  # messages.JobKind
+    Column("workload_type", Text, nullable=False),  # ExecuteTask or ExecuteCallback
+    Column("workload", Text, nullable=False),  # Airflow's JSON, without its token
+    Column("token", Text, nullable=False),  # the bridge adds it to Execution API calls; no device sees it
+    Column("token_at", Double, nullable=False),  # when it was made or refreshed
+    Column("queue", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("state", Text, nullable=False),  # jobs.JobState
+    Column("attempt", Integer, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Column("worker", Text),
+    # Who the task instance or callback is, for authorisation, logs and status messages.
+    Column("subject", Text, nullable=False),  # task instance id or callback id: the `sub` of the token
+    Column("dag_id", Text, nullable=False, server_default=""),
+    Column("run_id", Text, nullable=False, server_default=""),
+    Column("task_id", Text, nullable=False, server_default=""),
+    Column("map_index", Integer, nullable=False, server_default=text("-1")),
+    Column("try_number", Integer, nullable=False, server_default=text("0")),
+    Column("log_path", Text, nullable=False, server_default=""),
+    # Between bridge and executor.
+    Column("owner", Text, nullable=False),  # the scheduler's job id that hears of it
+    Column("report_pending", Boolean, nullable=False, server_default=false()),
+    # Which event accepted it: a `Born` that is older does not list it.
+    Column("accept_journal", Text),
+    Column("accept_seq", BigInteger),
+    # What passed the gateway.
+    Column("gate_request", Text),  # id of the request that passed the start gate
+    Column("unixname", Text),
+    Column("pid", Integer),
+    Column("final_state", Text),  # what the Execution API accepted: success, failed, deferred, up_for_retry, …
+    Column("exit_code", Integer),
+    Column("log_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("publishes", Integer, nullable=False, server_default=text("0")),
+    Column("published_at", Double),
+    Column("queued_at", Double, nullable=False),
+    Column("dispatched_at", Double),
+    Column("accepted_at", Double),
+    Column("started_at", Double),
+    Column("running_since", Double),  # when Airflow accepted the start; no heartbeat goes there before
+    Column("finished_at", Double),
+    # What lives, and what is to be heard, is found among little, however long the history is.
+    _partial("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at", where=LIVES),
+    _partial("ix_mqtt_job_worker", "worker", "state", where=LIVES),
+    _partial("ix_mqtt_job_report", "team_name", "owner", where="report_pending", sqlite="report_pending = 1"),
+    Index("ix_mqtt_job_subject", "subject"),
+    Index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number"),
+    Index("ix_mqtt_job_finished", "team_name", "finished_at"),
+)
+
+job_event = Table(
+    "mqtt_job_event",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("job_id", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("by", Text, nullable=False),  # scheduler:<job id>, bridge:<instance>, worker:<name>
+    Column("event", Text, nullable=False),  # jobs.JobEvent, or "queue" for the first
+    Column("before", Text),
+    Column("after", Text, nullable=False),
+    Column("reason", Text, nullable=False, server_default=""),
+    Index("ix_mqtt_job_event_job", "job_id", "id"),
+)
+
+job_log = Table(
+    "mqtt_job_log",
+    metadata,
+    Column("job_id", Text, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("offset", BigInteger, primary_key=True),
+    Column("data", LargeBinary, nullable=False),
+)
+
+worker = Table(
+    "mqtt_worker",
+    metadata,
+    Column("team_name", Text, primary_key=True, server_default=""),
+    Column("name", Text, primary_key=True),
+    # Wished.
+    Column("desired", Text, nullable=False, server_default="{}"),  # messages.Desired without its revision
+    Column("revision", Integer, nullable=False, server_default=text("0")),
+    # Seen.
+    Column("state", Text, nullable=False),  # workers.WorkerState, derived; kept for people and the UI
+    Column("status", Text, nullable=False, server_default="{}"),  # last messages.WorkerStatus that counted
+    Column("info", Text, nullable=False, server_default="{}"),  # last messages.WorkerInfo
+    Column("instance", Text, nullable=False, server_default=""),
+    Column("connection", BigInteger, nullable=False, server_default=text("0")),
+    Column(
+        "seen_at", Double, nullable=False
+    ),  # by the bridge's clock, and later by all the time since in which no bridge listened
+    # Position in its stream of events.
+    Column("journal", Text, nullable=False, server_default=""),
+    Column("past_journals", Text, nullable=False, server_default="[]"),  # a late Born of one of them is known
+    Column("seq", BigInteger, nullable=False, server_default=text("0")),
+    Column("birth", BigInteger, nullable=False, server_default=text("0")),  # number of its last Born
+)
+
+bridge = Table(
+    "mqtt_bridge",
+    metadata,
+    Column("team_name", Text, primary_key=True, server_default=""),
+    Column("holder", Text, nullable=False, server_default=""),  # instance that leads; empty: released
+    Column("epoch", BigInteger, nullable=False),  # raised by each takeover; checked in every write
+    Column("beat", BigInteger, nullable=False),  # raised by each renewal; a lease that stands still is free
+    Column("host", Text, nullable=False, server_default=""),
+)

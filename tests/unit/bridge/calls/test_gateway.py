@@ -1,0 +1,138 @@
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mqtt.bridge.calls import gateway, routes
+from airflow_mqtt.bridge.calls.gateway import admit
+from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.mqtt.inbox import Call
+from airflow_mqtt.database.records import Job
+from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.messages import Request
+from bridge_samples import job
+
+RUNNING = job(state=JobState.RUNNING, worker="edge-1", gate_request="gate")
+
+
+def call(method="GET", path="variables/x", worker="edge-1", attempt=1, id_="r", query=""):
+    request = Request(id=id_, journal="j", job="job-1", attempt=attempt, method=method, path=path, query=query)
+    return Call(worker, request)
+
+
+def admitted(j, c):
+    path = routes.normalise(c.request.path)
+    return admit(j, c, path, gate=routes.is_gate(c.request.method, path))
+
+
+ALLOWED = [
+    ("PATCH", "task-instances/ti-1/state"), ("PUT", "task-instances/ti-1/rtif"),
+    ("PATCH", "task-instances/ti-1/skip-downstream"), ("GET", "task-instances/count"),
+    ("GET", "task-instances/previous/dag/task"), ("GET", "connections/site"), ("GET", "variables/a/b"),
+    ("PUT", "variables/a"), ("POST", "xcoms/dag/run/task/return_value"), ("GET", "xcoms/other/run/task/key"),
+    ("HEAD", "xcoms/dag/run/task/key"), ("GET", "xcoms/dag/run/task/key/item/3"), ("POST", "dag-runs/dag/run"),
+    ("GET", "task-reschedules/ti-1/start_date"), ("POST", "hitlDetails/ti-1"), ("GET", "store/ti/ti-1/a%2Fb"),
+    ("GET", "assets/by-name"), ("GET", "store/asset/by-uri/value"), ("GET", "dags/dag"),
+]  # fmt: skip
+
+FORBIDDEN = [
+    ("PATCH", "task-instances/ti-2/state"), ("PUT", "task-instances/ti-2/heartbeat"), ("GET", "health"),
+    ("POST", "xcoms/dag/run/other/key"), ("DELETE", "xcoms/other/run/task/key"), ("GET", "hitlDetails/ti-2"),
+    ("DELETE", "store/ti/ti-2"), ("GET", "connection-tests/x/connection"), ("PATCH", "connection-tests/x"),
+    ("DELETE", "dag-runs/dag/run"), ("POST", "variables/x"), ("GET", "openapi.json"), ("GET", "task-instances"),
+    ("PATCH", "callbacks/ti-1/run"), ("GET", "task-reschedules/ti-2/start_date"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), ALLOWED)
+def test_what_a_job_may_call(method, path):
+    assert admitted(RUNNING, call(method, path)) is RUNNING
+
+
+@pytest.mark.parametrize(("method", "path"), FORBIDDEN)
+def test_what_a_job_may_not_call(method, path):
+    assert admitted(RUNNING, call(method, path)).status == 403
+
+
+#: What names no map index, or several, or one that a server and we may read differently.
+SUSPECT_INDEXES = [
+    "map_index=", "map_index=4", "map_index=3&map_index=4", "map_index=4&map_index=3", "map_index=3&map_index=3",
+    "map%5findex=4", "%6dap_index=3&map_index=4", "map_index=%2B3", "map_index=03", "map_index=3.0", "map_index=+3",
+    "x=#&map_index=3", "map_index=3#", "map_index=3;map_index=4", "map_index=-2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+@pytest.mark.parametrize("index", [-1, 3])
+def test_an_xcom_is_written_for_the_own_map_index_alone(method, index):
+    def verdict(query):
+        return admitted(mapped, call(method, "xcoms/dag/run/task/a/b", query=query))
+
+    mapped = dataclasses.replace(RUNNING, map_index=index)
+    for query in (f"map_index={index}", f"mapped_length=2&map_index={index}", f"map%5Findex={index}&dag_result=true"):
+        assert verdict(query) is mapped
+    for query in ("", "mapped_length=2", "Map_Index=4"):  # how the Task SDK says -1
+        assert (verdict(query) is mapped) == (index == -1)
+    for query in [*SUSPECT_INDEXES, f"map_index={2 - index}"]:
+        assert verdict(query).status == 403
+
+
+def test_xcoms_of_siblings_may_be_read():
+    mapped = dataclasses.replace(RUNNING, map_index=3)
+    assert admitted(mapped, call("GET", "xcoms/dag/run/task/key", query="map_index=4")) is mapped
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "", "/", "a//b", "variables/../connections", "variables/%2e%2e/x", "variables/.", "variables/%252e%252e/x",
+        "variables/x?y=1", "variables/x#y", "variables/x%0d%0aHost: y", "variables\\x", "variables/x%00",
+        "//host/variables/x",
+    ],
+)  # fmt: skip
+def test_suspect_paths(path):
+    assert routes.normalise(path) is None
+
+
+@given(st.text(max_size=60))
+def test_any_path_is_decided(path):
+    normal = routes.normalise(path)
+    assert normal is None or isinstance(routes.check(RUNNING, "GET", normal), (Refusal, type(None)))
+
+
+def test_foreign_old_and_ended():
+    assert admitted(None, call()).status == 403
+    assert admitted(RUNNING, call(worker="edge-2")).status == 403
+    assert admitted(job(state=JobState.RUNNING, worker="edge-1", attempt=2), call()).status == 409
+    for state in JobState:
+        allowed = state in (JobState.RUNNING, JobState.CANCELLING)
+        verdict = admitted(job(state=state, worker="edge-1"), call())
+        assert isinstance(verdict, Job) == allowed
+        assert allowed or verdict.status == 409
+
+
+def test_the_gate_opens_once():
+    gate = call("PATCH", "task-instances/ti-1/run", id_="gate")
+    other = call("PATCH", "task-instances/ti-1/run", id_="other")
+    for state in JobState:
+        opens = state in (JobState.DISPATCHED, JobState.ACCEPTED)
+        assert isinstance(admitted(job(state=state, worker="edge-1"), gate), Job) == opens
+    assert admitted(RUNNING, gate) is RUNNING  # the same request, delivered again
+    assert admitted(RUNNING, other).status == 409
+
+
+def test_the_gate_of_callbacks():
+    callback = job(state=JobState.ACCEPTED, worker="edge-1", workload_type="ExecuteCallback", subject="cb")
+    assert admitted(callback, call("PATCH", "callbacks/cb/run")) is callback
+    assert admitted(callback, call("PATCH", "callbacks/other/run")).status == 403
+
+
+def test_the_worker_is_the_host():
+    request = Request(
+        id="r", journal="j", job="job-1", attempt=1, method="PATCH", path="task-instances/ti-1/run",
+        body='{"hostname": "raspberrypi", "pid": 3}',
+    )  # fmt: skip
+    body = json.loads(gateway._forwarded_body(RUNNING, request, request.path))
+    assert body == {"hostname": "edge-1", "pid": 3}

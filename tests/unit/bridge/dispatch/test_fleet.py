@@ -1,0 +1,104 @@
+from airflow_mqtt.bridge.dispatch import fleet
+from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
+from airflow_mqtt.protocol.messages import Born, Desired
+from airflow_mqtt.protocol.workers import WorkerState
+from bridge_samples import NOW, info, job, status, worker
+
+
+def judge(w, now=NOW, deaf=0.0):
+    return fleet.judge(w, now=now, deaf=deaf)
+
+
+def born(**values):
+    base = {
+        "journal": "j",
+        "first": 1,
+        "last": 0,
+        "instance": "i",
+        "connection": 1,
+        "number": 2,
+        "queues": ["q"],
+        "kinds": ["airflow"],
+    }
+    return Born(**(base | values))
+
+
+def test_a_status_is_heard():
+    after = fleet.hear_status(worker(seen_at=0.0), status(connection=2, running=1), live=True, now=NOW)
+    assert (after.connection, after.seen_at, after.status.running) == (2, NOW, 1)
+
+
+def test_the_will_of_an_older_connection_is_ignored():
+    before = worker(connection=5)
+    assert fleet.hear_status(before, status(state="offline", connection=4), live=True, now=NOW) is before
+
+
+def test_what_was_retained_tells_nothing_about_now():
+    after = fleet.hear_status(worker(seen_at=3.0), status(), live=False, now=NOW)
+    assert after.seen_at == 3.0
+
+
+def test_an_unheard_worker_is_unknown_however_its_retained_status_looks():
+    assert judge(worker(status=None)) is WorkerState.UNKNOWN
+    assert judge(worker(seen_at=0.0)) is WorkerState.UNKNOWN
+    assert judge(worker(seen_at=0.0), deaf=NOW) is WorkerState.UNKNOWN
+
+
+def test_three_intervals_of_silence():
+    assert judge(worker(), now=NOW + 89) is WorkerState.IDLE
+    assert judge(worker(), now=NOW + 91) is WorkerState.UNKNOWN
+
+
+def test_our_own_deafness_is_not_the_fleets_silence():
+    assert judge(worker(), now=NOW + 1000, deaf=950) is WorkerState.IDLE
+    assert fleet.silent_for(worker(), now=NOW + 1000, deaf=950) == 50
+
+
+def test_wishes_show_in_the_state():
+    wished = worker(desired=Desired(revision=1, maintenance=True))
+    assert judge(wished) is WorkerState.MAINTENANCE_REQUEST
+
+
+def test_a_birth_settles_the_position():
+    assert fleet.hear_birth(worker(seq=7), born(first=8, last=9), NOW).seq == 7
+    assert fleet.hear_birth(worker(seq=3), born(first=8, last=9), NOW).seq == 7  # we forgot 4 to 7
+    assert fleet.hear_birth(worker(seq=7), born(journal="new", first=1, last=2), NOW).seq == 0
+
+
+def test_late_births():
+    assert fleet.is_late(worker(connection=2, birth=3), born(connection=2, number=3))
+    assert fleet.is_late(worker(connection=2, birth=3), born(connection=1, number=9))
+    assert not fleet.is_late(worker(connection=2, birth=3), born(connection=2, number=4))
+    assert not fleet.is_late(worker(connection=2, birth=3), born(connection=3, number=1))
+
+
+def test_a_worker_of_another_protocol_is_told_who_must_be_updated():
+    assert "update the bridge" in fleet.refusal(PROTOCOL_VERSION + 1)
+    assert "update airflow-mqtt on the device" in fleet.refusal(OLDEST_PROTOCOL - 1)
+
+
+def test_what_places_jobs_is_said_by_the_introduction_alone():
+    introduced = fleet.hear_birth(worker(), born(queues=["q"], kinds=["airflow"]), NOW)
+    after = fleet.hear_info(introduced, info(version="2", queues=["other"], kinds=[]))
+    assert (after.info.version, after.info.queues, after.info.kinds) == ("2", ["q"], ["airflow"])
+    assert fleet.hear_info(introduced, info(instance="before")) is introduced
+
+
+def test_a_replaced_journal_is_past():
+    after = fleet.hear_birth(worker(), born(journal="new"), NOW)
+    assert after.past_journals == ("j",)
+    assert fleet.is_late(after, born(journal="j", connection=99))
+    assert not fleet.is_late(after, born(journal="newer"))
+
+
+def test_what_a_worker_should_hold():
+    accepted = job(accept_journal="j", accept_seq=5)
+    assert fleet.should_hold(accepted, born(last=5))
+    assert not fleet.should_hold(accepted, born(last=4))  # said before it was accepted
+    assert fleet.should_hold(accepted, born(journal="new", last=0))
+    assert fleet.should_hold(job(), born())
+
+
+def test_queues_wished_replace_those_offered():
+    assert worker(info=info(queues=["a"])).queues == {"a"}
+    assert worker(info=info(queues=["a"]), desired=Desired(revision=1, queues=["b"])).queues == {"b"}

@@ -1,0 +1,76 @@
+import pytest
+
+from airflow_mqtt.bridge.dispatch.timeouts import NOTHING, Due, Resend, Rules, due
+from airflow_mqtt.protocol.jobs import TABLE, JobEvent, JobState
+from airflow_mqtt.protocol.workers import GONE, WorkerState
+from bridge_samples import NOW, job, worker
+
+RULES = Rules(accept_timeout=10, accept_tries=3, lost_after=900)
+
+
+def of(j, w=None, now=NOW, connected_since=0.0):
+    return due(j, w or worker(), RULES, now=now, connected_since=connected_since)
+
+
+def held(state, **values):
+    return job(**({"state": state, "worker": "edge-1", "published_at": NOW, "publishes": 1} | values))
+
+
+def test_an_answer_is_waited_for():
+    assert of(held(JobState.DISPATCHED), now=NOW + 9) == NOTHING
+
+
+def test_no_answer_publishes_again_then_releases():
+    assert of(held(JobState.DISPATCHED), now=NOW + 10) == Due(resend=Resend.RUN)
+    last = of(held(JobState.DISPATCHED, publishes=3), now=NOW + 10)
+    assert last.event is JobEvent.RELEASE and "3 publications" in last.reason
+
+
+def test_a_new_connection_publishes_at_once():
+    assert of(held(JobState.DISPATCHED), now=NOW + 1, connected_since=NOW + 0.5).resend is Resend.RUN
+
+
+def test_a_clock_that_was_set_back_holds_no_publication_up():
+    assert of(held(JobState.DISPATCHED), now=NOW - 3600).resend is Resend.RUN
+
+
+def test_a_claim_that_was_never_published():
+    assert of(held(JobState.DISPATCHED, published_at=None)).resend is Resend.RUN
+
+
+@pytest.mark.parametrize("state", [JobState.DISPATCHED, JobState.ACCEPTED])
+@pytest.mark.parametrize("gone", sorted(GONE))
+def test_what_did_not_start_goes_back_as_soon_as_its_worker_is_gone(state, gone):
+    assert of(held(state), worker(state=gone)).event is JobEvent.RELEASE
+
+
+def test_a_running_job_is_covered_until_lost_after():
+    gone = worker(state=WorkerState.UNKNOWN)
+    assert of(held(JobState.RUNNING), gone, now=NOW + 900) == NOTHING
+    assert of(held(JobState.RUNNING), gone, now=NOW + 901).event is JobEvent.LOSE
+
+
+def test_a_running_job_of_a_living_worker_is_left_alone():
+    assert of(held(JobState.RUNNING), now=NOW + 1e6) == NOTHING
+
+
+def test_a_cancellation_is_repeated_until_confirmed():
+    assert of(held(JobState.CANCELLING, published_at=None)).resend is Resend.CANCEL
+    assert of(held(JobState.CANCELLING), now=NOW + 5) == NOTHING
+    assert of(held(JobState.CANCELLING, publishes=99), now=NOW + 10).resend is Resend.CANCEL
+
+
+def test_a_cancellation_of_a_worker_that_is_gone():
+    gone = worker(state=WorkerState.OFFLINE)
+    assert of(held(JobState.CANCELLING), gone).event is JobEvent.RELEASE
+    started = held(JobState.CANCELLING, started_at=NOW)
+    assert of(started, gone, now=NOW + 5) == NOTHING
+    assert of(started, gone, now=NOW + 901).event is JobEvent.LOSE
+
+
+@pytest.mark.parametrize("state", JobState)
+@pytest.mark.parametrize("worker_state", WorkerState)
+@pytest.mark.parametrize("later", [0, 11, 1000])
+def test_what_is_due_is_always_a_move_of_the_table(state, worker_state, later):
+    result = of(held(state), worker(state=worker_state), now=NOW + later)
+    assert result.event is None or (state, result.event) in TABLE

@@ -1,0 +1,91 @@
+import pytest
+
+from airflow_mqtt.config.bridge import SETTINGS, BridgeSettings, airflow_sources
+from airflow_mqtt.config.settings import Source, resolve
+from airflow_mqtt.protocol.errors import SettingError
+
+NEEDED = {
+    "broker_url": "mqtt://u:secret@h",
+    "database_url": "postgresql+psycopg2://u:p@h/d",
+    "execution_api_url": "http://h:8080/execution",
+}
+
+
+def values(**given):
+    return resolve(SETTINGS, [Source(lambda s: s.flag, {**NEEDED, **given})])
+
+
+def test_defaults_make_a_bridge():
+    settings = BridgeSettings.of(values())
+    assert settings.execution_api_url == "http://h:8080/execution/"
+    assert settings.instance
+    assert settings.lost_after_of("any") == 900
+    assert settings.broker_url.port == 1883
+
+
+def test_retention_is_a_month_and_can_be_for_ever():
+    assert BridgeSettings.of(values()).retention == 30 * 86400
+    assert BridgeSettings.of(values(retention="0")).retention == 0
+
+
+def test_lost_after_per_queue():
+    settings = BridgeSettings.of(values(queue_lost_after="solar=86400, lte=60"))
+    assert (settings.lost_after_of("solar"), settings.lost_after_of("lte"), settings.lost_after_of("x")) == (
+        86400,
+        60,
+        900,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("broker_url", "http://h"), ("database_url", "mysql://h/d"), ("execution_api_url", "h:8080"), ("root", "a//b"),
+        ("lease_ttl", "0"), ("accept_tries", "many"), ("mqtt_version", "4"), ("queue_lost_after", "solar"),
+        ("database_url", "sqlite://airflow.db"), ("database_url", "sqlite://"), ("database_url", "sqlite:///:memory:"),
+        ("database_url", "postgresql+nosuch://u:secret@h/d"), ("database_url", "sqlite+psycopg2:////tmp/airflow.db"),
+        ("database_url", "postgresql://u:secret[@h/d"), ("queue_lost_after", "solar=0"),
+        ("queue_lost_after", "lte=60,solar=2592001"), ("tls_ca_file", "/nonexistent/ca.pem"), ("tls_cert_file", "/"),
+        ("tls_key_file", " "), ("tls_ca_file", "~nobody-of-this-name/ca.pem"), ("retention", "60"), ("retention", "-1"), ("retention", "nan"), ("retention", "30d"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line_that_names_the_setting(name, value):
+    with pytest.raises(SettingError) as caught:
+        values(**{name: value})
+    text = str(caught.value)
+    assert text.startswith(name) and "allowed:" in text and "\n" not in text and "secret" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["postgresql+psycopg2://h/d", "postgresql+psycopg://h/d", "postgresql+asyncpg://h/d", "postgres://h/d",
+     "postgresql:///d?host=/run/postgresql", "sqlite:////a.db", "sqlite+pysqlite:////a.db", "sqlite+aiosqlite:////a.db"],
+)  # fmt: skip
+def test_whatever_airflow_connects_with_is_a_database(url):
+    assert BridgeSettings.of(values(database_url=url)).database_url == url
+
+
+def test_two_slashes_of_sqlite_are_told_from_four():
+    with pytest.raises(SettingError, match="a path needs sqlite:////absolute/path"):
+        values(database_url="sqlite://airflow.db")
+
+
+def test_certificate_and_key_go_together(tmp_path):
+    (tmp_path / "cert.pem").touch()
+    with pytest.raises(SettingError, match="tls_cert_file and tls_key_file go together"):
+        BridgeSettings.of(values(tls_cert_file=str(tmp_path / "cert.pem")))
+
+
+def test_airflow_cfg_and_its_environment(tmp_path):
+    (tmp_path / "airflow.cfg").write_text("[core]\nx = %(broken)s\n[mqtt]\nbroker_url = mqtt://cfg\nroot = site\n")
+    sources = airflow_sources({"AIRFLOW_HOME": str(tmp_path), "AIRFLOW__MQTT__ROOT": "env"})
+    given = {name: text for name, text in NEEDED.items() if name != "broker_url"}
+    settings = BridgeSettings.of(resolve(SETTINGS, [Source(lambda s: s.flag, given), *sources]))
+    assert settings.broker_url.host == "cfg"
+    assert settings.root == "env"
+
+
+def test_a_broken_airflow_cfg_is_a_setting_error(tmp_path):
+    (tmp_path / "airflow.cfg").write_text("no section\n")
+    with pytest.raises(SettingError, match="airflow.cfg cannot be read"):
+        airflow_sources({"AIRFLOW_HOME": str(tmp_path)})

@@ -1,15 +1,14 @@
-"""Rows as values: what the bridge's decisions are made of."""
+"""Rows as values, and what a transition changes in one: what decisions are made of. Pure; no SQLAlchemy."""
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
 import orjson
 
-from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
 from airflow_mqtt.protocol.messages import Desired, JobStatus, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import WorkerState
 
@@ -21,9 +20,58 @@ T = TypeVar("T")
 _REMEMBERED: Final = 1000
 
 
+#: States of which the executor is told.
+REPORTED: Final = frozenset({JobState.RUNNING, *TERMINAL})
+
+_STAMPS: Final = {
+    JobState.DISPATCHED: "dispatched_at",
+    JobState.ACCEPTED: "accepted_at",
+    JobState.RUNNING: "started_at",
+    **dict.fromkeys(TERMINAL, "finished_at"),
+}
+
+#: A cancellation is due for publication at once.
+_UNPUBLISHED: Final = {"published_at": None, "publishes": 0}
+
+#: What a job forgets when it goes back to the queue.
+_RELEASED: Final = {
+    "worker": None,
+    "dispatched_at": None,
+    "accepted_at": None,
+    "accept_journal": None,
+    "accept_seq": None,
+    **_UNPUBLISHED,
+    "gate_request": None,
+    "log_bytes": 0,  # each attempt has a log of its own
+}
+
+
+def changes(
+    state: JobState, attempt: int, event: JobEvent, *, now: float, reason: str = "", values: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the columns that `event` changes in a job seen at (`state`, `attempt`); `values` are further ones.
+
+    Raises `ValueError` when the table has no such transition: callers ask `jobs.settle` or `jobs.next_state` before.
+    """
+    after = next_state(state, event)
+    if after is None:
+        raise ValueError(f"no transition from {state} by {event}")
+    changed: dict[str, Any] = {"state": after, "reason": reason, **values}
+    if after in _STAMPS:
+        changed[_STAMPS[after]] = now
+    if after is JobState.CANCELLING:
+        changed |= _UNPUBLISHED
+    if after is JobState.QUEUED:
+        changed |= _RELEASED | {"attempt": attempt + 1}
+    return changed
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A row of `mqtt_job` without its workload and token, which only two places need."""
+    """A row of `mqtt_job` without its workload, which only the message that gives it to a worker needs.
+
+    `owner` and `report_pending` are the executor's, and not here. The token is shown nowhere.
+    """
 
     id: str
     kind: str
@@ -35,6 +83,8 @@ class Job:
     attempt: int
     reason: str
     worker: str | None
+    cancel_reason: str | None
+    cancel_by: str
     subject: str
     dag_id: str
     run_id: str
@@ -44,19 +94,30 @@ class Job:
     accept_journal: str | None
     accept_seq: int | None
     gate_request: str | None
+    api_version: str
+    unixname: str | None
     pid: int | None
     final_state: str | None
+    exit_code: int | None
     log_bytes: int
     publishes: int
     published_at: float | None
     queued_at: float
+    dispatched_at: float | None
+    accepted_at: float | None
     started_at: float | None
     running_since: float | None
+    finished_at: float | None
+    token: str = field(default="", repr=False)
 
     @classmethod
     def of(cls, row: Any) -> Self:
         values = {name: getattr(row, name) for name in JOB_COLUMNS}
         return cls(**(values | {"state": JobState(values["state"])}))
+
+    def after(self, event: JobEvent, *, now: float, reason: str = "", **values: Any) -> Self:
+        """Return the job after `event`. As `changes`."""
+        return replace(self, **changes(self.state, self.attempt, event, now=now, reason=reason, values=values))
 
     @property
     def is_task(self) -> bool:
@@ -103,7 +164,6 @@ def _log_once(name: str, error: Exception) -> None:
 
 
 JOB_COLUMNS = tuple(field.name for field in fields(Job))
-JOB_SELECTION = tuple(tables.job.c[name] for name in JOB_COLUMNS)
 
 
 @dataclass(frozen=True, slots=True)

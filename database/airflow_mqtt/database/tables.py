@@ -19,6 +19,7 @@ from sqlalchemy import (
     Text,
     false,
     text,
+    true,
 )
 
 metadata = MetaData()
@@ -31,6 +32,11 @@ _Id = BigInteger().with_variant(Integer, "sqlite")
 
 #: Holds exactly for the jobs that have not ended. A query that wants the small indexes says so in these words.
 LIVES: Final = "finished_at IS NULL"
+
+#: Holds for the jobs of which the leading bridge has to hear something: a new one, a wish for its end, a new token. An
+#: ended one that nobody has to hear of is old, whoever wrote it.
+NEWS: Final = "news AND (finished_at IS NULL OR report_pending)"
+_NEWS_SQLITE: Final = "news = 1 AND (finished_at IS NULL OR report_pending = 1)"
 
 
 def _partial(name: str, *columns: str, where: str, sqlite: str = "") -> Index:
@@ -55,6 +61,12 @@ job = Table(
     Column("attempt", Integer, nullable=False),
     Column("reason", Text, nullable=False, server_default=""),
     Column("worker", Text),
+    # What others wish of a job that the leading bridge moves: its end, why, and who wishes so. See `transitions`.
+    Column("cancel_reason", Text),
+    Column("cancel_by", Text, nullable=False, server_default=""),
+    # Somebody else than the leader wrote this row, and the leader has not read it yet. True for whoever does not know
+    # the column: an executor of 0.1.0.
+    Column("news", Boolean, nullable=False, server_default=true()),
     # Who the task instance or callback is, for authorisation, logs and status messages.
     Column("subject", Text, nullable=False),  # task instance id or callback id: the `sub` of the token
     Column("dag_id", Text, nullable=False, server_default=""),
@@ -71,6 +83,7 @@ job = Table(
     Column("accept_seq", BigInteger),
     # What passed the gateway.
     Column("gate_request", Text),  # id of the request that passed the start gate
+    Column("api_version", Text, nullable=False, server_default=""),  # that its Task SDK speaks, and our heartbeats
     Column("unixname", Text),
     Column("pid", Integer),
     Column("final_state", Text),  # what the Execution API accepted: success, failed, deferred, up_for_retry, …
@@ -84,11 +97,12 @@ job = Table(
     Column("started_at", Double),
     Column("running_since", Double),  # when Airflow accepted the start; no heartbeat goes there before
     Column("finished_at", Double),
-    # What lives, and what is to be heard, is found among little, however long the history is.
-    _partial("ix_mqtt_job_placement", "team_name", "state", "queue", "priority", "queued_at", where=LIVES),
-    _partial("ix_mqtt_job_worker", "worker", "state", where=LIVES),
+    # What lives, what is new, and what is to be heard, is found among little, however long the history is. The leader
+    # keeps the living in memory in the order of placement: no index has to.
+    _partial("ix_mqtt_job_living", "team_name", where=LIVES),
+    _partial("ix_mqtt_job_news", "team_name", where=NEWS, sqlite=_NEWS_SQLITE),
     _partial("ix_mqtt_job_report", "team_name", "owner", where="report_pending", sqlite="report_pending = 1"),
-    Index("ix_mqtt_job_subject", "subject"),
+    _partial("ix_mqtt_job_subject", "subject", where=LIVES),
     Index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number"),
     Index("ix_mqtt_job_finished", "team_name", "finished_at"),
 )
@@ -125,6 +139,9 @@ worker = Table(
     # Wished.
     Column("desired", Text, nullable=False, server_default="{}"),  # messages.Desired without its revision
     Column("revision", Integer, nullable=False, server_default=text("0")),
+    # An operator wants it forgotten. The leader does so once nothing is heard of it and it holds no job.
+    Column("removal", Boolean, nullable=False, server_default=false()),
+    Column("news", Boolean, nullable=False, server_default=false()),  # as that of a job
     # Seen.
     Column("state", Text, nullable=False),  # workers.WorkerState, derived; kept for people and the UI
     Column("status", Text, nullable=False, server_default="{}"),  # last messages.WorkerStatus that counted
@@ -139,6 +156,7 @@ worker = Table(
     Column("past_journals", Text, nullable=False, server_default="[]"),  # a late Born of one of them is known
     Column("seq", BigInteger, nullable=False, server_default=text("0")),
     Column("birth", BigInteger, nullable=False, server_default=text("0")),  # number of its last Born
+    _partial("ix_mqtt_worker_news", "team_name", where="news", sqlite="news = 1"),
 )
 
 bridge = Table(

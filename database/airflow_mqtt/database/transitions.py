@@ -1,8 +1,9 @@
-"""Guarded writes: the only statements that change a job's state.
+"""Guarded writes of those who do not lead: schedulers and operators, each in a session of its own.
 
-Each is a compare-and-set on (id, state, attempt), built from the table in `protocol.jobs`. They are plain SQLAlchemy
-statements, so that the bridge (asyncio) and the executor (inside the scheduler's own session) share them. Whoever
-executes one looks at `rowcount`: 0 means that somebody else moved the job first, which is an ordinary outcome.
+The leading bridge alone moves a job that a worker holds. Others make jobs, end one that still waits in its queue, and
+wish for the end of any other; `operations.cancel` chooses. Each statement sets `news`, by which the leader finds the
+row. Each is a compare-and-set: whoever executes one looks at `rowcount`, and 0 means that somebody else moved the job
+first, which is an ordinary outcome.
 """
 
 from dataclasses import dataclass
@@ -11,32 +12,10 @@ from typing import Any
 from sqlalchemy import Insert, Update, insert, update
 
 from airflow_mqtt.database import tables
-from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
+from airflow_mqtt.database.records import REPORTED, changes
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
 
-#: States of which the executor is told.
-REPORTED = frozenset({JobState.RUNNING, *TERMINAL})
-
-_STAMPS = {
-    JobState.DISPATCHED: "dispatched_at",
-    JobState.ACCEPTED: "accepted_at",
-    JobState.RUNNING: "started_at",
-    **dict.fromkeys(TERMINAL, "finished_at"),
-}
-
-#: A cancellation is due for publication at once.
-_UNPUBLISHED = {"published_at": None, "publishes": 0}
-
-#: What a job forgets when it goes back to the queue.
-_RELEASED = {
-    "worker": None,
-    "dispatched_at": None,
-    "accepted_at": None,
-    "accept_journal": None,
-    "accept_seq": None,
-    **_UNPUBLISHED,
-    "gate_request": None,
-    "log_bytes": 0,  # each attempt has a log of its own
-}
+_job = tables.job.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,28 +29,6 @@ class Move:
     record: Insert
 
 
-def changes(
-    state: JobState, attempt: int, event: JobEvent, *, now: float, reason: str = "", values: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the columns that `event` changes in a job seen at (`state`, `attempt`); `values` are further ones.
-
-    Raises `ValueError` when the table has no such transition: callers ask `jobs.settle` or `jobs.next_state` before.
-    """
-    after = next_state(state, event)
-    if after is None:
-        raise ValueError(f"no transition from {state} by {event}")
-    changed: dict[str, Any] = {"state": after.value, "reason": reason, **values}
-    if after in _STAMPS:
-        changed[_STAMPS[after]] = now
-    if after in REPORTED:
-        changed["report_pending"] = True
-    if after is JobState.CANCELLING:
-        changed |= _UNPUBLISHED
-    if after is JobState.QUEUED:
-        changed |= _RELEASED | {"attempt": attempt + 1}
-    return changed
-
-
 def move(
     job_id: str,
     state: JobState,
@@ -83,18 +40,13 @@ def move(
     reason: str = "",
     **values: Any,
 ) -> Move:
-    """Return the compare-and-set that applies `event` to a job seen at (`state`, `attempt`). As `changes`."""
+    """Return the compare-and-set that applies `event` to a job seen at (`state`, `attempt`). As `records.changes`."""
     changed = changes(state, attempt, event, now=now, reason=reason, values=values)
-    after = JobState(changed["state"])
-    statement = (
-        update(tables.job)
-        .where(
-            tables.job.c.id == job_id,
-            tables.job.c.state == state.value,
-            tables.job.c.attempt == attempt,
-        )
-        .values(**changed)
-    )
+    after: JobState = changed["state"]
+    row = {**changed, "state": after.value, "news": True}
+    if after in REPORTED:
+        row["report_pending"] = True
+    statement = update(tables.job).where(_job.id == job_id, _job.state == state.value, _job.attempt == attempt)
     record = insert(tables.job_event).values(
         job_id=job_id,
         attempt=attempt,
@@ -105,12 +57,23 @@ def move(
         after=after.value,
         reason=reason,
     )
-    return Move(job_id, attempt, after, statement, record)
+    return Move(job_id, attempt, after, statement.values(**row), record)
+
+
+def wish_for_end(job_id: str, state: JobState, attempt: int, *, by: str, reason: str) -> Update:
+    """Return the compare-and-set by which somebody wishes that a job seen at (`state`, `attempt`) ends.
+
+    The leader carries it out. Nothing that it does to the job commits before it has seen the wish, so one that was
+    wished away before it started never starts. The first wish stands: its reason is the one that is told.
+    """
+    unwished = _job.cancel_reason.is_(None)
+    seen = update(tables.job).where(_job.id == job_id, _job.state == state.value, _job.attempt == attempt, unwished)
+    return seen.values(cancel_reason=reason, cancel_by=by, news=True)
 
 
 def creation(values: dict[str, Any], *, now: float, by: str) -> tuple[Insert, Insert]:
     """Return the statements that make a job (`values`: columns of `mqtt_job` but its state) and its first event."""
-    row = {**values, "state": JobState.QUEUED.value, "attempt": 1, "queued_at": now}
+    row = {**values, "state": JobState.QUEUED.value, "attempt": 1, "queued_at": now, "news": True}
     record = insert(tables.job_event).values(
         job_id=values["id"],
         attempt=1,

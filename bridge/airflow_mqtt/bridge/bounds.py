@@ -22,7 +22,7 @@ class Bound:
     bytes: float = math.inf
 
 
-class Room:
+class Quota:
     """Counts what is held, against one bound for all of it and one for what is held for each owner.
 
     The second keeps one owner from taking the room of the others.
@@ -61,23 +61,45 @@ def _fits(bound: Bound, pieces: int, size: int) -> bool:
 
 
 class Recent:
-    """The last payloads that were added, as many as fit into a bound."""
+    """The last payloads that were added, as many as fit into one bound for all of them and one for each owner.
 
-    def __init__(self, bound: Bound) -> None:
-        self._bound = bound
-        self._payloads: OrderedDict[Hashable, bytes] = OrderedDict()
-        self._bytes = 0
+    An owner that adds many pushes out its own. Where all together are too many, those go of the owner that has added
+    nothing for longest.
+    """
 
-    def get(self, key: Hashable) -> bytes | None:
-        return self._payloads.get(key)
+    def __init__(self, *, total: Bound, each: Bound) -> None:
+        self._each = Quota(each=each)
+        self._total = Quota(each=total)
+        self._payloads: OrderedDict[Hashable, OrderedDict[Hashable, bytes]] = OrderedDict()
 
-    def add(self, key: Hashable, payload: bytes) -> None:
-        """Keep the payload of a `key` that has none yet, and forget the oldest ones where there is no room."""
-        self._payloads[key] = payload
-        self._bytes += len(payload)
-        while len(self._payloads) > self._bound.pieces or self._bytes > self._bound.bytes:
-            _, oldest = self._payloads.popitem(last=False)
-            self._bytes -= len(oldest)
+    def get(self, owner: Hashable, key: Hashable) -> bytes | None:
+        own = self._payloads.get(owner)
+        return None if own is None else own.get(key)
+
+    def add(self, owner: Hashable, key: Hashable, payload: bytes) -> None:
+        """Keep the payload of a `key` that has none yet, if it fits into the bounds at all."""
+        self._payloads.setdefault(owner, OrderedDict())
+        self._payloads.move_to_end(owner)
+        while not self._each.enter(owner, len(payload)):
+            if not self._forget(owner):
+                return
+        while not self._total.enter(None, len(payload)):
+            if not self._forget(next(iter(self._payloads))):
+                self._each.leave(owner, len(payload))
+                return
+        self._payloads.setdefault(owner, OrderedDict())[key] = payload
+
+    def _forget(self, owner: Hashable) -> bool:
+        """Forget the oldest of `owner`, if there is one."""
+        own = self._payloads[owner]
+        if own:
+            _, oldest = own.popitem(last=False)
+            self._each.leave(owner, len(oldest))
+            self._total.leave(None, len(oldest))
+        found = bool(own) or owner in self._payloads
+        if not own:
+            del self._payloads[owner]
+        return found and bool(self._payloads)
 
 
 class Once:
@@ -85,13 +107,13 @@ class Once:
 
     def __init__(self) -> None:
         self._said: set[tuple[str, ...]] = set()
-        self._room = Room(total=Bound(_REMEMBERED), each=Bound(_REMEMBERED_OF_ONE))
+        self._quota = Quota(total=Bound(_REMEMBERED), each=Bound(_REMEMBERED_OF_ONE))
         self._full = False
 
     def __call__(self, owner: str, *subject: str) -> bool:
         if (owner, *subject) in self._said:
             return False
-        if self._room.enter(owner, 0):
+        if self._quota.enter(owner, 0):
             self._said.add((owner, *subject))
             return True
         if not self._full:

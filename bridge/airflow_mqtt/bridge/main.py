@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from airflow_mqtt.bridge.leader import Bridge
+from airflow_mqtt.bridge.leadership import Bridge
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.protocol.errors import AirflowMqttError, first_of
 
@@ -26,8 +26,7 @@ def run(values: Mapping[str, Any]) -> int:
         format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("httpx", "httpcore", "aiosqlite"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     for doubled in ("mqtt", "sqlalchemy.pool"):  # at each try, with a traceback, what we say once in a line
         logging.getLogger(doubled).setLevel(logging.CRITICAL)
     failed = False

@@ -24,7 +24,7 @@ _DRIVERS: Final = {
 }
 
 #: Seconds that a writer waits for SQLite's lock, which the scheduler holds too.
-_SQLITE_BUSY: Final = 30.0
+SQLITE_BUSY: Final = 30.0
 
 #: Seconds for one attempt to connect; libpq's `connect_timeout` in the URL is taken instead.
 _CONNECT_TIMEOUT: Final = 10
@@ -64,6 +64,18 @@ def session_name(instance: str) -> str:
     return f"airflow-mqtt {instance}"[:63]
 
 
+def session_settings(instance: str, idle_limit: float) -> dict[str, str]:
+    """Return what PostgreSQL is told at the beginning of a session of bridge `instance`: see `make_engine`."""
+    limit = str(max(1, round(idle_limit * 1000)))
+    return {
+        "application_name": session_name(instance),
+        "idle_in_transaction_session_timeout": limit,
+        "tcp_user_timeout": limit,
+        # Each of our statements has an index. A plan that was made while a table was small would read all of it later.
+        "enable_seqscan": "off",
+    }
+
+
 def make_engine(url: str, *, instance: str = "", idle_limit: float = 3.0) -> AsyncEngine:
     """Return an engine of bridge `instance` for Airflow's database URL, whichever driver that names.
 
@@ -75,15 +87,10 @@ def make_engine(url: str, *, instance: str = "", idle_limit: float = 3.0) -> Asy
     backend = parsed.drivername.partition("+")[0]
     parsed = parsed.set(drivername=_DRIVERS[backend])
     if backend == "sqlite":
-        engine = create_async_engine(_existing(parsed), connect_args={"timeout": _SQLITE_BUSY, "factory": _Connection})
+        engine = create_async_engine(_existing(parsed), connect_args={"timeout": SQLITE_BUSY, "factory": _Connection})
         _take_write_lock_at_begin(engine)
         return engine
-    limit = str(max(1, round(idle_limit * 1000)))
-    settings = {
-        "application_name": session_name(instance),
-        "idle_in_transaction_session_timeout": limit,
-        "tcp_user_timeout": limit,
-    }
+    settings = session_settings(instance, idle_limit)
 
     async def connect() -> asyncpg.Connection:
         return await connect_by_url(url, server_settings=settings)

@@ -27,19 +27,19 @@ _IDLE_IN_TRANSACTION: Final = "25P03"
 
 def is_transient(error: BaseException) -> bool:
     """Whether `error` is the database's, and may pass: it is restarting, out of connections, locked, cut off."""
-    if not isinstance(error, DBAPIError):
-        return isinstance(error, (PoolTimeout, OSError, sqlite3.OperationalError)) and not _lacks(error)
     code = _code(error)
     if code:
         return code[:2] in _PASSING or code == _IDLE_IN_TRANSACTION
+    if not isinstance(error, DBAPIError):
+        return isinstance(error, (PoolTimeout, OSError, sqlite3.OperationalError)) and not _lacks(error)
     return not isinstance(error, (ProgrammingError, IntegrityError, DataError, NotSupportedError)) and not _lacks(error)
 
 
 def refusal(error: BaseException) -> RefusedError | None:
     """Return what to tell a person whose database will refuse this version for ever; None for any other error."""
-    if not isinstance(error, DBAPIError) or not (_code(error)[:2] in _REFUSING or _lacks(error)):
+    if not (_code(error)[:2] in _REFUSING or (isinstance(error, (DBAPIError, sqlite3.Error)) and _lacks(error))):
         return None
-    said = str(error.orig).strip().splitlines()[0].rpartition("Error'>: ")[2]
+    said = str(getattr(error, "orig", error)).strip().splitlines()[0].rpartition("Error'>: ")[2]
     if _code(error)[:2] in ("28", "3D") or _code(error) == "42501":
         return RefusedError(f"the database refuses: {said}; check database_url and the rights of its user")
     return RefusedError(
@@ -53,11 +53,25 @@ def lacks_tables(error: DBAPIError) -> bool:
     return _code(error) in _LACKING or _lacks(error)
 
 
-def _code(error: DBAPIError) -> str:
+def _code(error: BaseException) -> str:
     """The SQLSTATE, as asyncpg and psycopg call it, or psycopg2; empty where the database has none."""
-    return getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None) or ""
+    said = getattr(error, "orig", error)
+    return getattr(said, "sqlstate", None) or getattr(said, "pgcode", None) or ""
 
 
 def _lacks(error: BaseException) -> bool:
     """Whether SQLite says that a table or column is not there. It has one kind of error for this and for locks."""
     return any(text in str(error) for text in ("no such table", "no such column", "has no column"))
+
+
+def raise_unless_transient(error: Exception) -> None:
+    """Raise `error`, or what it says to a person, unless it may pass by itself."""
+    if refused := refusal(error):
+        raise refused from None
+    if not is_transient(error):
+        raise error
+
+
+def brief(error: BaseException) -> str:
+    """Return the first line of what `error` says."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,7 +1,7 @@
 """Rows as values, and what a transition changes in one: what decisions are made of. Pure; no SQLAlchemy."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final, Self, TypeVar
 
@@ -111,9 +111,11 @@ class Job:
     token: str = field(default="", repr=False)
 
     @classmethod
-    def of(cls, row: Any) -> Self:
-        values = {name: getattr(row, name) for name in JOB_COLUMNS}
-        return cls(**(values | {"state": JobState(values["state"])}))
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return the job of a row that has the columns `JOB_COLUMNS` first. `ValueError`: its state is none."""
+        values = list(row[: len(JOB_COLUMNS)])
+        values[_STATE] = JobState(values[_STATE])
+        return cls(*values)
 
     def after(self, event: JobEvent, *, now: float, reason: str = "", **values: Any) -> Self:
         """Return the job after `event`. As `changes`."""
@@ -140,17 +142,21 @@ class Job:
         )
 
 
+JOB_COLUMNS: Final = tuple(column.name for column in fields(Job))
+_STATE: Final = JOB_COLUMNS.index("state")
+
+
 def understood(make: Callable[[Any], T], rows: Iterable[Any]) -> list[T]:
     """Return what `make` makes of each of `rows`, without those that are not of this version, or damaged.
 
-    One row must not stop the work for all others. Each is logged once.
+    One row must not stop the work for all others. Each is logged once, by its first column.
     """
     found = []
     for row in rows:
         try:
             found.append(make(row))
         except (ValueError, TypeError, PayloadError) as error:
-            _log_once(getattr(row, "name", None) or row.id, error)
+            _log_once(str(row[0]), error)
     return found
 
 
@@ -161,9 +167,6 @@ def _log_once(name: str, error: Exception) -> None:
     if name not in _logged and len(_logged) < _REMEMBERED:
         _logged.add(name)
         log.error("the row of %r is set aside, since it cannot be understood: %s", name, error)
-
-
-JOB_COLUMNS = tuple(field.name for field in fields(Job))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,21 +187,23 @@ class Worker:
     birth: int
 
     @classmethod
-    def of(cls, row: Any) -> Self:
-        status, info = orjson.loads(row.status), orjson.loads(row.info)
+    def of(cls, row: Sequence[Any]) -> Self:
+        """Return the worker of a row with the columns `WORKER_COLUMNS`. `ValueError`, `PayloadError`: it is none."""
+        values = dict(zip(WORKER_COLUMNS, row, strict=True))
+        status, info = orjson.loads(values["status"]), orjson.loads(values["info"])
         return cls(
-            name=row.name,
-            desired=Desired.from_object({**orjson.loads(row.desired), "revision": row.revision}),
-            state=WorkerState(row.state),
+            name=values["name"],
+            desired=Desired.from_object({**orjson.loads(values["desired"]), "revision": values["revision"]}),
+            state=WorkerState(values["state"]),
             status=WorkerStatus.from_object(status) if status else None,
             info=WorkerInfo.from_object(info) if info else None,
-            instance=row.instance,
-            connection=row.connection,
-            seen_at=row.seen_at,
-            journal=row.journal,
-            past_journals=tuple(orjson.loads(row.past_journals)),
-            seq=row.seq,
-            birth=row.birth,
+            instance=values["instance"],
+            connection=values["connection"],
+            seen_at=values["seen_at"],
+            journal=values["journal"],
+            past_journals=tuple(orjson.loads(values["past_journals"])),
+            seq=values["seq"],
+            birth=values["birth"],
         )
 
     @classmethod
@@ -243,3 +248,10 @@ class Worker:
     @property
     def slots(self) -> int:
         return self.status.slots if self.status else 0
+
+
+#: What `Worker.of` reads, in this order.
+WORKER_COLUMNS: Final = (
+    "name", "desired", "revision", "state", "status", "info", "instance", "connection", "seen_at", "journal",
+    "past_journals", "seq", "birth",
+)  # fmt: skip

@@ -1,21 +1,22 @@
-"""Calls of Airflow's Execution API, with the token of a job."""
+"""Calls of Airflow's Execution API, with the token of a job.
 
-import logging
-from collections import OrderedDict
-from collections.abc import Callable
+aiohttp, of the clients that are well kept the one that costs least for many small calls: see
+`docs/explanation/performance.md`.
+"""
+
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import quote
 
-import httpx
+import aiohttp
 import orjson
+from yarl import URL
 
-from airflow_mqtt.bridge.store import SqlTx
-from airflow_mqtt.database.engine import Database
-from airflow_mqtt.database.errors import is_transient
+from airflow_mqtt.bridge.cancellation import raise_if_cancelled
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol import codec
-
-log = logging.getLogger(__name__)
 
 #: Calls made at a time for workers. The API server has its own limits; the rest waits here.
 CALLS: Final = 64
@@ -23,13 +24,21 @@ CALLS: Final = 64
 #: Heartbeats made at a time. They have connections of their own: no call of a worker holds them up.
 HEARTBEATS: Final = 16
 
-#: Jobs of which the version of the API is remembered.
-_REMEMBERED: Final = 10_000
+#: Seconds for one call.
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, sock_connect=30.0, sock_read=30.0)
 
 #: Statuses by which a server, or a proxy before it, says "not now".
 _NOT_NOW: Final = frozenset({429, 502, 503, 504})
 
 _REFRESHED: Final = "refreshed-api-token"
+
+#: What stands for itself in the target of a request, beside letters and digits (RFC 3986, sections 2.2 and 2.3). What is
+#: encoded already stays so.
+_TARGET: Final = "/%:@-._~!$&'()*+,;="
+_QUERY: Final = _TARGET + "?[]|"
+
+#: Characters of a request's target. Servers refuse longer ones, and some in the middle of it.
+_LONGEST: Final = 65_536
 
 
 class UnavailableError(Exception):
@@ -42,11 +51,15 @@ class MalformedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the Execution API answered. A `content` over `codec.MAX_DECODED_BYTES` is only the beginning of it."""
+    """What the Execution API answered. A `content` over `codec.MAX_DECODED_BYTES` is only the beginning of it.
+
+    Names of `headers` are looked up in any case. `token` is the new one that came along.
+    """
 
     status_code: int
-    headers: httpx.Headers
+    headers: Mapping[str, str]
     content: bytes
+    token: str | None = None
 
     @property
     def text(self) -> str:
@@ -58,89 +71,85 @@ class Answer:
 
 
 class ExecutionApi:
-    """Calls of the Execution API with a job's token."""
+    """Calls of the Execution API at `url`. To be made where a loop runs, and closed."""
 
-    def __init__(self, url: str, database: Database, clock: Callable[[], float]) -> None:
-        self._database = database
-        self._clock = clock
-        connections = CALLS + HEARTBEATS
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._client = httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30.0), limits=limits)
-        #: The version of the API that each job's Task SDK speaks; our heartbeats speak it too.
-        self._versions: OrderedDict[str, str] = OrderedDict()
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=CALLS + HEARTBEATS, keepalive_timeout=30.0),
+            timeout=_TIMEOUT,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=True,
+        )
+        self._calls = asyncio.Semaphore(CALLS)
+        self._heartbeats = asyncio.Semaphore(HEARTBEATS)
 
     async def close(self) -> None:
-        await self._client.aclose()
+        await self._session.close()
 
     async def call(
-        self,
-        job: Job,
-        method: str,
-        path: str,
-        *,
-        query: str = "",
-        headers: dict[str, str],
-        body: bytes | None,
-        token: str | None = None,
+        self, token: str, method: str, path: str, *, query: str = "", headers: dict[str, str], body: bytes | None
     ) -> Answer:
-        """Make one call, with the job's `token`, which is looked up where it is not given.
+        """Make one call, for a worker.
 
         Raises `UnavailableError` when it is worth trying again, and `MalformedError` when it never is.
         """
-        if token is None:
-            async with self._database.read() as connection:
-                token = await SqlTx(connection, self._database.team_name).token(job.id) or ""
-        url = f"{path}?{query}" if query else path
+        url = self._target(path, query)
+        async with self._calls:
+            return await self._call(token, method, url, headers, body)
+
+    async def heartbeat(self, job: Job) -> Answer:
+        """Tell Airflow that the task of `job` is alive. Raises as `call` does."""
+        headers = {"content-type": "application/json"}
+        if job.api_version:
+            headers["airflow-api-version"] = job.api_version
+        body = orjson.dumps({"hostname": job.worker, "pid": job.pid})
+        async with self._heartbeats:
+            return await self._call(
+                job.token, "PUT", self._target(f"task-instances/{job.subject}/heartbeat", ""), headers, body
+            )
+
+    def _target(self, path: str, query: str) -> URL:
+        if any(character < " " or character == "\x7f" for character in query):
+            raise MalformedError("its query holds a control character")
+        try:
+            text = self._url + quote(path, safe=_TARGET)
+            if query:
+                text += "?" + quote(query, safe=_QUERY)
+        except UnicodeError as error:
+            raise MalformedError(f"{type(error).__name__}: {error}") from None
+        if len(text) > _LONGEST:
+            raise MalformedError(f"its address has {len(text)} characters")
+        return URL(text, encoded=True)
+
+    async def _call(self, token: str, method: str, url: URL, headers: dict[str, str], body: bytes | None) -> Answer:
+        raise_if_cancelled()
         try:
             answer = await self._send(method, url, body, {**headers, "authorization": f"Bearer {token}"})
-        except (httpx.LocalProtocolError, httpx.InvalidURL, UnicodeError) as error:
+        except (aiohttp.InvalidURL, ValueError) as error:
             raise MalformedError(f"{type(error).__name__}: {error}") from None
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise_if_cancelled()
             raise UnavailableError(f"{type(error).__name__}: {error}") from None
         if answer.status_code in _NOT_NOW or _token_refused(answer):
             raise UnavailableError(f"status {answer.status_code} {answer.text[:200]}")
-        if fresh := answer.headers.get(_REFRESHED):
-            await self._keep_token(job, fresh)
         return answer
 
-    async def _send(self, method: str, url: str, body: bytes | None, headers: dict[str, str]) -> Answer:
+    async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> Answer:
         """Make the request, and read its answer until it is over what a worker would unpack.
 
         The connection of an answer that is read to its end serves the next call, any other is closed. Airflow's GZip
         is declined: 64 KiB of it, which is what is read at a time, may be 64 MiB.
         """
-        headers = {**headers, "accept-encoding": "identity"}
-        async with self._client.stream(method, url, content=body, headers=headers) as response:
-            content = bytearray()
-            async for piece in response.aiter_bytes():
-                content += piece
-                if len(content) > codec.MAX_DECODED_BYTES:
-                    break
-            return Answer(response.status_code, response.headers, bytes(content))
-
-    async def _keep_token(self, job: Job, token: str) -> None:
-        """Store the token that came with an answer. Without it the old one goes on; the answer counts either way."""
-        try:
-            async with self._database.write() as connection:
-                await SqlTx(connection, self._database.team_name).set_token(job, token, self._clock())
-        except Exception as error:
-            if not is_transient(error):
-                raise
-            log.warning("job %s: its new token could not be stored, the old one stays: %.200r", job.id, error)
-
-    def speaks(self, job_id: str, version: str) -> None:
-        self._versions[job_id] = version
-        if len(self._versions) > _REMEMBERED:
-            self._versions.popitem(last=False)
-
-    async def heartbeat(self, job: Job, token: str) -> Answer:
-        """Tell Airflow that the task of `job` is alive. Raises as `call` does."""
-        headers = {"content-type": "application/json"}
-        if version := self._versions.get(job.id):
-            headers["airflow-api-version"] = version
-        body = orjson.dumps({"hostname": job.worker, "pid": job.pid})
-        path = f"task-instances/{job.subject}/heartbeat"
-        return await self.call(job, "PUT", path, headers=headers, body=body, token=token)
+        headers["accept-encoding"] = "identity"
+        async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+            content = await response.content.read(codec.MAX_DECODED_BYTES + 1) if response.content else b""
+            while content and len(content) <= codec.MAX_DECODED_BYTES and (more := await response.content.readany()):
+                content += more
+            if len(content) > codec.MAX_DECODED_BYTES:
+                response.close()
+            return Answer(response.status, response.headers, content, response.headers.get(_REFRESHED))
 
 
 def _token_refused(answer: Answer) -> bool:

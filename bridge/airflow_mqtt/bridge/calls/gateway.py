@@ -1,40 +1,38 @@
 """Execution API calls on behalf of jobs: authorised, gated, given their token, forwarded.
 
 A device never holds a token. What reaches the Execution API is what the job of the asking worker, in its current
-attempt, may ask for.
+attempt, may ask for. All that decides this is in the leader's memory: a call reads nothing. What its answer changes is
+a script of the writer, and the worker hears the answer once that has been committed.
+
+It awaits only what it is given (the API, the writer, a pause): the simulation runs this class.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from airflow_mqtt.bridge.bounds import Bound, Once, Recent, Room
-from airflow_mqtt.bridge.calls import routes
-from airflow_mqtt.bridge.calls.execution_api import CALLS, Answer, ExecutionApi, MalformedError, UnavailableError
+from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent
+from airflow_mqtt.bridge.calls import gate, routes
+from airflow_mqtt.bridge.calls.execution_api import Answer, MalformedError, UnavailableError
+from airflow_mqtt.bridge.calls.gate import Call, Early
 from airflow_mqtt.bridge.calls.routes import Refusal
-from airflow_mqtt.bridge.cancellation import raise_if_cancelled
-from airflow_mqtt.bridge.mqtt.inbox import Call
-from airflow_mqtt.bridge.mqtt.outbox import Outgoing, Post
-from airflow_mqtt.bridge.store import SqlTx
-from airflow_mqtt.database.engine import Database
-from airflow_mqtt.database.errors import is_transient
+from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
+from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol import codec
-from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict, settle
-from airflow_mqtt.protocol.messages import Request, Response, sanitise
-from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.protocol.messages import Request, Response
 
 log = logging.getLogger(__name__)
 
 _MIB: Final = 1024 * 1024
 
-#: Answers that are remembered, since QoS 1 may deliver a request twice.
-_REMEMBERED: Final = Bound(10_000, 64 * _MIB)
+#: Answers that are remembered, since QoS 1 may deliver a request twice: in all, and of one worker.
+_REMEMBERED: Final = Bound(50_000, 64 * _MIB)
+_REMEMBERED_OF_A_WORKER: Final = Bound(1_000, 8 * _MIB)
 
 #: Calls that wait for their answers: in all, of a worker, of a job. A worker of ours makes one of a job at a time;
 #: after an end of its task there may be one or two that nobody waits for any more.
@@ -50,9 +48,6 @@ _GATE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
 
 #: Longest pause between two tries of a call, in seconds.
 _RETRY_MAX: Final = 10.0
-
-#: Seconds before a call is handled again that failed since the database did not answer.
-_DATABASE_PAUSE: Final = 1.0
 
 #: A call to which the API server answers 500 is tried so often: the fault may be the call's own.
 _SERVER_ERROR_TRIES: Final = 6
@@ -70,31 +65,38 @@ class EarlyError(Exception):
     """A job wants to start that its worker, with this journal, has not been heard to accept."""
 
 
+class Api(Protocol):
+    """As much of `ExecutionApi` as is needed here."""
+
+    async def call(
+        self, token: str, method: str, path: str, *, query: str = "", headers: dict[str, str], body: bytes | None
+    ) -> Answer: ...
+
+
 class Gateway:
     """Answers the requests of workers, each once."""
 
     def __init__(
         self,
-        database: Database,
-        api: ExecutionApi,
+        writer: Writer,
+        api: Api,
+        messages: Messages,
         *,
-        topics: Topics,
-        publish: Callable[[Outgoing], Awaitable[None]],
-        clock: Callable[[], float],
+        publish: Callable[[list[Outgoing]], object],
+        sleep: Callable[[float], Awaitable[None]],
         max_message_bytes: int,
     ) -> None:
-        self._database = database
+        self._writer = writer
+        self._living = writer.living
         self._api = api
-        self._topics = topics
+        self._messages = messages
         self._publish = publish
-        self._clock = clock
+        self._sleep = sleep
         self._max = max_message_bytes
-        self._post = Post(topics, 60)
         self._busy: set[Key] = set()
-        self._answers = Recent(_REMEMBERED)
-        self._room = Room(total=_PENDING, each=_PENDING_OF_A_WORKER)
-        self._room_of_jobs = Room(each=_PENDING_OF_A_JOB)
-        self._slots = asyncio.Semaphore(CALLS)
+        self._answers = Recent(total=_REMEMBERED, each=_REMEMBERED_OF_A_WORKER)
+        self._quota = Quota(total=_PENDING, each=_PENDING_OF_A_WORKER)
+        self._quota_of_jobs = Quota(each=_PENDING_OF_A_JOB)
         self._ending: set[str] = set()
         self._unsaid = Once()
 
@@ -119,40 +121,31 @@ class Gateway:
         return self._handle(call, key)
 
     def _enter(self, call: Call) -> bool:
-        if not self._room_of_jobs.enter((call.worker, call.request.job), 0):
+        if not self._quota_of_jobs.enter((call.worker, call.request.job), 0):
             return False
-        if self._room.enter(call.worker, call.size):
+        if self._quota.enter(call.worker, call.size):
             return True
-        self._room_of_jobs.leave((call.worker, call.request.job), 0)
+        self._quota_of_jobs.leave((call.worker, call.request.job), 0)
         return False
 
     async def _handle(self, call: Call, key: Key) -> None:
         try:
-            payload = self._answers.get(key)
+            payload = self._answers.get(call.worker, key)
             if payload is None:
-                payload = self._encoded(await self._answer_in_the_end(call))
-                self._answers.add(key, payload)
+                response = await self._answer(call)
+                if isinstance(response, Refusal):  # made again as easily as it is remembered
+                    payload = self._encoded(self._refuse(call, response))
+                else:
+                    payload = self._encoded(response)
+                    self._answers.add(call.worker, key, payload)
             self._busy.discard(key)  # published at each delivery: the first may be lost
-            await self._publish(Outgoing(self._topics.worker(call.worker, TopicKind.RESPONSE), payload))
+            self._publish([self._messages.response(call.worker, payload)])
         except EarlyError:
             pass  # its report of acceptance got lost; it will send both again
         finally:
             self._busy.discard(key)
-            self._room.leave(call.worker, call.size)
-            self._room_of_jobs.leave((call.worker, call.request.job), 0)
-
-    async def _answer_in_the_end(self, call: Call) -> Response:
-        """Answer, however long the database is away: the worker would ask again only after `resend_after`."""
-        while True:
-            try:
-                return await self._answer(call)
-            except Exception as error:
-                raise_if_cancelled()
-                if not is_transient(error):
-                    raise
-                if self._unsaid(call.worker, call.request.job, "database"):
-                    log.warning("a call of worker %s waits, since the database does not answer", call.worker)
-            await asyncio.sleep(_DATABASE_PAUSE)
+            self._quota.leave(call.worker, call.size)
+            self._quota_of_jobs.leave((call.worker, call.request.job), 0)
 
     def _encoded(self, response: Response) -> bytes:
         """Return the payload of `response`, or of a 413 where the broker or the worker would not take it."""
@@ -167,43 +160,48 @@ class Gateway:
         message = f"the answer is too large ({size}); max_message_bytes of the bridge is {self._max}"
         return Response(id=response.id, journal=response.journal, **_error(413, "too_large", message)).encode()
 
-    async def _answer(self, call: Call) -> Response:
+    async def _answer(self, call: Call) -> Response | Refusal:
         request = call.request
         path = routes.normalise(request.path)
         if path is None:
-            return self._refuse(call, Refusal(403, "forbidden", "the path is malformed"))
+            return Refusal(403, "forbidden", "the path is malformed")
         if not all(_HEADER_VALUE.fullmatch(value) for value in _forwarded_headers(request).values()):
-            return self._refuse(
-                call, Refusal(400, "malformed", "a header is not of 1 to 256 printable ASCII characters")
-            )
-        admitted = await self._admit(call, path)
+            return Refusal(400, "malformed", "a header is not of 1 to 256 printable ASCII characters")
+        is_gate = routes.is_gate(request.method, path)
+        admitted = await self._start(call, path) if is_gate else self._admit(call, path)
         if isinstance(admitted, Refusal):
-            return self._refuse(call, admitted)
+            return admitted
         if routes.CALLBACK_GATE.fullmatch(path):
             return _response(request, 204)
         try:
             if routes.is_final_state(request.method, path):
                 return await self._end(admitted, request, path)
-            answer = await self._forward(admitted, request, path)
+            return await self._forward(admitted, request, path, is_gate=is_gate)
         except MalformedError as error:
-            return self._refuse(call, Refusal(400, "malformed", f"the call cannot be made: {error}"))
-        if routes.is_gate(request.method, path) and 200 <= answer.status < 300:
-            async with self._database.write() as connection:
-                await SqlTx(connection, self._database.team_name).set_running_since(admitted, self._clock())
-        return answer
+            return Refusal(400, "malformed", f"the call cannot be made: {error}")
+
+    def _admit(self, call: Call, path: str) -> Job | Refusal:
+        return gate.admit(self._living.job(call.request.job), call, path, gate=False)
+
+    async def _start(self, call: Call, path: str) -> Job | Refusal:
+        """Let the job start, once, after the commit that says so. Raises `EarlyError`."""
+        for pause in _GATE_PAUSES:
+            verdict = await self._writer.submit(call.worker, lambda draft: gate.open_gate(draft, call, path))
+            if not isinstance(verdict, Early):
+                return verdict  # type: ignore[no-any-return]
+            await self._sleep(pause)
+        raise EarlyError
 
     async def _end(self, job: Job, request: Request, path: str) -> Response:
         """Forward a final state, and note it before the worker hears that it was accepted."""
         self._ending.add(job.id)
         try:
-            answer = await self._forward(job, request, path)
-            if 200 <= answer.status < 300:
-                await self._note_final_state(job, request)
-            return answer
+            return await self._forward(job, request, path, is_gate=False)
         finally:
             self._ending.discard(job.id)
 
     def _refuse(self, call: Call, refusal: Refusal) -> Response:
+        """Say why a request is refused, to the worker and once in our log."""
         request = call.request
         if self._unsaid(call.worker, request.job, refusal.reason):
             log.warning(
@@ -212,117 +210,54 @@ class Gateway:
             )  # fmt: skip
         return _refusal(request, refusal)
 
-    async def _admit(self, call: Call, path: str) -> Job | Refusal:
-        """Return the job for which the call may be forwarded; the start gate lets through here, and only once."""
-        request = call.request
-        gate = routes.is_gate(request.method, path)
-        for pause in _GATE_PAUSES:
-            async with self._database.read() as connection:
-                tx = SqlTx(connection, self._database.team_name)
-                jobs = await tx.jobs([request.job])
-                journal = await tx.journal_of(call.worker) if gate else None
-            verdict = admit(jobs.get(request.job), call, path, gate=gate)
-            if isinstance(verdict, Refusal) or not gate or verdict.state is JobState.RUNNING:
-                return verdict
-            if verdict.state is JobState.ACCEPTED and journal == request.journal:
-                started = await self._start(verdict, call)
-                if started is not None:
-                    return started
-            await asyncio.sleep(pause)
-        raise EarlyError
-
-    async def _start(self, job: Job, call: Call) -> Job | None:
-        body = _json(call.request.body)
-        now = self._clock()
-        async with self._database.write() as connection:
-            tx = SqlTx(connection, self._database.team_name)
-            values = {"gate_request": call.request.id, **_identity(body)}
-            after = await tx.move(job, JobEvent.START, now=now, by=f"worker:{call.worker}", reason="", **values)
-        if after is not None:
-            log.info("job %s: running on worker %s", job.id, call.worker)
-            for status in self._post.statuses([after], now):
-                await self._publish(status)
-        return after
-
-    async def _forward(self, job: Job, request: Request, path: str) -> Response:
+    async def _forward(self, job: Job, request: Request, path: str, *, is_gate: bool) -> Response:
         """Make the call, and again until the API answers: the worker waits, and nothing else can answer it.
 
         Raises `MalformedError`. Between two tries nothing is held that another call needs.
         """
-        headers = _forwarded_headers(request)
-        if version := headers.get("airflow-api-version"):
-            self._api.speaks(job.id, version)
-        body = _forwarded_body(job, request, path)
-        raw_path = request.path.removeprefix("/")
+        headers, body = _forwarded_headers(request), _forwarded_body(job, request, path)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_random_exponential(multiplier=0.2, max=_RETRY_MAX),
             before_sleep=lambda state: _note_retry(request, state),
+            sleep=self._sleep,
             reraise=True,
         )
         async for attempt in retrying:
-            raise_if_cancelled()
             number = attempt.retry_state.attempt_number
             with attempt:
-                if number > 1 and not await self._is_current(job):
+                current = self._current(job)
+                if current is None:
                     return _refusal(request, Refusal(409, "invalid_state", "the job has ended in the meantime"))
-                async with self._slots:
-                    answer = await self._api.call(
-                        job, request.method, raw_path, query=request.query, headers=headers, body=body
-                    )
+                answer = await self._api.call(
+                    current.token, request.method, request.path.removeprefix("/"), query=request.query,
+                    headers=headers, body=body,
+                )  # fmt: skip
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
-        return _answer_of(request, path, answer)
+        response = _answer_of(request, path, answer)
+        await self._note(job, request, path, answer.token, accepted=200 <= response.status < 300, is_gate=is_gate)
+        return response
 
-    async def _is_current(self, job: Job) -> bool:
-        """Whether the worker still holds the attempt for which a call is being tried."""
-        async with self._database.read() as connection:
-            now = (await SqlTx(connection, self._database.team_name).jobs([job.id])).get(job.id)
-        held = (JobState.RUNNING, JobState.CANCELLING)
-        return now is not None and (now.worker, now.attempt) == (job.worker, job.attempt) and now.state in held
+    async def _note(
+        self, job: Job, request: Request, path: str, token: str | None, *, accepted: bool, is_gate: bool
+    ) -> None:
+        """Have the writer note what the answer says of the job, if it says anything."""
+        final_state = None
+        if accepted and routes.is_final_state(request.method, path):
+            final_state = gate.storable(gate.json_object(request.body).get("state"), 100) or "unknown"
+        started = accepted and is_gate
+        if started or final_state is not None or token is not None:
+            await self._writer.submit(
+                job.worker or "",
+                lambda draft: gate.note_answer(draft, job, started=started, final_state=final_state, token=token),
+            )
 
-    async def _note_final_state(self, job: Job, request: Request) -> None:
-        state = _text(_json(request.body).get("state"), 100)
-        async with self._database.write() as connection:
-            tx = SqlTx(connection, self._database.team_name)
-            await tx.set_final_state(job, state or "unknown")
-
-
-def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusal:
-    """Return `job` when its worker may make this call now, else why not. Pure.
-
-    A job that is only dispatched may pass the gate once its acceptance is heard: the caller waits for that.
-    """
-    request = call.request
-    if job is None or job.worker != call.worker:
-        return Refusal(403, "forbidden", f"worker {call.worker} does not hold job {request.job}")
-    if job.attempt != request.attempt:
-        return Refusal(409, "stale_attempt", f"the job is in attempt {job.attempt}, not {request.attempt}")
-    callback = routes.CALLBACK_GATE.fullmatch(path)
-    if callback is not None and not job.is_task and callback["subject"] == job.subject:
-        refusal = None
-    else:
-        refusal = routes.check(job, request.method, path, request.query)
-    if refusal is not None:
-        return refusal
-    return _gate_verdict(job, request) if gate else _running_verdict(job)
-
-
-def _gate_verdict(job: Job, request: Request) -> Job | Refusal:
-    if (
-        job.state is JobState.DISPATCHED
-        or settle(job.state, job.attempt, JobEvent.START, request.attempt) is Verdict.APPLY
-    ):
-        return job
-    if job.state is JobState.RUNNING and job.gate_request == request.id:
-        return job  # the same request again: its answer was lost, and Airflow takes it for the same too
-    return Refusal(409, "already_started", f"the job is {job.state} and cannot be started")
-
-
-def _running_verdict(job: Job) -> Job | Refusal:
-    if job.state in (JobState.RUNNING, JobState.CANCELLING):
-        return job
-    return Refusal(409, "invalid_state", f"the job is {job.state}, not running")
+    def _current(self, job: Job) -> Job | None:
+        """The job as it is now, if the worker still holds the attempt for which a call is made."""
+        now = self._living.jobs.get(job.id)
+        held = now is not None and (now.worker, now.attempt) == (job.worker, job.attempt) and now.state in gate.STARTED
+        return now if held else None
 
 
 def _note_retry(request: Request, state: RetryCallState) -> None:
@@ -334,18 +269,6 @@ def _note_retry(request: Request, state: RetryCallState) -> None:
         "Execution API: job %s: %s %.200r: %.300r; trying again (%d)",
         request.job, request.method, request.path, str(error), state.attempt_number,
     )  # fmt: skip
-
-
-def _identity(body: dict[str, Any]) -> dict[str, Any]:
-    """Who the task's process is, which Airflow compares in each heartbeat."""
-    pid = body.get("pid")
-    valid = isinstance(pid, int) and not isinstance(pid, bool) and 0 <= pid < 2**31
-    return {"pid": pid if valid else 0, "unixname": _text(body.get("unixname"), 256)}
-
-
-def _text(value: Any, length: int) -> str:
-    """Return `value` as a database takes it: PostgreSQL has no place for NUL in a text."""
-    return sanitise(value, length) if isinstance(value, str) else ""
 
 
 def _forwarded_headers(request: Request) -> dict[str, str]:
@@ -361,7 +284,7 @@ def _forwarded_body(job: Job, request: Request, path: str) -> bytes | None:
     if request.body is None:
         return None
     if routes.is_gate(request.method, path) or routes.is_heartbeat(request.method, path):
-        body = _json(request.body)
+        body = gate.json_object(request.body)
         if "hostname" in body:
             return _dumped({**body, "hostname": job.worker})
     return request.body.encode("utf-8", "surrogatepass")
@@ -378,7 +301,7 @@ def _answer_of(request: Request, path: str, answer: Answer) -> Response:
     if answer.status_code == 409 and routes.is_final_state(request.method, path):
         # Airflow before 3.2 answers a repeated final state like this.
         detail = _detail(answer)
-        if detail.get("previous_state") == _json(request.body).get("state"):
+        if detail.get("previous_state") == gate.json_object(request.body).get("state"):
             return _response(request, 204)
     headers = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
     body = answer.text if answer.content else None
@@ -391,14 +314,6 @@ def _detail(answer: Answer) -> dict[str, Any]:
     except (orjson.JSONDecodeError, AttributeError):
         return {}
     return detail if isinstance(detail, dict) else {}
-
-
-def _json(body: str | None) -> dict[str, Any]:
-    try:
-        value = orjson.loads(body or "{}")
-    except orjson.JSONDecodeError:
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _error(status: int, reason: str, message: str) -> dict[str, Any]:

@@ -2,13 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
-from airflow_mqtt.bridge.calls.execution_api import HEARTBEATS, ExecutionApi, MalformedError, UnavailableError
-from airflow_mqtt.bridge.store import SqlTx
-from airflow_mqtt.database.engine import Database
+from airflow_mqtt.bridge.calls.execution_api import ExecutionApi, MalformedError, UnavailableError
 from airflow_mqtt.database.records import Job
+from airflow_mqtt.protocol.jobs import JobState
 
 log = logging.getLogger(__name__)
 
@@ -17,27 +16,28 @@ log = logging.getLogger(__name__)
 STOP: Final = frozenset({404, 409, 410})
 
 
-async def beat(database: Database, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
-    """Heartbeat all running tasks once; call `stop` with the reason for those that Airflow wants ended.
+def wanted(jobs: Iterable[Job]) -> list[Job]:
+    """Return the tasks among `jobs` that Airflow must hear of: it has accepted their start, and not their end."""
+    return [
+        job
+        for job in jobs
+        if job.state is JobState.RUNNING and job.is_task and job.running_since is not None and job.final_state is None
+    ]
+
+
+async def beat(jobs: Iterable[Job], api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
+    """Heartbeat the running tasks among `jobs` once; call `stop` with the reason for those that Airflow wants ended.
 
     An error is raised as it is, and after the other tasks had their heartbeats.
     """
-    async with database.read() as connection:
-        tasks = await SqlTx(connection, database.team_name).running_tasks()
-    slots = asyncio.Semaphore(HEARTBEATS)
-
-    async def one(job: Job, token: str) -> None:
-        async with slots:
-            await _beat_one(job, token, api, stop)
-
-    for error in await asyncio.gather(*(one(job, token) for job, token in tasks), return_exceptions=True):
+    for error in await asyncio.gather(*(_beat_one(job, api, stop) for job in wanted(jobs)), return_exceptions=True):
         if error is not None:
             raise error
 
 
-async def _beat_one(job: Job, token: str, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
+async def _beat_one(job: Job, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
     try:
-        response = await api.heartbeat(job, token)
+        response = await api.heartbeat(job)
     except (UnavailableError, MalformedError) as error:
         log.warning("heartbeat of job %s: %.300r", job.id, str(error))
         return

@@ -20,7 +20,7 @@ def knows(worker: Worker, status: WorkerStatus) -> bool:
     return not worker.journal or status.instance == worker.instance
 
 
-def hear_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float) -> Worker:
+def after_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float) -> Worker:
     """Return `worker` after `status`.
 
     A status of an older connection, or of another process, is ignored: a will may fire late. One that the broker
@@ -39,7 +39,7 @@ def hear_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float)
     )
 
 
-def hear_info(worker: Worker, info: WorkerInfo) -> Worker:
+def after_info(worker: Worker, info: WorkerInfo) -> Worker:
     """Return `worker` after `info`, which is for people: what places jobs is said by the acknowledged `Born` alone."""
     if not worker.journal:
         return replace(worker, info=info)
@@ -49,7 +49,7 @@ def hear_info(worker: Worker, info: WorkerInfo) -> Worker:
     return replace(worker, info=replace(info, queues=said.queues, kinds=said.kinds, protocol=said.protocol))
 
 
-def hear_birth(worker: Worker, born: Born, now: float) -> Worker:
+def after_birth(worker: Worker, born: Born, now: float) -> Worker:
     """Return `worker` after `born`, with its position in the stream of events settled.
 
     A new journal starts a new stream. A position before `born.first` means that we forgot numbers that were
@@ -117,26 +117,60 @@ def is_late(worker: Worker, born: Born) -> bool:
     return born.journal == worker.journal and (born.connection, born.number) <= (worker.connection, worker.birth)
 
 
-def silent_for(worker: Worker, *, now: float, deaf: float = 0.0) -> float:
+def silent_for(worker: Worker, *, now: float) -> float:
     """Return for how many seconds nothing was heard of `worker`, in the time that we could have heard it.
 
-    `deaf` are seconds in which we could not, and for which `store.Tx.forgive` has not yet moved `seen_at`.
+    Time in which we could not is excused: `state.Draft.excuse` has added it to `seen_at`.
     """
-    return now - worker.seen_at - deaf
+    return now - worker.seen_at
 
 
-def judge(worker: Worker, *, now: float, deaf: float = 0.0) -> WorkerState:
-    """Return the state of `worker`.
+def silent_at(worker: Worker) -> float:
+    """Return when `worker` will have been silent for so long that it is unknown, if it is not heard before."""
+    interval = worker.status.interval if worker.status else 0.0
+    return worker.seen_at + SILENT_AFTER_INTERVALS * max(interval, 1.0)
 
-    A bridge that was down, cut off or asleep must not take its own deafness for the silence of the fleet: see
-    `silent_for`.
-    """
+
+def judge(worker: Worker, *, now: float) -> Worker:
+    """Return `worker` with the state that it has now."""
     wish = wish_of(maintenance=worker.desired.maintenance, shutdown=worker.desired.shutdown)
     status = worker.status
     if status is None:
-        return WorkerState.UNKNOWN
-    silence = silent_for(worker, now=now, deaf=deaf)
-    never_heard = worker.seen_at == 0.0
-    silent = never_heard or silence > SILENT_AFTER_INTERVALS * max(status.interval, 1.0)
-    seen = observe(status.state, maintenance=status.maintenance, running=status.running, silent=silent)
-    return derive(wish, seen)
+        state = WorkerState.UNKNOWN
+    else:
+        silent = worker.seen_at == 0.0 or now > silent_at(worker)
+        state = derive(
+            wish, observe(status.state, maintenance=status.maintenance, running=status.running, silent=silent)
+        )
+    return worker if state is worker.state else replace(worker, state=state)
+
+
+def is_placed_alike(before: Worker, after: Worker) -> bool:
+    """Whether nothing has changed that placement, its jobs' deadlines or what is desired of it depend on."""
+    return (
+        before.state is after.state
+        and before.info is after.info
+        and before.desired is after.desired
+        and before.journal == after.journal
+        and before.slots == after.slots
+    )
+
+
+def is_saved_alike(before: Worker, after: Worker) -> bool:
+    """Whether what has changed need not be written at once: when it was heard, and figures of its status."""
+    return (
+        before.state is after.state
+        and before.info is after.info
+        and before.journal == after.journal
+        and before.birth == after.birth
+        and before.connection == after.connection
+        and before.instance == after.instance
+        and before.past_journals == after.past_journals
+        and _figures(before.status) == _figures(after.status)
+    )
+
+
+def _figures(status: WorkerStatus | None) -> tuple[object, ...] | None:
+    if status is None:
+        return None
+    return status.state, status.slots, status.maintenance, status.revision, status.interval

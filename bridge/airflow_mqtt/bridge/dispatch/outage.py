@@ -8,18 +8,18 @@ GAP: Final = 5.0
 
 
 @dataclass(slots=True)
-class Listening:
-    """`at` is when it was looked at the clock last, `deaf` the seconds without hearing that are not yet forgiven."""
+class Outage:
+    """`at` is when it was looked at the clock last, `unheard` the seconds without hearing that are not excused yet."""
 
     at: float
     connected: bool = False
-    deaf: float = 0.0
+    unheard: float = 0.0
 
     def look(self, now: float) -> None:
         """Look at the clock, as must be done more often than every `GAP` seconds. One set back counts as it is."""
         passed, self.at = now - self.at, now
         if not (self.connected and 0 <= passed < GAP):
-            self.deaf += passed
+            self.unheard += passed
 
     def connect(self, now: float) -> None:
         """From now on messages arrive."""

@@ -1,35 +1,19 @@
 """Which job goes to which worker. Pure."""
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import heapq
+from collections.abc import Iterator
 from dataclasses import dataclass
-from zlib import crc32
+from typing import TYPE_CHECKING, Final
 
-from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.database.records import Worker
 from airflow_mqtt.protocol.messages import understands
 from airflow_mqtt.protocol.workers import PLACEABLE
 
-#: (kind, free slots) -> queues in which a job of that kind may have so many slots, and no more.
-Room = Mapping[tuple[str, int], Collection[str]]
+if TYPE_CHECKING:
+    from airflow_mqtt.bridge.state import Draft, Living, Offer, Size
 
-
-def placement_order(job: Job) -> tuple[int, float, str]:
-    """Highest priority first, then oldest."""
-    return -job.priority, job.queued_at, job.id
-
-
-@dataclass(slots=True)
-class Offer:
-    """What a worker can take now."""
-
-    worker: str
-    queues: frozenset[str]
-    kinds: frozenset[str]
-    free: int
-
-    def takes(self, job: Job) -> bool:
-        """Whether it can take a job of one of its queues."""
-        return job.slots <= self.free and job.kind in self.kinds
+#: Jobs that are placed in one batch; the next follows at once.
+BATCH: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,62 +38,119 @@ def after_silence(before: Pause | None, now: float) -> Pause:
     return Pause(now, 10.0 if before is None else min(600.0, 2 * before.seconds))
 
 
-def offers(workers: Iterable[Worker], used: Mapping[str, int], pauses: Mapping[str, Pause], now: float) -> list[Offer]:
-    """Return what each worker that may be given jobs can take.
-
-    `used` is how many slots of it our own rows hold (not what it reports: a report is older than a claim), and
-    `pauses` holds those that are left alone for a while.
-    """
-    return [
-        Offer(
-            worker=worker.name,
-            queues=worker.queues,
-            kinds=frozenset(worker.info.kinds if worker.info else ()),
-            free=worker.slots - used.get(worker.name, 0),
-        )
-        for worker in workers
-        if _may_be_given_jobs(worker) and not (worker.name in pauses and pauses[worker.name].lasts(now))
-    ]
-
-
-def _may_be_given_jobs(worker: Worker) -> bool:
+def may_be_given_jobs(worker: Worker) -> bool:
     """Not before it was introduced, and not when that was to a newer bridge which led before this one."""
     introduced = worker.journal and worker.info is not None and understands(worker.info.protocol)
     return bool(introduced) and worker.state in PLACEABLE
 
 
-def room(offered: Iterable[Offer]) -> Room:
-    """Return what can be placed at all: of each kind and queue as many slots as its freest worker has."""
-    widest: dict[tuple[str, str], int] = {}
-    for offer in offered:
-        for kind in offer.kinds:
-            for queue in offer.queues:
-                widest[kind, queue] = max(offer.free, widest.get((kind, queue), 0))
-    found = defaultdict(list)
-    for (kind, queue), free in widest.items():
-        if free > 0:
-            found[kind, free].append(queue)
-    return found
+def place(draft: "Draft", *, by: str) -> None:
+    """Give jobs that wait to workers that have room.
 
-
-def place(queued: Sequence[Job], offered: Sequence[Offer]) -> list[tuple[Job, str]]:
-    """Return which of `queued` goes to which worker.
-
-    Highest priority first, then oldest. A job goes to the worker with the most free slots, and to any of those that
-    have as many, so that load spreads; one that fits nowhere does not hold up those behind it.
+    Highest priority first, then oldest, over all queues in which something has changed. A job goes to the worker of its
+    queue with the most free slots, in turn between those that have as many, so that load spreads. One that fits nowhere
+    does not hold up those behind it: jobs of its size are looked at again when something changes. It costs what is
+    placed, however many wait and however large the fleet is.
     """
-    placed = []
-    serving: dict[str, list[Offer]] = defaultdict(list)
-    for offer in offered:
-        for queue in offer.queues:
-            serving[queue].append(offer)
-    for job in sorted(queued, key=placement_order):
-        able = [offer for offer in serving.get(job.queue, ()) if offer.takes(job)]
-        if not able:
-            continue
-        most = max(offer.free for offer in able)
-        freest = [offer for offer in able if offer.free == most]
-        best = freest[crc32(job.id.encode()) % len(freest)]
-        best.free -= job.slots
-        placed.append((job, best.worker))
-    return placed
+    living = draft.living
+    room = _Room(draft)
+    draft.looked_at = set(living.stirred)
+    placed = 0
+    heads = [head for queue in sorted(draft.looked_at) for head in _heads(living, queue)]
+    heapq.heapify(heads)
+    while heads and placed < BATCH:
+        head = heads[0]
+        id_ = head.order[2]
+        if id_ not in draft.skip:
+            worker = room.take(head.queue, head.size)
+            if worker is None:
+                heapq.heappop(heads)
+                continue
+            draft.give(living.waiting[id_], worker, by=by)
+            placed += 1
+        if head.advance():
+            heapq.heapreplace(heads, head)
+        else:
+            heapq.heappop(heads)
+    room.give_back()
+    draft.looked_at -= {head.queue for head in heads}
+
+
+@dataclass(slots=True)
+class _Head:
+    """The next job of one size in one queue, and those that follow."""
+
+    order: tuple[int, float, str]
+    queue: str
+    size: "Size"
+    following: Iterator[tuple[int, float, str]]
+
+    def __lt__(self, other: "_Head") -> bool:
+        return self.order < other.order
+
+    def advance(self) -> bool:
+        """Go on to the job that follows; False when there is none."""
+        after = next(self.following, None)
+        if after is not None:
+            self.order = after
+        return after is not None
+
+
+def _heads(living: "Living", queue: str) -> Iterator[_Head]:
+    waiting = living.queues.get(queue)
+    for size, orders in waiting.by_size.items() if waiting else ():
+        following = iter(orders)
+        yield _Head(next(following), queue, size, following)
+
+
+class _Room:
+    """What workers can take, while one batch takes it."""
+
+    def __init__(self, draft: "Draft") -> None:
+        self._draft = draft
+        self._taken: dict[str, int] = {}
+        self._popped: dict[str, None] = {}
+
+    def take(self, queue: str, size: "Size") -> str | None:
+        """Return the freest worker of `queue` that has room for a job of this size, with that room taken."""
+        kind, slots = size
+        passed_over: list[Offer] = []
+        offers, found = self._draft.living.offers(queue), None
+        while offers and found is None:
+            minus_free, number, name = heapq.heappop(offers)
+            free = self._free(name)
+            if free <= 0 or not self._draft.living.can_take(name, queue, self._draft.now):
+                continue
+            if free != -minus_free:  # fewer since: it comes again behind those that have more
+                if free < -minus_free:
+                    heapq.heappush(offers, (-free, number, name))
+                continue
+            if slots > free:
+                passed_over.append((minus_free, number, name))
+                break  # nobody has more
+            worker = self._draft.worker(name)
+            if worker.info is None or kind not in worker.info.kinds:
+                passed_over.append((minus_free, number, name))
+                continue
+            found = name
+        for offer in passed_over:
+            heapq.heappush(offers, offer)
+        if found is not None:
+            self._taken[found] = self._taken.get(found, 0) + slots
+            self._popped[found] = None
+            self._offer_rest(queue, found)
+        return found
+
+    def _free(self, name: str) -> int:
+        return self._draft.living.free(name) - self._taken.get(name, 0)
+
+    def _offer_rest(self, queue: str, name: str) -> None:
+        """Behind those that have as much."""
+        rest = self._free(name)
+        if rest > 0:
+            heapq.heappush(self._draft.living.offers(queue), (-rest, self._draft.living.next_number(), name))
+
+    def give_back(self) -> None:
+        """Offer what the batch has not got yet: if it does not commit, all is as it was; else memory says so anew."""
+        for name in self._popped:
+            self._draft.living.offer(name)

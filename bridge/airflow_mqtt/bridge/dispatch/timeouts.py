@@ -61,6 +61,26 @@ def due(job: Job, worker: Worker, rules: Rules, *, now: float, connected_since: 
     return NOTHING
 
 
+def next_look(job: Job, worker: Worker, rules: Rules, *, connected_since: float) -> float | None:
+    """Return when time may do something to `job` next, so that `due` has to be asked; None: not before something else.
+
+    It is never later than `due` says something, and may be earlier.
+    """
+    gone = worker.state in GONE
+    match job.state:
+        case JobState.DISPATCHED | JobState.ACCEPTED if gone:
+            return 0.0
+        case JobState.CANCELLING if gone and job.started_at is None:
+            return 0.0
+        case JobState.RUNNING | JobState.CANCELLING if gone:
+            return worker.seen_at + rules.lost_after
+        case JobState.DISPATCHED | JobState.CANCELLING:
+            if job.published_at is None or job.published_at < connected_since:
+                return 0.0
+            return job.published_at + rules.accept_timeout
+    return None
+
+
 def _unanswered(job: Job, rules: Rules, now: float, connected_since: float) -> Due:
     if not _overdue(job, rules, now, connected_since):
         return NOTHING

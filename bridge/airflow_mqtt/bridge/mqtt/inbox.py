@@ -1,33 +1,48 @@
-"""From the wire to values: what does not decode is counted, logged once per sender and kind, and dropped."""
+"""From the wire to values, in fair turns.
+
+What arrives is put into the lane of its sender as it is, as long as the sender's share has room, and before anything is
+decoded. Lanes take turns, so that a sender that sends more than others waits longer than others, and nobody waits for
+it. What does not decode is counted, logged once per sender and kind, and dropped.
+"""
 
 import logging
 from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from airflow_mqtt.bridge.bounds import Bound, Once, Room
-from airflow_mqtt.bridge.dispatcher import Heard
+from airflow_mqtt.bridge.bounds import Bound, Once, Quota
+from airflow_mqtt.bridge.calls.gate import Call
+from airflow_mqtt.bridge.dispatch.reports import Heard
 from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import BridgeStatus, LogChunk, Request, WorkerInfo, WorkerStatus, decode_report
+from airflow_mqtt.protocol.messages import (
+    BridgeStatus,
+    LogChunk,
+    Request,
+    WorkerInfo,
+    WorkerStatus,
+    decode_report,
+)
 from airflow_mqtt.protocol.topics import Topic, TopicKind, Topics
 
 log = logging.getLogger(__name__)
 
-_MIB: Final = 1024 * 1024
+_KIB: Final = 1024
+_MIB: Final = 1024 * _KIB
 
-#: Messages that wait to be applied: in all, and of one worker. Its own window is 500 events, and 128 KiB of each log.
-_WAITING: Final = Bound(50_000, 64 * _MIB)
-_WAITING_OF_A_WORKER: Final = Bound(10_000, 16 * _MIB)
+#: Messages that wait to be looked at: in all, and of one worker. Its own window is 500 events, and 128 KiB of each log.
+_WAITING: Final = Bound(100_000, 64 * _MIB)
+_WAITING_OF_A_WORKER: Final = Bound(2_000, 8 * _MIB)
 
+#: What a message may unpack to, by what it is: a status has a dozen fields, a birth lists 2,048 jobs at most.
+_UNPACKED: Final = {TopicKind.STATUS: 16 * _KIB, TopicKind.INFO: 256 * _KIB, TopicKind.EVENTS: 512 * _KIB}
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request of a worker, as it arrived: `size` is that of its text in bytes."""
+#: Bytes of a message from which on it is decoded outside of the event's loop.
+LARGE: Final = 32 * _KIB
 
-    worker: str
-    request: Request
-    size: int = 0
+#: Packed bytes from which on that holds: they may unpack to a thousand times as many.
+_LARGE_PACKED: Final = 2 * _KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,37 +57,105 @@ class Other:
     status: BridgeStatus
 
 
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A message as it arrived."""
+
+    topic: Topic
+    payload: bytes
+    retained: bool
+
+    @property
+    def is_large(self) -> bool:
+        size = len(self.payload)
+        return size > LARGE or (size > _LARGE_PACKED and self.payload[:1] == codec.ZLIB_MAGIC)
+
+
 Message = Heard | Call | Echo | Other
 
 
-class Intake:
-    """Decodes what the broker delivers. `dropped` counts what was not taken, by kind of topic or by why."""
+class Inbox:
+    """Lanes of messages. `dropped` counts what was not taken, by kind of topic or by why."""
 
     def __init__(self, topics: Topics, max_message_bytes: int) -> None:
         self._topics = topics
         self._max = max_message_bytes
         self._max_unpacked = codec.unpacked_limit(max_message_bytes)
+        self._quota = Quota(total=_WAITING, each=_WAITING_OF_A_WORKER)
+        self._lanes: dict[str, deque[Raw]] = {}
+        self._turns: deque[str] = deque()  # senders whose next message may be taken
         self._unsaid = Once()
         self._counted: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
 
-    def take(self, topic: str, payload: bytes, *, retained: bool) -> Message | None:
-        """Return what the message says, or None."""
-        sender, kind = "", "topic"
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def put(self, topic: str, payload: bytes, *, retained: bool) -> Echo | Other | None:
+        """Keep a message for its turn, if there is room; return what it says when it is of no worker."""
         try:
             parsed = self._topics.parse(topic)
-            sender, kind = parsed.worker, parsed.kind.value
-            if len(payload) > self._max:
-                raise PayloadError(f"{len(payload)} bytes are over max_message_bytes ({self._max})")
-            return _decoded(parsed, codec.unpack(payload, max_bytes=self._max_unpacked), retained)
         except PayloadError as error:
-            self._drop(sender, kind, topic, error)
+            self._drop("", "topic", topic, error)
+            return None
+        raw = Raw(parsed, payload, retained)
+        if not parsed.worker:
+            return self.decode(raw)  # type: ignore[return-value]
+        if not payload:
+            return None  # somebody clears a retained message
+        if self._quota.enter(parsed.worker, len(payload)):
+            self._add(raw)
+        else:
+            self.dropped["no room"] += 1
+        return None
+
+    def _add(self, raw: Raw) -> None:
+        sender = raw.topic.worker
+        lane = self._lanes.get(sender)
+        if lane is None:
+            self._lanes[sender] = deque((raw,))
+            self._turns.append(sender)
+        else:
+            lane.append(raw)
+
+    def take(self, count: int) -> Iterator[Raw]:
+        """Take up to `count` messages, one of each sender in turn.
+
+        After a large one its sender's lane stands until `done`: it is decoded elsewhere, and order matters.
+        """
+        while self._turns and count > 0:
+            count -= 1
+            sender = self._turns.popleft()
+            raw = self._lanes[sender].popleft()
+            self._quota.leave(sender, len(raw.payload))
+            if not raw.is_large:
+                self.done(sender)
+            yield raw
+
+    def done(self, sender: str) -> None:
+        """The last message of `sender` has been dealt with."""
+        if self._lanes[sender]:
+            self._turns.append(sender)
+        else:
+            del self._lanes[sender]
+
+    def decode(self, raw: Raw) -> Message | None:
+        """Return what a message says, or None."""
+        topic = raw.topic
+        try:
+            if len(raw.payload) > self._max:
+                raise PayloadError(f"{len(raw.payload)} bytes are over max_message_bytes ({self._max})")
+            limit = min(self._max_unpacked, _UNPACKED.get(topic.kind, self._max_unpacked))
+            return _decoded(topic, codec.unpack(raw.payload, max_bytes=limit), raw.retained)
+        except PayloadError as error:
+            self._drop(topic.worker, topic.kind.value, topic.kind.value, error)
             return None
 
     def _drop(self, sender: str, kind: str, topic: str, error: PayloadError) -> None:
         self.dropped[kind] += 1
         if self._unsaid(sender, kind):
-            log.warning("dropped a message on %.200r (logged once per sender and kind): %s", topic, error)
+            of = f"of worker {sender}" if sender else "of nobody"
+            log.warning("dropped a message %s on %.200r (logged once per sender and kind): %s", of, topic, error)
 
     def say_dropped(self) -> None:
         """Log how many messages were dropped since the last time, if any were."""
@@ -83,34 +166,7 @@ class Intake:
         self._counted = self.dropped.copy()
 
 
-class Backlog:
-    """What was heard and waits to be applied. What there is no room for is dropped: its worker sends it again."""
-
-    def __init__(self, dropped: Counter[str]) -> None:
-        self._room = Room(total=_WAITING, each=_WAITING_OF_A_WORKER)
-        self._heard: deque[Heard] = deque()
-        self._dropped = dropped
-
-    def __len__(self) -> int:
-        return len(self._heard)
-
-    def add(self, heard: Heard) -> None:
-        if self._room.enter(heard.worker, heard.size):
-            self._heard.append(heard)
-        else:
-            self._dropped["no room"] += 1
-
-    def take(self, count: int) -> list[Heard]:
-        """Return the first `count`, which wait no more."""
-        taken = [self._heard.popleft() for _ in range(min(count, len(self._heard)))]
-        for heard in taken:
-            self._room.leave(heard.worker, heard.size)
-        return taken
-
-
 def _decoded(topic: Topic, plain: bytes, retained: bool) -> Message | None:
-    if not plain:
-        return None  # somebody clears a retained message
     size = len(plain)
     match topic.kind:
         case TopicKind.STATUS:
@@ -126,7 +182,7 @@ def _decoded(topic: Topic, plain: bytes, retained: bool) -> Message | None:
         case TopicKind.REQUEST:
             return Call(topic.worker, Request.decode(plain), size)
         case TopicKind.BRIDGE_STATUS:
-            return Other(BridgeStatus.decode(plain))
+            return Other(BridgeStatus.decode(plain)) if plain else None
         case TopicKind.BRIDGE_ECHO:
             return Echo()
     raise PayloadError(f"nothing is expected on {topic.kind} topics")

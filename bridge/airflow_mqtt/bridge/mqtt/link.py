@@ -11,15 +11,16 @@ import ssl
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self
 
 import aiomqtt
+from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from tenacity import RetryCallState, wait_random_exponential
 
+from airflow_mqtt.bridge.bounds import Bound, Quota
 from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.config.bridge import BridgeSettings
@@ -58,9 +59,8 @@ _SHORT: Final = 1.0
 _KEEPALIVE: Final = 20
 _INFLIGHT: Final = 2000
 
-#: What was received and not yet looked at. What is dropped past it is sent again by its sender.
-_QUEUED_IN: Final = 100_000
-_QUEUED_IN_BYTES: Final = 64 * 1024 * 1024
+#: What is on its way to the broker and not acknowledged. What is dropped past it is sent again later.
+_UNDER_WAY: Final = Bound(50_000, 64 * 1024 * 1024)
 
 _VERSIONS: Final = {
     "5": (aiomqtt.ProtocolVersion.V5,),
@@ -86,7 +86,45 @@ class _Client(aiomqtt.Client):
     id. So it does when DISCONNECT cannot be written.
     """
 
-    _abandoned = False
+    def __init__(self, *arguments: Any, receive: Receive, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._abandoned = False
+        self._receive = receive
+        self._quota = Quota(each=_UNDER_WAY)
+        self._under_way: dict[int, int] = {}  # number of a message -> its bytes
+        self._client.on_message = self._on_message
+
+    def send(self, message: Outgoing, properties: Properties | None) -> bool:
+        """Publish without waiting for the PUBACK; return whether there was room for one message more to wait for it.
+
+        `aiomqtt.Client.publish` makes a task and an event for each message and counts all that wait, which costs more
+        than all else that the bridge does for it.
+        """
+        size = len(message.payload)
+        if message.qos and not self._quota.enter(None, size):
+            return False
+        info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        if message.qos and info.rc == MQTT_ERR_SUCCESS and not info.is_published():
+            self._under_way[info.mid] = size
+        elif message.qos:
+            self._quota.leave(None, size)
+        return True
+
+    def _on_publish(self, *arguments: Any) -> None:
+        size = self._under_way.pop(arguments[2], None)
+        if size is not None:
+            self._quota.leave(None, size)
+        else:
+            super()._on_publish(*arguments)
+
+    def _on_message(self, _client: Any, _userdata: Any, message: MQTTMessage) -> None:
+        """Hand a message on at once: aiomqtt would make two tasks for each."""
+        self._receive(message.topic, bytes(message.payload), message.retain)
+
+    async def until_lost(self) -> None:
+        """Wait until the connection has ended; raise why."""
+        await asyncio.shield(self._disconnected)
+        raise aiomqtt.MqttError("the connection ended")
 
     async def __aenter__(self) -> Self:
         try:
@@ -119,34 +157,6 @@ class _Client(aiomqtt.Client):
         super()._on_disconnect(*arguments)
 
 
-class Incoming(asyncio.Queue[aiomqtt.Message]):
-    """Messages that were received, bounded by their bytes too. aiomqtt counts pieces, and logs each that it drops."""
-
-    def __init__(self, maxsize: int, dropped: Counter[str]) -> None:
-        super().__init__(maxsize)
-        self._bytes = 0
-        self._dropped = dropped
-
-    def put_nowait(self, item: aiomqtt.Message) -> None:
-        if self.full() or self._bytes + _size(item) > _QUEUED_IN_BYTES:
-            self._dropped["not looked at"] += 1
-        else:
-            super().put_nowait(item)
-
-    def _put(self, item: aiomqtt.Message) -> None:
-        self._bytes += _size(item)
-        super()._put(item)
-
-    def _get(self) -> aiomqtt.Message:
-        item = super()._get()
-        self._bytes -= _size(item)
-        return item
-
-
-def _size(message: aiomqtt.Message) -> int:
-    return len(message.payload) if isinstance(message.payload, bytes) else 0
-
-
 class Link:
     """The connection to the broker. `publish` drops what cannot be sent now: everything is sent again later."""
 
@@ -157,8 +167,9 @@ class Link:
         self._dropped = Counter[str]() if dropped is None else dropped
         self._topics = topics
         self._will = will
-        self._client: aiomqtt.Client | None = None
+        self._client: _Client | None = None
         self._v5 = False
+        self._expiries: dict[int, Properties] = {}
         self._echoed = asyncio.Event()
         self._lost = asyncio.Event()
         self._said: set[str] = set()  # in this outage, which ends when we have heard ourselves
@@ -172,10 +183,10 @@ class Link:
         while True:
             made_at: float | None = None
             try:
-                async with self._connect(versions[0]) as client:
+                async with self._connect(versions[0], receive) as client:
                     client.timeout = _DISCONNECT_TIMEOUT  # of all that waits, only this has no timeout of its own
                     made_at, proven = time.monotonic(), True
-                    await self._serve(client, receive, connected)
+                    await self._serve(client, connected)
             except* (aiomqtt.MqttError, OSError) as group:
                 error = first_of(group)
                 self._say_lost(error, made_at)
@@ -207,7 +218,7 @@ class Link:
         self._said.clear()
         self._short_ones = 0
 
-    def _connect(self, version: aiomqtt.ProtocolVersion) -> aiomqtt.Client:
+    def _connect(self, version: aiomqtt.ProtocolVersion, receive: Receive) -> _Client:
         settings, url = self._settings, self._settings.broker_url
         self._v5 = version is aiomqtt.ProtocolVersion.V5
         will = aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
@@ -224,27 +235,23 @@ class Link:
             tls_context=_tls(settings) if url.tls else None,
             timeout=_HANDSHAKE_TIMEOUT,
             max_inflight_messages=_INFLIGHT,
-            max_queued_incoming_messages=_QUEUED_IN,
-            queue_type=partial(Incoming, dropped=self._dropped),  # type: ignore[arg-type]
+            # Small packets must not wait for acknowledgements of earlier ones: 40 ms each.
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+            receive=receive,
         )
 
-    async def _serve(self, client: aiomqtt.Client, receive: Receive, connected: Callable[[], Awaitable[None]]) -> None:
+    async def _serve(self, client: _Client, connected: Callable[[], Awaitable[None]]) -> None:
         filters = [*self._topics.of_bridge(), self._topics.bridge_echo(self._settings.instance)]
         raise_if_cancelled()
         self._echoed.set()
         async with asyncio.TaskGroup() as group:
-            reader = group.create_task(self._read(client, receive), name="read from the broker")
+            stands = group.create_task(client.until_lost(), name="wait for the end of the connection")
             _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
             raise_if_cancelled()
             self._client, self._lost = client, asyncio.Event()
             await connected()
             group.create_task(self._echo(client), name="listen to ourselves")
-            await reader
-
-    async def _read(self, client: aiomqtt.Client, receive: Receive) -> None:
-        async for message in client.messages:
-            payload = message.payload
-            receive(str(message.topic), payload if isinstance(payload, bytes) else b"", message.retain)
+            await stands
 
     async def _echo(self, client: aiomqtt.Client) -> None:
         """Raise `DeafError` when what we publish to ourselves does not arrive.
@@ -267,6 +274,24 @@ class Link:
 
     def echoed(self) -> None:
         self._echoed.set()
+
+    def send(self, messages: Iterable[Outgoing]) -> bool:
+        """Publish `messages` in their order, and wait for nothing; return whether all are on their way."""
+        client, sent = self._client, True
+        if client is None:
+            return False
+        for message in messages:
+            try:
+                if not client.send(message, self._properties(message)):
+                    self._dropped["not sent"] += 1
+                    sent = False
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # the connection is ending; a topic or payload that MQTT has no form for
+                log.warning("a message was not published: %s", error)
+                sent = False
+        return sent
 
     async def publish(self, messages: list[Outgoing]) -> bool:
         """Publish `messages` in their order, as far as a connection allows; return whether all were."""
@@ -297,13 +322,23 @@ class Link:
             under_way.cancel()
 
     async def _publish_one(self, client: aiomqtt.Client, message: Outgoing) -> None:
-        properties = None
-        if self._v5 and message.expiry is not None:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = message.expiry
         await client.publish(
-            message.topic, message.payload, message.qos, message.retain, properties=properties, timeout=_ACK_TIMEOUT
+            message.topic,
+            message.payload,
+            message.qos,
+            message.retain,
+            properties=self._properties(message),
+            timeout=_ACK_TIMEOUT,
         )
+
+    def _properties(self, message: Outgoing) -> Properties | None:
+        if not self._v5 or message.expiry is None:
+            return None
+        properties = self._expiries.get(message.expiry)
+        if properties is None:
+            properties = self._expiries[message.expiry] = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+            properties.MessageExpiryInterval = message.expiry
+        return properties
 
 
 def _speaks_another(error: BaseException, *, proven: bool) -> bool:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import orjson
 
 from airflow_mqtt.database.records import Job, Worker
-from airflow_mqtt.protocol.messages import Ack, Cancel, Desired, Message, Run
+from airflow_mqtt.protocol import codec
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import Ack, Cancel, Desired, Run
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 
 
@@ -22,22 +24,38 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
-class Post:
+class Messages:
     """Builds messages for the topics below one root. `order_expiry` is in seconds."""
 
     topics: Topics
     order_expiry: int
 
-    def run(self, job: Job, workload: str) -> Outgoing:
-        message = Run(job=job.id, attempt=job.attempt, kind=job.kind, slots=job.slots, workload=orjson.loads(workload))
-        return self._order(job, message)
+    def run(self, job: Job, workload: str, max_bytes: int) -> Outgoing:
+        """Return the order that gives `job` to its worker.
+
+        Raises `PayloadError` when no worker would understand it, or it is larger than a message may be: it would be
+        offered, and taken back, for ever.
+        """
+        try:
+            message = Run(
+                job=job.id, attempt=job.attempt, kind=job.kind, slots=job.slots, workload=orjson.loads(workload)
+            )
+            plain = orjson.dumps(message)
+        except (ValueError, TypeError) as error:
+            raise PayloadError(f"its workload cannot be sent: {error}") from None
+        Run.from_object(codec.decode(plain))
+        payload = codec.pack(plain)
+        if len(payload) > max_bytes:  # a larger packet ends the connection to the broker, again and again
+            raise PayloadError(
+                f"its workload is a message of {len(payload)} bytes; max_message_bytes of the bridge is {max_bytes}"
+            )
+        return self._order(job, payload)
 
     def cancel(self, job: Job) -> Outgoing:
-        return self._order(job, Cancel(job=job.id, attempt=job.attempt, reason=job.reason[:1000]))
+        return self._order(job, Cancel(job=job.id, attempt=job.attempt, reason=job.reason[:1000]).encode())
 
-    def _order(self, job: Job, message: Message) -> Outgoing:
-        topic = self.topics.jobs(job.queue, job.worker or "")
-        return Outgoing(topic, message.encode(), expiry=self.order_expiry)
+    def _order(self, job: Job, payload: bytes) -> Outgoing:
+        return Outgoing(self.topics.jobs(job.queue, job.worker or ""), payload, expiry=self.order_expiry)
 
     def drop(self, worker: str, queue: str, job_id: str, attempt: int, reason: str) -> Outgoing:
         """Tell `worker` to let go of an attempt that is not its own any more."""
@@ -75,4 +93,8 @@ class Post:
         return Outgoing(topic, desired.encode(), retain=True)
 
     def statuses(self, jobs: Iterable[Job], now: float) -> list[Outgoing]:
+        """Return where each of `jobs` is now. Of transitions that commit together only the last one is told."""
         return [Outgoing(self.topics.job_status(job.id), job.status(now).encode(), qos=0) for job in jobs]
+
+    def response(self, worker: str, payload: bytes) -> Outgoing:
+        return Outgoing(self.topics.worker(worker, TopicKind.RESPONSE), payload)

@@ -3,7 +3,10 @@
 import logging
 from typing import Final
 
-from airflow_mqtt.bridge.store import SqlTx
+from sqlalchemy import Select, Table, delete, or_, select, union
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from airflow_mqtt.database import tables
 from airflow_mqtt.database.engine import Database
 
 log = logging.getLogger(__name__)
@@ -47,8 +50,9 @@ class Retention:
     async def _forget_jobs(self, now: float) -> int:
         unheard_before = now - max(self._retention, UNHEARD)
         async with self._database.write() as connection:
-            tx = SqlTx(connection, self._database.team_name)
-            return await tx.forget_jobs(before=now - self._retention, unheard_before=unheard_before, limit=BATCH)
+            return await _forget_jobs(
+                connection, self._database.team_name, before=now - self._retention, unheard_before=unheard_before
+            )
 
     async def _forget_orphans(self) -> None:
         """Look at the next page of logs and events for such as belong to no job, round and round.
@@ -56,5 +60,54 @@ class Retention:
         Nothing of ours leaves any, but a log may be written beside us: that of a triggerer for a job that ends.
         """
         async with self._database.write() as connection:
-            tx = SqlTx(connection, self._database.team_name)
-            self._orphans_after = await tx.forget_orphans(self._orphans_after, ORPHAN_PAGE)
+            self._orphans_after = await _forget_orphans(connection, self._orphans_after)
+
+
+async def _forget_jobs(connection: AsyncConnection, team_name: str, *, before: float, unheard_before: float) -> int:
+    """Delete up to `BATCH` jobs that ended before `before`, with their events and logs; return how many.
+
+    One of which a scheduler has yet to hear stays until it ended before `unheard_before`. Only an ended job has
+    `finished_at`. The jobs go first: who appends a log or an event holds the row of its job, so nothing is added
+    behind our back.
+    """
+    job = tables.job.c
+    heard = or_(job.report_pending.is_(False), job.finished_at < unheard_before)
+    query = (
+        select(job.id)
+        .where(job.team_name == team_name, job.finished_at < before, heard)
+        .order_by(job.finished_at)
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)  # who holds one now may wait for another: never wait for them
+    )
+    ids = list((await connection.execute(query)).scalars())
+    if ids:
+        await connection.execute(delete(tables.job).where(job.id.in_(ids)))
+        await _forget_belongings(connection, ids)
+    return len(ids)
+
+
+async def _forget_orphans(connection: AsyncConnection, after: str) -> str:
+    """Delete the events and logs that belong to no job, among `ORPHAN_PAGE` job ids that come next after `after`.
+
+    Returns the last id that was looked at, from which to go on; empty at the end of both tables. Order and comparison
+    are the database's: its collation need not be Python's.
+    """
+    pages = [_owners(table, after).subquery() for table in (tables.job_log, tables.job_event)]
+    query = union(*(select(page.c.job_id) for page in pages)).order_by("job_id").limit(ORPHAN_PAGE)
+    seen = list((await connection.execute(query)).scalars())
+    known = (await connection.execute(select(tables.job.c.id).where(tables.job.c.id.in_(seen)))).scalars()
+    orphans = sorted(set(seen) - set(known))
+    if orphans:
+        await _forget_belongings(connection, orphans)
+    return seen[-1] if len(seen) == ORPHAN_PAGE else ""
+
+
+async def _forget_belongings(connection: AsyncConnection, ids: list[str]) -> None:
+    await connection.execute(delete(tables.job_event).where(tables.job_event.c.job_id.in_(ids)))
+    await connection.execute(delete(tables.job_log).where(tables.job_log.c.job_id.in_(ids)))
+
+
+def _owners(table: Table, after: str) -> Select[tuple[str]]:
+    """The first `ORPHAN_PAGE` job ids after `after` of which `table` has rows."""
+    owner = table.c.job_id
+    return select(owner).where(owner > after).group_by(owner).order_by(owner).limit(ORPHAN_PAGE)

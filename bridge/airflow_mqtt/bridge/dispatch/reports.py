@@ -1,0 +1,315 @@
+"""What the messages of workers do: scripts over a `Draft`. Pure.
+
+A script asks the pure functions (`fleet`, `placement`, `protocol.jobs`), changes the draft, and adds what is published
+once that has committed.
+"""
+
+import logging
+from dataclasses import dataclass, replace
+
+from airflow_mqtt.bridge.dispatch import fleet, placement
+from airflow_mqtt.bridge.mqtt.outbox import Messages
+from airflow_mqtt.bridge.state import Draft
+from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState, Verdict, settle
+from airflow_mqtt.protocol.messages import (
+    Born,
+    Event,
+    EventType,
+    FinishOutcome,
+    HeldState,
+    LogChunk,
+    UnsupportedBirth,
+    WorkerInfo,
+    WorkerStatus,
+)
+
+log = logging.getLogger(__name__)
+
+#: What a report asks of the job. `started` is information: only the start gate starts a job.
+_EVENTS = {
+    EventType.REJECTED: JobEvent.REJECT,
+    EventType.CANCELLED: JobEvent.CONFIRM,
+}
+
+#: How many attempts that a worker must let go of it is told at a birth. What is more, the next birth tells.
+_DROPS = 256
+
+_NOT_HELD = "not held any more"
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """One message of a worker.
+
+    `live` is false for what the broker had retained, `job` is that of a log topic, `size` that of its text in bytes.
+    """
+
+    worker: str
+    message: WorkerStatus | WorkerInfo | Born | UnsupportedBirth | Event | LogChunk
+    live: bool = True
+    job: str = ""
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """The scripts of the leader called `by`, with one `epoch`. `log_limit` is in bytes."""
+
+    messages: Messages
+    epoch: int
+    by: str
+    log_limit: int
+
+    def unknown_jobs(self, draft: Draft, heard: Heard) -> list[str]:
+        """Return the jobs of which the row must be read before `heard` can be applied: they ended long ago, if at all."""
+        match heard.message:
+            case LogChunk():
+                ids = [heard.job]
+            case Born() as born:
+                ids = [item.job for item in born.held()]
+            case _:
+                return []
+        return [id_ for id_ in ids if draft.job(id_) is None and id_ not in draft.living.waiting]
+
+    def apply(self, draft: Draft, heard: Heard) -> None:
+        """Do what one message asks for."""
+        worker = draft.worker(heard.worker)
+        match heard.message:
+            case WorkerStatus() as status:
+                self._status(draft, worker, status, live=heard.live)
+            case WorkerInfo() as info:
+                draft.save_worker(fleet.after_info(worker, info))
+                draft.then(lambda: draft.living.resume(worker.name))
+            case UnsupportedBirth() as birth:
+                self._refuse(draft, worker, birth)
+            case Born() as born:
+                self._birth(draft, worker, born)
+            case Event() as event:
+                self._event(draft, worker, event)
+            case LogChunk() as chunk:
+                self._log(draft, worker, heard.job, chunk)
+
+    def finish(self, draft: Draft) -> None:
+        """Settle what a batch said together, when all of its messages have been applied."""
+        for name, (born, script) in draft.births.items():
+            draft.script = script
+            self._settle_birth(draft, name, born)
+        for name, worker in list(draft.workers.items()):
+            self._judge(draft, name, worker)
+        for name in draft.answered:
+            worker = draft.worker(name)
+            if worker.journal:
+                draft.publish(self.messages.ack(worker, self.epoch, draft.marks.get(name, {})))
+
+    def _judge(self, draft: Draft, name: str, worker: Worker) -> None:
+        before = draft.living.workers.get(name)
+        after = fleet.judge(worker, now=draft.now)
+        draft.workers[name] = after
+        if before is None or before.state is not after.state:
+            draft.then(lambda: log.info("worker %s: %s", name, after.state))
+
+    # --- workers ------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def _status(draft: Draft, worker: Worker, status: WorkerStatus, *, live: bool) -> None:
+        if live and not fleet.knows(worker, status):
+            draft.then(lambda: draft.living.early.__setitem__(worker.name, status))
+        after = fleet.after_status(worker, status, live=live, now=draft.now)
+        if after is not worker:
+            draft.save_worker(after)
+
+    def _refuse(self, draft: Draft, worker: Worker, birth: UnsupportedBirth) -> None:
+        """Answer a worker that cannot be taken. A task that it ran before lives, and its events go on to count."""
+        why = fleet.refusal(birth.protocol)
+        if draft.living.refused.get(worker.name) != why:
+            draft.living.refused[worker.name] = why
+            log.error("worker %s is refused: %s", worker.name, why)
+        if birth.journal == worker.journal:
+            draft.save_worker(replace(worker, seen_at=draft.now))
+        draft.publish(self.messages.refuse(worker.name, birth.journal, self.epoch, why))
+
+    def _birth(self, draft: Draft, worker: Worker, born: Born) -> None:
+        draft.living.refused.pop(worker.name, None)
+        draft.answered[worker.name] = None
+        if born.journal in worker.past_journals:
+            self._renew(draft, worker.name, born.journal)
+        elif not fleet.is_late(worker, born):
+            after = fleet.after_birth(worker, born, draft.now)
+            early = draft.living.early.get(worker.name)
+            if early is not None:
+                after = fleet.after_status(after, early, live=True, now=draft.now)
+                draft.then(lambda: draft.living.early.pop(worker.name, None))
+            draft.save_worker(after)
+            # Settled once: it says all that those before it said.
+            draft.births[worker.name] = (born, draft.script)
+
+    def _renew(self, draft: Draft, name: str, journal: str) -> None:
+        """Tell a journal that another has replaced, if it still lives, to come as a new one."""
+        if draft.living.renewed.get(name) != journal:
+            draft.living.renewed[name] = journal
+            log.info(
+                "worker %s: its journal %s was replaced by another; if it is back, it takes a new name", name, journal
+            )
+        draft.publish(self.messages.renew(name, journal, self.epoch))
+
+    def _settle_birth(self, draft: Draft, name: str, born: Born) -> None:
+        """Settle what a worker says that it holds with what we say that it holds."""
+        held = {(item.job, item.attempt) for item in born.held()}
+        for job in draft.jobs_of(name):
+            if (job.id, job.attempt) not in held and fleet.should_hold(job, born):
+                self._forgotten(draft, job, name)
+        strange = [
+            item
+            for item in born.held()
+            if not _holds(draft.job(item.job), name, item.attempt)
+            and not (item.state == HeldState.ENDED and (draft.job(item.job) or item.job in draft.living.waiting))
+        ]
+        for item in strange[:_DROPS]:
+            self._drop(draft, name, item.job, item.attempt)
+
+    def _forgotten(self, draft: Draft, job: Job, name: str) -> None:
+        """A job that we gave to worker `name` and that it does not hold."""
+        if job.state is JobState.DISPATCHED:
+            draft.publish_again(job)
+            return
+        event = {
+            JobState.ACCEPTED: JobEvent.RELEASE,
+            JobState.RUNNING: JobEvent.LOSE,
+            JobState.CANCELLING: JobEvent.CONFIRM,
+        }[job.state]
+        cancelling = job.state is JobState.CANCELLING
+        draft.move(job, event, by=self.by, reason=job.reason if cancelling else f"worker {name} came back without it")
+
+    # --- jobs ---------------------------------------------------------------------------------------------
+
+    def _event(self, draft: Draft, worker: Worker, event: Event) -> None:
+        """Apply a numbered event, if its number is the next one."""
+        if event.journal != worker.journal:
+            if event.journal not in worker.past_journals:
+                self._ask_birth(draft, worker.name, event.journal)
+            return
+        draft.answered[worker.name] = None
+        if event.seq != worker.seq + 1:
+            return  # known already, or beyond a gap: the acknowledgement says where we are
+        self._settle(draft, worker, event)
+        draft.save_worker(replace(worker, seq=event.seq, seen_at=draft.now))
+
+    def _ask_birth(self, draft: Draft, name: str, journal: str) -> None:
+        """Once in a batch: a worker may send its whole outbox before it hears that we do not know it."""
+        if (name, journal) not in draft.asked:
+            draft.asked.add((name, journal))
+            draft.publish(self.messages.ask_birth(name, journal, self.epoch))
+
+    def _settle(self, draft: Draft, worker: Worker, event: Event) -> None:
+        job = draft.job(event.job)
+        if job is None or job.worker != worker.name:
+            self._drop_stale(draft, worker, event)
+            return
+        intent = _intent(job, event)
+        if intent is None:
+            return
+        job_event, reason, values = intent
+        if job.state is JobState.CANCELLING:
+            reason = job.reason  # who wanted the end, the executor reads there
+        verdict = settle(job.state, job.attempt, job_event, event.attempt)
+        if verdict is not Verdict.APPLY:
+            self._note_verdict(draft, verdict, worker, event, job)
+            return
+        after = draft.move(job, job_event, by=f"worker:{worker.name}", reason=reason, **values)
+        self._note_move(draft, worker, event, after)
+
+    def _note_move(self, draft: Draft, worker: Worker, event: Event, after: Job) -> None:
+        living, now, name = draft.living, draft.now, worker.name
+        if event.type == EventType.REJECTED:
+            draft.then(lambda: living.pause(name, placement.after_rejection(now)))
+        elif name in living.pauses:
+            draft.then(lambda: living.resume(name))
+        if log.isEnabledFor(logging.INFO):
+            draft.then(
+                lambda: log.info("job %s: %s by worker %s%s", after.id, after.state, name, because(after.reason))
+            )
+
+    def _note_verdict(self, draft: Draft, verdict: Verdict, worker: Worker, event: Event, job: Job) -> None:
+        if verdict is Verdict.DUPLICATE:
+            return
+        if verdict is Verdict.REFUSED:
+            draft.then(
+                lambda: log.warning(
+                    "job %s: worker %s says %s of attempt %d, but the job is %s in attempt %d",
+                    job.id,
+                    worker.name,
+                    event.type,
+                    event.attempt,
+                    job.state,
+                    job.attempt,
+                )  # fmt: skip
+            )
+        self._drop_stale(draft, worker, event)
+
+    def _drop_stale(self, draft: Draft, worker: Worker, event: Event) -> None:
+        """Tell a worker that goes on with what is not its own to stop."""
+        if event.type in (EventType.ACCEPTED, EventType.STARTED):
+            self._drop(draft, worker.name, event.job, event.attempt)
+
+    def _drop(self, draft: Draft, worker: str, job_id: str, attempt: int) -> None:
+        job = draft.job(job_id) or draft.living.waiting.get(job_id)
+        queue = job.queue if job else "unknown"
+        draft.publish(self.messages.drop(worker, queue, job_id, attempt, _NOT_HELD))
+
+    def _log(self, draft: Draft, worker: Worker, job_id: str, chunk: LogChunk) -> None:
+        """Append a chunk of log, if it is that of the current attempt and continues what is there."""
+        job = draft.job(job_id)
+        draft.answered[worker.name] = None
+        marks = draft.marks.setdefault(worker.name, {})
+        data = chunk.data
+        end = chunk.offset + len(data)
+        if job is None or job.worker != worker.name or job.attempt < chunk.attempt:
+            marks[job_id] = end  # nobody will ever read it: let the worker forget it
+            return
+        if chunk.attempt < job.attempt:
+            return  # a mark names no attempt: it would be taken for one of the newer, which this worker gets or has
+        marks[job_id] = job.log_bytes
+        if not chunk.offset <= job.log_bytes < end:
+            return
+        fresh = data[job.log_bytes - chunk.offset :]
+        draft.append_log(job, within(fresh, job.log_bytes, self.log_limit), end)
+        marks[job_id] = end
+
+
+def _holds(job: Job | None, worker: str, attempt: int) -> bool:
+    return job is not None and job.worker == worker and job.attempt == attempt and job.state in HELD
+
+
+def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] | None:
+    """Return what `event` asks of `job`: the transition, its reason, further columns. None: it asks nothing."""
+    if event.type == EventType.STARTED:
+        return None
+    if event.type == EventType.ACCEPTED:
+        return JobEvent.ACCEPT, "", {"accept_journal": event.journal, "accept_seq": event.seq}
+    if event.type != EventType.FINISHED:
+        return _EVENTS[EventType(event.type)], event.reason, {}
+    values: dict[str, object] = {"exit_code": event.exit_code}
+    if event.outcome != FinishOutcome.SUCCEEDED:
+        return JobEvent.FAIL, event.reason or "the worker's supervisor failed", values
+    if job.is_task and job.final_state is None:
+        return JobEvent.FAIL, "ended without a final state that the Execution API accepted", values
+    return JobEvent.SUCCEED, event.reason, values
+
+
+def within(data: bytes, offset: int, limit: int) -> bytes:
+    """Return what of `data`, at `offset` of a log, is kept under `limit`; a line says where the rest is missing."""
+    if offset >= limit:
+        return b""
+    if offset + len(data) <= limit:
+        return data
+    kept = data[: limit - offset]
+    note = b'\n{"level":"warning","logger":"airflow_mqtt.bridge","event":"Log cut here: log_limit of the bridge."}\n'
+    return kept + note
+
+
+def because(reason: str) -> str:
+    """What to log of a reason, which may be a worker's own words: those begin no line, and move no cursor."""
+    if not reason:
+        return ""
+    return f": {reason if reason.isprintable() else ascii(reason):.300}"

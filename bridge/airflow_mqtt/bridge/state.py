@@ -1,0 +1,515 @@
+"""What the leader holds in memory: the living, and what a batch would make of them. Pure.
+
+`Living` is what the database said last. A script reads and changes a `Draft` over it; nothing in `Living` changes before
+the draft is committed, and a draft whose commit failed is thrown away.
+"""
+
+import heapq
+from bisect import bisect_left, insort
+from collections import OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from airflow_mqtt.bridge.dispatch import fleet, timeouts
+from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.database.ledger import Change, Chunk, Seen, Snapshot, Transition, Waiting, Writes, fields_of
+from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
+from airflow_mqtt.protocol.messages import Born, WorkerStatus
+from airflow_mqtt.protocol.workers import GONE
+
+#: Ended jobs that are remembered, since the last of their log may come after their end.
+_ENDED: Final = 4096
+
+#: Seconds before something is looked at again that was due and could not be done.
+_AGAIN: Final = 0.05
+
+#: Kind and slots: jobs that are alike to whoever looks for room.
+Size = tuple[str, int]
+
+#: (minus free slots, a number that grows, worker): the freest comes first, and of those that has waited longest.
+Offer = tuple[int, int, str]
+
+
+class Queue:
+    """The jobs that wait in one queue: those of each size in the order of placement."""
+
+    def __init__(self) -> None:
+        self.by_size: dict[Size, list[tuple[int, float, str]]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self.by_size.values()))
+
+    def add(self, waiting: Waiting) -> None:
+        insort(self.by_size.setdefault((waiting.kind, waiting.slots), []), waiting.order)
+
+    def remove(self, waiting: Waiting) -> None:
+        size = (waiting.kind, waiting.slots)
+        orders = self.by_size[size]
+        del orders[bisect_left(orders, waiting.order)]
+        if not orders:
+            del self.by_size[size]
+
+    @property
+    def oldest(self) -> float | None:
+        """When the job was queued that has waited longest."""
+        return min((at for orders in self.by_size.values() for _, at, _ in orders), default=None)
+
+    @property
+    def widest(self) -> int:
+        """The most slots that one of the jobs needs."""
+        return max((slots for _, slots in self.by_size), default=0)
+
+
+class Living:
+    """Workers, jobs that workers hold, jobs that wait; and what follows from them, kept up to date.
+
+    `stirred` names the queues in which something may be placed that could not be before. Deadlines are heaps of (when
+    to look, name). An entry that comes too early is put back, so none needs to be taken out.
+    """
+
+    def __init__(self, rules: Callable[[Job], timeouts.Rules]) -> None:
+        self._rules = rules
+        self.workers: dict[str, Worker] = {}
+        self.jobs: dict[str, Job] = {}
+        self.ended: OrderedDict[str, Job] = OrderedDict()
+        self.held: dict[str, dict[str, None]] = {}
+        self.used: dict[str, int] = {}
+        self.waiting: dict[str, Waiting] = {}
+        self.queues: dict[str, Queue] = {}
+        self.serving: dict[str, dict[str, None]] = {}
+        self.stirred: set[str] = set()
+        self.wishes: dict[str, None] = {}  # jobs whose end is wished and has not begun
+        self.unsaid: dict[str, None] = {}  # workers whose desired document may have to be published
+        self.removals: dict[str, None] = {}  # workers that an operator wants forgotten
+        self.unsaved: dict[str, bool] = {}  # workers of which something is not written yet; true: more than `seen_at`
+        self.connected_since = 0.0
+        # Conveniences: a new leader begins without them, and comes to the same end.
+        self.pauses: dict[str, Pause] = {}
+        self.early: dict[str, WorkerStatus] = {}
+        self.refused: dict[str, str] = {}
+        self.renewed: dict[str, str] = {}
+        self.desired_said: dict[str, tuple[int, float]] = {}
+        self._offers: dict[str, list[Offer]] = defaultdict(list)
+        self._number = 0
+        self._due: list[tuple[float, str]] = []
+        self._silent: list[tuple[float, str]] = []
+        self._resting: list[tuple[float, str]] = []
+        self._unheeded: list[tuple[float, str]] = []
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, rules: Callable[[Job], timeouts.Rules]) -> "Living":
+        """Return what a new leader begins with."""
+        living = cls(rules)
+        living.removals = dict.fromkeys(sorted(snapshot.removals))
+        for worker in snapshot.workers:
+            living.put_worker(worker)
+        for job in snapshot.jobs:
+            living.put_job(job)
+        for waiting in snapshot.waiting:
+            living.add_waiting(waiting)
+        return living
+
+    # --- jobs ---------------------------------------------------------------------------------------------
+
+    def job(self, id_: str) -> Job | None:
+        """The job, if a worker holds it, or it has ended and is remembered."""
+        return self.jobs.get(id_) or self.ended.get(id_)
+
+    def put_job(self, job: Job) -> None:
+        """Take in a job as the database has it now."""
+        self.take_out(job.id)
+        if job.state in TERMINAL:
+            self._remember(job)
+            return
+        if job.cancel_reason is not None and job.state is not JobState.CANCELLING:
+            self.wishes[job.id] = None
+        if job.state is JobState.QUEUED and job.cancel_reason is None:
+            self.add_waiting(Waiting.of(job))
+        else:
+            self._hold(job)
+
+    def add_waiting(self, waiting: Waiting) -> None:
+        self.waiting[waiting.id] = waiting
+        self.queues.setdefault(waiting.queue, Queue()).add(waiting)
+        self.stirred.add(waiting.queue)
+
+    def _hold(self, job: Job) -> None:
+        self.jobs[job.id] = job
+        if job.worker is not None:
+            self.held.setdefault(job.worker, {})[job.id] = None
+            self.used[job.worker] = self.used.get(job.worker, 0) + job.slots
+            self.offer(job.worker)
+        self._watch_job(job)
+
+    def _remember(self, job: Job) -> None:
+        self.ended[job.id] = replace(job, token="")
+        if len(self.ended) > _ENDED:
+            self.ended.popitem(last=False)
+
+    def take_out(self, id_: str) -> None:
+        """Forget a job: its row is gone, or is about to be taken in anew."""
+        self.wishes.pop(id_, None)
+        self.ended.pop(id_, None)
+        waiting = self.waiting.pop(id_, None)
+        if waiting is not None:
+            self.queues[waiting.queue].remove(waiting)
+            if not self.queues[waiting.queue].by_size:
+                del self.queues[waiting.queue]
+        job = self.jobs.pop(id_, None)
+        if job is not None and job.worker is not None:
+            self._let_go(job, job.worker)
+
+    def _let_go(self, job: Job, worker: str) -> None:
+        del self.held[worker][job.id]
+        self.used[worker] -= job.slots
+        if not self.held[worker]:
+            del self.held[worker], self.used[worker]
+        self.offer(worker)
+
+    def jobs_of(self, worker: str) -> list[Job]:
+        """The jobs that `worker` holds."""
+        return [self.jobs[id_] for id_ in self.held.get(worker, ())]
+
+    # --- workers ------------------------------------------------------------------------------------------
+
+    def put_worker(self, worker: Worker) -> None:
+        """Take in a worker as the database has it, or soon will."""
+        before = self.workers.get(worker.name)
+        self.workers[worker.name] = worker
+        if before is None or fleet.silent_at(worker) < fleet.silent_at(before):
+            self._watch_worker(worker)
+        if before is not None and fleet.is_placed_alike(before, worker):
+            return
+        self._serve(before, worker)
+        self.unsaid[worker.name] = None
+        for job in self.jobs_of(worker.name):
+            self._watch_job(job)
+        self._watch_worker(worker)
+        self.offer(worker.name)
+
+    def _serve(self, before: Worker | None, worker: Worker) -> None:
+        for queue in before.queues - worker.queues if before else ():
+            self._serve_no_more(queue, worker.name)
+        for queue in sorted(worker.queues):
+            self.serving.setdefault(queue, {})[worker.name] = None
+
+    def _serve_no_more(self, queue: str, name: str) -> None:
+        self.serving.get(queue, {}).pop(name, None)
+        if not self.serving.get(queue):
+            self.serving.pop(queue, None)
+            self._offers.pop(queue, None)
+
+    def forget_worker(self, name: str) -> None:
+        worker = self.workers.pop(name, None)
+        for queue in worker.queues if worker else ():
+            self._serve_no_more(queue, name)
+        remembered: tuple[dict[str, Any], ...] = (
+            self.removals, self.unsaved, self.unsaid, self.pauses, self.early, self.refused, self.renewed,
+            self.desired_said,
+        )  # fmt: skip
+        for known in remembered:
+            known.pop(name, None)
+
+    def pause(self, name: str, pause: Pause) -> None:
+        """Leave a worker alone for a while."""
+        self.pauses[name] = pause
+        heapq.heappush(self._resting, (pause.since + pause.seconds, name))
+
+    def resume(self, name: str) -> None:
+        """It has shown that it takes jobs."""
+        if self.pauses.pop(name, None) is not None:
+            self.offer(name)
+
+    # --- room ---------------------------------------------------------------------------------------------
+
+    def free(self, name: str) -> int:
+        """Slots of a worker that none of our rows holds. Not what it reports: a report is older than a claim."""
+        worker = self.workers.get(name)
+        return worker.slots - self.used.get(name, 0) if worker else 0
+
+    def offer(self, name: str) -> None:
+        """Note that what a worker can take may have changed."""
+        worker = self.workers.get(name)
+        free = self.free(name)
+        if worker is None or free <= 0 or not may_be_given_jobs(worker):
+            return
+        for queue in worker.queues:
+            offers = self._offers[queue]
+            heapq.heappush(offers, (-free, self.next_number(), name))
+            if len(offers) > 16 + 4 * len(self.serving.get(queue, ())):
+                self._rebuild(queue)
+            self.stirred.add(queue)
+
+    def next_number(self) -> int:
+        """Return the number of an offer: of two workers with as much room the one goes first that was offered first."""
+        self._number += 1
+        return self._number
+
+    def _rebuild(self, queue: str) -> None:
+        """Leave out what is no longer so: seldom enough to cost each offer a constant."""
+        newest = {name: (free, number, name) for free, number, name in sorted(self._offers[queue], key=lambda o: o[1])}
+        self._offers[queue] = [offer for name, offer in newest.items() if self.free(name) == -offer[0]]
+        heapq.heapify(self._offers[queue])
+
+    def offers(self, queue: str) -> list[Offer]:
+        """The heap of what the workers of `queue` can take. An entry counts while it is still so: see `can_take`."""
+        return self._offers[queue]
+
+    def can_take(self, name: str, queue: str, now: float) -> bool:
+        """Whether a worker may be given jobs of `queue` now, if it has free slots."""
+        worker = self.workers.get(name)
+        if worker is None or name not in self.serving.get(queue, ()) or not may_be_given_jobs(worker):
+            return False
+        return not (name in self.pauses and self.pauses[name].lasts(now))
+
+    # --- time ---------------------------------------------------------------------------------------------
+
+    def _watch_job(self, job: Job, not_before: float = 0.0) -> None:
+        worker = self.workers.get(job.worker or "") or Worker.unheard(job.worker or "")
+        at = timeouts.next_look(job, worker, self._rules(job), connected_since=self.connected_since)
+        if at is not None:
+            heapq.heappush(self._due, (max(at, not_before), job.id))
+
+    def _watch_worker(self, worker: Worker, not_before: float = 0.0) -> None:
+        heapq.heappush(self._silent, (max(fleet.silent_at(worker), not_before), worker.name))
+
+    def connect(self, now: float) -> None:
+        """There is a new connection to the broker: what was sent on the last one may be lost."""
+        self.connected_since = now
+        for job in self.jobs.values():
+            self._watch_job(job)
+
+    def look_at_all(self, now: float) -> None:
+        """The clock was set back: deadlines that it has made before would not come."""
+        self._due = [(now, id_) for id_ in self.jobs]
+        self._silent = [(now, name) for name in self.workers]
+
+    def take_due(self, now: float) -> tuple[list[Job], list[Worker]]:
+        """Take out of the heaps what time may have done something to: jobs, and workers that may be silent.
+
+        Whoever asks gives them back to `watch`, whatever becomes of them.
+        """
+        names = _popped(self._silent, now)
+        ids = _popped(self._due, now)
+        for name in _popped(self._resting, now):
+            self.offer(name)
+        self.unsaid.update(dict.fromkeys(name for name in _popped(self._unheeded, now) if name in self.workers))
+        jobs = [self.jobs[id_] for id_ in ids if id_ in self.jobs]
+        return jobs, [self.workers[name] for name in names if name in self.workers]
+
+    def watch(self, jobs: Iterable[Job], workers: Iterable[Worker], now: float) -> None:
+        """Look at these again when it is time."""
+        for job in jobs:
+            if job.id in self.jobs:
+                self._watch_job(self.jobs[job.id], now + _AGAIN)
+        for worker in workers:
+            if worker.name in self.workers and self.workers[worker.name].state not in GONE:
+                self._watch_worker(self.workers[worker.name], now + _AGAIN)
+
+    def expect_heed(self, name: str, at: float) -> None:
+        """Look at `at` whether the worker follows what is desired of it."""
+        heapq.heappush(self._unheeded, (at, name))
+
+    @property
+    def next_deadline(self) -> float | None:
+        heaps = (self._due, self._silent, self._resting, self._unheeded)
+        return min((heap[0][0] for heap in heaps if heap), default=None)
+
+
+def _popped(heap: list[tuple[float, str]], now: float) -> list[str]:
+    found: dict[str, None] = {}
+    while heap and heap[0][0] <= now:
+        found[heapq.heappop(heap)[1]] = None
+    return list(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A job that waited, and the worker that gets it."""
+
+    waiting: Waiting
+    worker: str
+
+
+class Draft:
+    """The living as they will be if a batch commits, and all that follows from it."""
+
+    def __init__(self, living: Living, now: float) -> None:
+        self.living = living
+        self.now = now
+        self.jobs: dict[str, Job] = {}
+        self.workers: dict[str, Worker] = {}
+        self.given: dict[str, Given] = {}
+        self.forgotten: list[str] = []
+        self.excused = 0.0
+        self.transitions: list[Transition] = []
+        self.chunks: list[Chunk] = []
+        self.out: list[Outgoing] = []
+        self.again: list[Job] = []  # whose orders are published once more
+        self.marks: dict[str, dict[str, int]] = {}  # worker -> job -> bytes of its log that will be committed
+        self.answered: dict[str, None] = {}  # workers that get an acknowledgement
+        self.births: dict[str, tuple[Born, Any]] = {}  # the newest of each worker, and whose work it is to settle it
+        self.asked: set[tuple[str, str]] = set()  # workers and journals that are asked to introduce themselves
+        self.moved: dict[str, None] = {}
+        self.saved: dict[str, None] = {}  # workers that are written whole, since more than `seen_at` is new
+        self.seen: dict[str, None] = {}  # … and those of which only that is
+        self.saves_all = False  # whether these are all
+        self.tokens: dict[str, str] = {}
+        self.looked_at: set[str] = set()  # queues in which nothing more can be placed now
+        self.skip: frozenset[str] = frozenset()  # jobs whose rows somebody else holds just now
+        #: Whose work is going on, and what it touched: scripts whose jobs are in conflict are left out.
+        self.script: Any = None
+        self.touched: dict[str, set[Any]] = defaultdict(set)
+        self._afterwards: list[Callable[[], object]] = []
+
+    # --- what is there ------------------------------------------------------------------------------------
+
+    def job(self, id_: str) -> Job | None:
+        return self.jobs.get(id_) or self.living.job(id_)
+
+    def worker(self, name: str) -> Worker:
+        return self.workers.get(name) or self.living.workers.get(name) or Worker.unheard(name)
+
+    def jobs_of(self, worker: str) -> list[Job]:
+        jobs = (self.jobs.get(job.id, job) for job in self.living.jobs_of(worker))
+        return [job for job in jobs if job.worker == worker and job.state not in TERMINAL]
+
+    def free(self, name: str) -> int:
+        """Slots of a worker that are free now. Those that this batch frees are, once it has committed."""
+        return self.living.free(name) - sum(g.waiting.slots for g in self.given.values() if g.worker == name)
+
+    # --- what it does -------------------------------------------------------------------------------------
+
+    def move(self, job: Job, event: JobEvent, *, by: str, reason: str = "", **values: Any) -> Job:
+        """Apply `event` to `job`, which is as this draft has it, and return the job after it."""
+        after = job.after(event, now=self.now, reason=reason, **values)
+        self.transitions.append(
+            Transition(job.id, job.attempt, self.now, by, event.value, job.state.value, after.state.value, reason)
+        )
+        self.moved[job.id] = None
+        self.put(after)
+        return after
+
+    def put(self, job: Job) -> None:
+        """Write what is known of a job and is no transition."""
+        self.jobs[job.id] = job
+        self.touched[job.id].add(self.script)
+
+    def publish_again(self, job: Job) -> None:
+        """Publish what the job's worker was told last once more."""
+        after = replace(job, published_at=self.now, publishes=job.publishes + 1)
+        self.put(after)
+        self.again.append(after)
+
+    def give(self, waiting: Waiting, worker: str, *, by: str) -> None:
+        self.given[waiting.id] = Given(waiting, worker)
+        self.touched[waiting.id].add(self.script)
+        event, before, after = JobEvent.DISPATCH, JobState.QUEUED, JobState.DISPATCHED
+        self.transitions.append(
+            Transition(waiting.id, waiting.attempt, self.now, by, event.value, before.value, after.value, "")
+        )
+
+    def append_log(self, job: Job, data: bytes, end: int) -> None:
+        """Store `data` at the end of the job's log, which then is said to reach to `end`."""
+        if data:
+            self.chunks.append(Chunk(job.id, job.attempt, job.log_bytes, data))
+        self.put(replace(job, log_bytes=end))
+
+    def renew_token(self, job: Job, token: str) -> None:
+        self.tokens[job.id] = token
+        self.put(replace(job, token=token))
+
+    def save_worker(self, worker: Worker) -> None:
+        self.workers[worker.name] = worker
+
+    def forget_worker(self, name: str) -> None:
+        self.forgotten.append(name)
+        self.workers.pop(name, None)
+
+    def excuse(self, seconds: float) -> None:
+        """Count `seconds` as if they had not passed since any worker was heard: nobody could be."""
+        self.excused = seconds
+        for worker in self.living.workers.values():
+            if worker.seen_at > 0:
+                self.workers[worker.name] = replace(worker, seen_at=min(self.now, worker.seen_at + seconds))
+
+    def publish(self, *messages: Outgoing) -> None:
+        self.out += messages
+
+    def then(self, work: Callable[[], object]) -> None:
+        """Do this when the batch has committed."""
+        self._afterwards.append(work)
+
+    # --- the commit ---------------------------------------------------------------------------------------
+
+    def writes(self) -> Writes:
+        """Return what is to be written."""
+        writes = Writes(excused=self.excused, now=self.now, transitions=self.transitions, chunks=self.chunks)
+        writes.changes = [self._change(job) for job in self.jobs.values()]
+        writes.changes += [self._dispatch(given) for given in self.given.values()]
+        writes.forgotten = self.forgotten
+        for worker in self.workers.values():
+            self._note_worker(worker, writes)
+        return writes
+
+    def _change(self, job: Job) -> Change:
+        before = self.living.job(job.id)
+        assert before is not None
+        token = self.tokens.get(job.id)
+        seen = Seen(before.state, before.attempt, before.cancel_reason)
+        return Change(job.id, seen, fields_of(job), token, self.now if token else None)
+
+    def _dispatch(self, given: Given) -> Change:
+        fields = {**_FRESH} | {
+            "state": JobState.DISPATCHED, "attempt": given.waiting.attempt, "worker": given.worker,
+            "dispatched_at": self.now, "published_at": self.now, "publishes": 1,
+        }  # fmt: skip
+        return Change(given.waiting.id, Seen(JobState.QUEUED, given.waiting.attempt, None), fields)
+
+    def _note_worker(self, worker: Worker, writes: Writes) -> None:
+        before = self.living.workers.get(worker.name)
+        if before is None or not fleet.is_saved_alike(before, worker) or worker.name in self.saved:
+            writes.workers.append(worker)
+        elif before.seq != worker.seq or worker.name in self.seen:
+            writes.positions[worker.name] = (worker.seq, worker.seen_at)
+
+    def apply(self, dispatched: Mapping[str, tuple[Job, str]]) -> None:
+        """Make it so in memory, since the database has it."""
+        living = self.living
+        living.stirred -= self.looked_at
+        for job in self.jobs.values():
+            living.put_job(job)
+        for job, _ in dispatched.values():
+            living.put_job(job)
+        for worker in self.workers.values():
+            before = living.workers.get(worker.name)
+            living.put_worker(worker)
+            if before is not None:
+                _note_unsaved(living, before, worker)
+        for name in (*self.saved, *self.seen):
+            living.unsaved.pop(name, None)
+        for name in self.forgotten:
+            living.forget_worker(name)
+        for work in self._afterwards:
+            work()
+
+
+#: A job that is given to a worker for the first time, or again.
+_FRESH: Final[Mapping[str, Any]] = {
+    "reason": "", "accept_journal": None, "accept_seq": None, "gate_request": None, "api_version": "",
+    "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "accepted_at": None,
+    "started_at": None, "running_since": None, "finished_at": None,
+}  # fmt: skip
+
+
+def _note_unsaved(living: Living, before: Worker, worker: Worker) -> None:
+    """Remember what of a worker is not written yet: its status, or only when it was heard."""
+    if not fleet.is_saved_alike(before, worker):
+        living.unsaved.pop(worker.name, None)
+    elif before.status is not worker.status:
+        living.unsaved[worker.name] = True
+    elif before.seen_at != worker.seen_at and before.seq == worker.seq:
+        living.unsaved.setdefault(worker.name, False)

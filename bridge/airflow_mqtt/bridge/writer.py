@@ -1,0 +1,479 @@
+"""The one writer: gathers what waits, runs it over memory, commits it, then makes it so and says it.
+
+Everything that changes state is a script over a `Draft`: a message of a worker, a call at the gate, a deadline, a
+placement. A round takes all scripts that wait, commits what they write in one transaction, applies that to memory, and
+only then publishes and answers. A round that does not commit leaves memory as it was; its scripts run again.
+
+What may race, and who wins: a scheduler may write a row that a round changes too. The commit is a compare-and-set on
+each row, so the round that meets this is a `Conflict`: the rows are read anew, and the scripts run again over what they
+say now. A row that somebody holds at that moment is not waited for: scripts that touch it are put off, with all else
+of the same worker, and everybody else goes on.
+
+It awaits nothing but its ledger, and takes its clock and its futures from outside: the simulation runs this class.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from airflow_mqtt.bridge.dispatch.duties import Duties
+from airflow_mqtt.bridge.dispatch.outage import Outage
+from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.bridge.state import Draft, Living
+from airflow_mqtt.database.errors import DeposedError, is_transient, refusal
+from airflow_mqtt.database.ledger import Committed, Conflict, Ledger, News
+from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.protocol.errors import PayloadError, RefusedError
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
+
+log = logging.getLogger(__name__)
+
+#: Scripts of one round.
+BATCH: Final = 1000
+
+#: How often a round is tried again at once, when others have changed what it changes.
+_TRIES: Final = 5
+
+#: Seconds for which scripts wait whose rows somebody holds.
+PUT_OFF: Final = 0.02
+
+#: Seconds between two looks at news that nobody told us of.
+NEWS_INTERVAL: Final = 5.0
+
+#: Seconds between two times that heartbeats are written, if `lost_after` allows so many.
+SAVE_INTERVAL: Final = 15.0
+
+#: Seconds between two looks for workers that nobody has heard of for long.
+_OLD_WORKERS_INTERVAL: Final = 3600.0
+
+
+class Future(Protocol):
+    """As much of `asyncio.Future` as is needed here."""
+
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: BaseException, /) -> None: ...
+    def done(self) -> bool: ...
+    def __await__(self) -> Any: ...
+
+
+Script = Callable[[Draft], Any]
+
+
+@dataclass(eq=False, slots=True)
+class Work:
+    """One script, for whom it is, and who waits for its result."""
+
+    worker: str
+    script: Script
+    heard: Heard | None = None
+    future: Future | None = None
+    result: Any = None
+
+
+class Writer:
+    """Scripts in, messages out. `wake` is called when there is work for a round."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        living: Living,
+        reports: Reports,
+        duties: Duties,
+        outage: Outage,
+        *,
+        clock: Callable[[], float],
+        future: Callable[[], Future],
+        publish: Callable[[list[Outgoing]], object],
+        wake: Callable[[], None],
+        max_message_bytes: int,
+        save_interval: float = SAVE_INTERVAL,
+    ) -> None:
+        self.living = living
+        self.outage = outage
+        self._ledger = ledger
+        self._reports = reports
+        self._duties = duties
+        self._clock = clock
+        self._future = future
+        self._publish = publish
+        self._wake = wake
+        self._max = max_message_bytes
+        self._save_interval = save_interval
+        self._waiting: deque[Work] = deque()
+        self._put_off: list[Work] = []
+        self._put_off_until = 0.0
+        self._unsure: set[str] = set()  # jobs of a round of which nobody knows whether it has committed
+        self._unsent: list[Job] = []  # whose orders are published once more
+        self._judged: set[str] = set()  # workers of which something new is desired
+        self._has_news = True
+        self._news_at = 0.0
+        self._saved_at = clock()
+        self._old_at = clock()
+        self._now = 0.0
+        #: Whether messages can be published, so that what is decided reaches somebody.
+        self.connected = False
+
+    # --- work comes in ------------------------------------------------------------------------------------
+
+    def hear(self, heard: Heard) -> None:
+        """Apply a message of a worker."""
+        self._add(Work(heard.worker, lambda draft: self._reports.apply(draft, heard), heard=heard))
+
+    def submit(self, worker: str, script: Script) -> Awaitable[Any]:
+        """Run `script` for `worker`, and return its result once it has been committed."""
+        work = Work(worker, script, future=self._future())
+        self._add(work)
+        assert work.future is not None
+        return work.future
+
+    def _add(self, work: Work) -> None:
+        self._waiting.append(work)
+        self._wake()
+
+    def look_for_news(self) -> None:
+        """Somebody else has written something."""
+        self._has_news = True
+        self._wake()
+
+    def connect(self, now: float) -> None:
+        """There is a new connection to the broker."""
+        self.connected = True
+        self.outage.connect(now)
+        self.living.connect(now)
+        self._wake()
+
+    def lose(self, now: float) -> None:
+        """There is none any more."""
+        self.connected = False
+        self.outage.lose(now)
+
+    async def save_now(self) -> None:
+        """Write what heartbeats said, and return when that has committed."""
+        self._saved_at = float("-inf")
+        await self.submit("", lambda _: None)
+
+    def stop_job(self, job: Job, reason: str) -> Awaitable[Any]:
+        """Airflow wants `job` ended: ask its worker, unless it is ending by itself just now."""
+
+        def stop(draft: Draft) -> None:
+            current = draft.job(job.id)
+            if current is not None and current.attempt == job.attempt and current.state is JobState.RUNNING:
+                if current.final_state is None:  # else it is ending by itself
+                    self._duties.cancel(draft, current, reason)
+
+        return self.submit(job.worker or "", stop)
+
+    def has_work(self, now: float) -> bool:
+        """Whether a round at `now` would do something."""
+        return bool(self._waiting or self._has_news or self._unsent or self._unsure) or self.next_deadline <= now
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._put_off)
+
+    @property
+    def next_deadline(self) -> float:
+        """When there is something to do if nothing comes in before."""
+        times = [self._news_at + NEWS_INTERVAL]
+        if self._put_off:
+            times.append(self._put_off_until)
+        if self.living.unsaved:
+            times.append(self._saved_at + self._save_interval)
+        if self.connected:
+            living = self.living
+            if living.stirred or living.wishes or living.unsaid or self._judged or self.outage.unheard:
+                return 0.0
+            if (deadline := living.next_deadline) is not None:
+                times.append(deadline)
+        return min(times)
+
+    # --- a round ------------------------------------------------------------------------------------------
+
+    async def round(self) -> None:
+        """Do what waits, in one transaction.
+
+        Raises `DeposedError`, `RefusedError`, and the database's error when that may pass: then everything waits on.
+        """
+        now = self._clock()
+        await self._make_sure()
+        await self._read_news(now)
+        work = self._collect(now)
+        jobs, workers = self._take_due(now)
+        try:
+            await self._load_unknown(work, now)
+            await self._do(work, jobs, workers, now)
+        except (DeposedError, RefusedError):
+            raise
+        except Exception as error:
+            if is_transient(error) or refusal(error):
+                self._waiting.extendleft(reversed(work))
+                raise
+            await self._do_apart(work, error, now)
+        finally:
+            self.living.watch(jobs, workers, now)
+
+    def _collect(self, now: float) -> list[Work]:
+        work: list[Work] = []
+        if self._put_off and now >= self._put_off_until:
+            work, self._put_off = self._put_off, []
+        blocked = {one.worker for one in self._put_off}
+        while self._waiting and len(work) < BATCH:
+            one = self._waiting.popleft()
+            (self._put_off if one.worker in blocked else work).append(one)
+        return work
+
+    def _take_due(self, now: float) -> tuple[list[Job], list[Worker]]:
+        if not self.connected:
+            return [], []
+        if now < self._now:  # the clock was set back: deadlines that it has made would not come
+            self.living.look_at_all(now)
+        self._now = now
+        return self.living.take_due(now)
+
+    async def _do(self, work: list[Work], jobs: list[Job], workers: list[Worker], now: float) -> None:
+        """Run and commit `work`; what is left out of it, since it fails or its rows are held, is taken care of."""
+        locked: set[str] = set()
+        for attempt in range(_TRIES):
+            draft = self._draft(work, jobs, workers, now, frozenset(locked))
+            outcome = await self._commit(draft)
+            if isinstance(outcome, Committed):
+                self._finish(draft, work, outcome)
+                return
+            locked |= await self._after_conflict(outcome, last=attempt + 2 >= _TRIES)
+            self._leave_out(work, draft, locked, now)
+        log.warning("%d scripts wait, since others keep changing what they change", len(work))
+        self._put_off += work
+        self._put_off_until = now + PUT_OFF
+
+    def _draft(
+        self, work: list[Work], jobs: list[Job], workers: list[Worker], now: float, locked: frozenset[str]
+    ) -> Draft:
+        """Run all scripts over a new draft. One that fails is taken out of `work`."""
+        while True:
+            draft = Draft(self.living, now)
+            draft.skip = locked
+            failed = self._run(draft, work)
+            if failed is None:
+                break
+            work.remove(failed)
+        draft.script = None
+        self._do_duties(draft, jobs, workers)
+        self._reports.finish(draft)
+        return draft
+
+    def _run(self, draft: Draft, work: list[Work]) -> Work | None:
+        if self.outage.unheard and self.connected:
+            draft.excuse(self.outage.unheard)
+        for one in work:
+            draft.script = one
+            try:
+                one.result = one.script(draft)
+            except Exception as error:
+                self._fail(one, error)
+                return one
+        return None
+
+    def _do_duties(self, draft: Draft, jobs: list[Job], workers: list[Worker]) -> None:
+        duties = self._duties
+        for name in self._judged:
+            draft.save_worker(draft.worker(name))
+        if draft.now >= self._saved_at + self._save_interval:
+            duties.save_unsaved(draft)
+        if not self.connected:
+            return
+        duties.carry_out_wishes(draft)
+        duties.keep_deadlines(draft, jobs, workers)
+        duties.say_desired(draft)
+        duties.forget_workers(draft)
+        if draft.now >= self._old_at + _OLD_WORKERS_INTERVAL:
+            duties.forget_old_workers(draft)
+        if self.living.stirred:
+            duties.place(draft)
+
+    async def _commit(self, draft: Draft) -> Committed | Conflict:
+        writes = draft.writes()
+        if not writes:
+            return Committed({})
+        touched = {*draft.jobs, *draft.given}
+        try:
+            return await self._ledger.commit(writes)
+        except DeposedError:
+            raise
+        except BaseException:
+            self._unsure |= touched  # the answer to COMMIT may be what got lost
+            raise
+
+    async def _after_conflict(self, conflict: Conflict, *, last: bool) -> frozenset[str]:
+        """Read anew what others have changed; return the jobs whose rows are as we saw them, since somebody holds them.
+
+        `last`: the next try shall succeed, whatever it leaves out.
+        """
+        before = {id_: _seen(self.living, id_) for id_ in conflict.jobs}
+        await self._reload(conflict.jobs)
+        return frozenset(id_ for id_ in conflict.jobs if last or _seen(self.living, id_) == before[id_])
+
+    async def _reload(self, ids: Iterable[str]) -> None:
+        wanted = list(ids)
+        found = {job.id: job for job in await self._ledger.jobs(wanted)}
+        for id_ in wanted:
+            if id_ in found:
+                self.living.put_job(found[id_])
+            else:
+                self.living.take_out(id_)
+
+    def _leave_out(self, work: list[Work], draft: Draft, locked: set[str], now: float) -> None:
+        """Put off the scripts that touch rows which somebody holds, and all that follows of the same workers."""
+        held = {one for id_ in locked for one in draft.touched.get(id_, ()) if one is not None}
+        if not held:
+            return
+        blocked: set[str] = set()
+        for one in list(work):
+            if one in held or one.worker in blocked:
+                blocked.add(one.worker)
+                work.remove(one)
+                self._put_off.append(one)
+        self._put_off_until = now + PUT_OFF
+
+    def _finish(self, draft: Draft, work: list[Work], committed: Committed) -> None:
+        draft.apply(committed.dispatched)
+        self.outage.unheard -= draft.excused
+        self._judged.clear()
+        if draft.saves_all:
+            self._saved_at = draft.now
+        if draft.now >= self._old_at + _OLD_WORKERS_INTERVAL:
+            self._old_at = draft.now
+        self._publish(self._messages(draft, committed))
+        for one in work:
+            if one.future is not None and not one.future.done():
+                one.future.set_result(one.result)
+        if draft.again:
+            self.resend(draft.again)
+
+    def _messages(self, draft: Draft, committed: Committed) -> list[Outgoing]:
+        out = list(draft.out)
+        told = {id_: self.living.job(id_) for id_ in draft.moved}
+        for job, workload in committed.dispatched.values():
+            told[job.id] = job
+            out += self._order(job, workload)
+        out += self._reports.messages.statuses((job for job in told.values() if job is not None), draft.now)
+        if log.isEnabledFor(logging.INFO):
+            for job, _ in committed.dispatched.values():
+                log.info("job %s: dispatched to worker %s, attempt %d", job.id, job.worker, job.attempt)
+        return out
+
+    def _order(self, job: Job, workload: str) -> list[Outgoing]:
+        """Return the message that gives `job` to its worker; fail a job of which none can be made."""
+        try:
+            return [self._reports.messages.run(job, workload, self._max)]
+        except PayloadError as error:
+            reason = str(error)
+
+            def set_aside(draft: Draft) -> None:
+                current = draft.job(job.id)
+                if current is not None and current.attempt == job.attempt and current.state is JobState.DISPATCHED:
+                    draft.move(current, JobEvent.FAIL, by=self._duties.by, reason=reason)
+
+            self._add(Work("", set_aside))
+            log.error("job %s: failed: %s", job.id, reason)
+            return []
+
+    # --- orders once more ---------------------------------------------------------------------------------
+
+    def resend(self, jobs: list[Job]) -> None:
+        """Publish the orders of `jobs` once more; a workload is read for it first."""
+        messages = self._reports.messages
+        self._publish([messages.cancel(job) for job in jobs if job.state is JobState.CANCELLING])
+        self._unsent += [job for job in jobs if job.state is JobState.DISPATCHED]
+        if self._unsent:
+            self._wake()
+
+    async def _send_unsent(self) -> None:
+        if not self._unsent:
+            return
+        workloads = await self._ledger.workloads([job.id for job in self._unsent])
+        jobs, self._unsent = self._unsent, []
+        for job in jobs:
+            if job.id in workloads and self.living.jobs.get(job.id) == job:
+                self._publish(self._order(job, workloads[job.id]))
+
+    # --- what others wrote --------------------------------------------------------------------------------
+
+    async def _make_sure(self) -> None:
+        """Read the jobs of a round whose commit was not answered. What it may have claimed was never published."""
+        if self._unsure:
+            await self._reload(self._unsure)
+            for id_ in self._unsure:
+                job = self.living.jobs.get(id_)
+                if job is not None and job.state in (JobState.DISPATCHED, JobState.CANCELLING):
+                    self.living.put_job(replace(job, published_at=None))
+            self._unsure = set()
+        await self._send_unsent()
+
+    async def _read_news(self, now: float) -> None:
+        if not self._has_news and now < self._news_at + NEWS_INTERVAL:
+            return
+        self._has_news = False
+        try:
+            news = await self._ledger.news()
+        except BaseException:
+            self._has_news = True
+            raise
+        self._news_at = now
+        self._has_news = self._has_news or news.more
+        self._take_in(news)
+
+    def _take_in(self, news: News) -> None:
+        living = self.living
+        for job in news.jobs:
+            living.put_job(job)
+        for name in sorted(news.removals):
+            living.removals[name] = None
+        for row in news.workers:
+            known = living.workers.get(row.name)
+            living.put_worker(row if known is None else replace(known, desired=row.desired))
+            living.unsaid[row.name] = None
+            self._judged.add(row.name)
+
+    async def _load_unknown(self, work: list[Work], now: float) -> None:
+        draft = Draft(self.living, now)
+        ids = {id_ for one in work if one.heard for id_ in self._reports.unknown_jobs(draft, one.heard)}
+        if ids:
+            for job in await self._ledger.jobs(sorted(ids)):
+                self.living.put_job(job)
+
+    # --- faults -------------------------------------------------------------------------------------------
+
+    async def _do_apart(self, work: list[Work], error: Exception, now: float) -> None:
+        """Do each script by itself, since together they cannot be committed; drop the one that cannot alone."""
+        if not work:
+            log.error("what time asks for could not be done: %.300r", error, exc_info=error)
+            return
+        if len(work) == 1:
+            self._fail(work[0], error)
+            return
+        log.warning("%d scripts could not be committed together, each runs by itself: %.300r", len(work), error)
+        for number, one in enumerate(work):
+            try:
+                await self._make_sure()
+                await self._do([one], [], [], now)
+            except Exception as failure:
+                if isinstance(failure, (DeposedError, RefusedError)) or is_transient(failure) or refusal(failure):
+                    self._waiting.extendleft(reversed(work[number:]))
+                    raise
+                self._fail(one, failure)
+
+    @staticmethod
+    def _fail(work: Work, error: Exception) -> None:
+        log.error("a message or call of worker %s could not be applied, and is dropped", work.worker, exc_info=error)
+        if work.future is not None and not work.future.done():
+            work.future.set_exception(error)
+
+
+def _seen(living: Living, id_: str) -> object:
+    job = living.jobs.get(id_)
+    if job is not None:
+        return job.state, job.attempt, job.cancel_reason
+    waiting = living.waiting.get(id_)
+    return waiting and waiting.attempt

@@ -1,0 +1,236 @@
+"""`Ledger` over PostgreSQL: asyncpg, one connection, each statement planned once.
+
+A batch never waits for a row that somebody else holds (`SKIP LOCKED`): a scheduler may hold some for seconds, in an
+order of its own, and all devices would wait with it, or the two for each other. Such a job is a `Conflict`.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+import orjson
+
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.engine import connect_by_url, session_settings
+from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.ledger import (
+    JOB_LIST,
+    NEWS_LIMIT,
+    OBSERVED_COLUMNS,
+    WAITING_COLUMNS,
+    WRITTEN,
+    Committed,
+    Conflict,
+    News,
+    Snapshot,
+    Waiting,
+    Writes,
+)
+from airflow_mqtt.database.records import JOB_COLUMNS, WORKER_COLUMNS, Job, Worker, understood
+
+_JOBS: Final = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
+_WORKERS: Final = ", ".join(WORKER_COLUMNS)
+_OBSERVED: Final = ", ".join(OBSERVED_COLUMNS)
+
+_FENCE: Final = "SELECT epoch FROM mqtt_bridge WHERE team_name = $1 FOR KEY SHARE"
+
+#: Whoever is dispatched comes back with all that a message to its worker needs; of the others the id says it all.
+_CHANGE: Final = f"""
+WITH c AS MATERIALIZED (
+    SELECT * FROM json_to_recordset($2::json) AS c(
+        id text, seen_state text, seen_attempt integer, seen_cancel text, report boolean, token text,
+        token_at double precision, {", ".join(f"{name} {kind}" for name, kind in WRITTEN.items())})
+), unchanged AS MATERIALIZED (
+    SELECT j.id FROM c JOIN mqtt_job j ON j.id = c.id
+    WHERE j.team_name = $1 AND j.state = c.seen_state AND j.attempt = c.seen_attempt
+        AND j.cancel_reason IS NOT DISTINCT FROM c.seen_cancel
+    FOR UPDATE OF j SKIP LOCKED
+)
+UPDATE mqtt_job j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
+    token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
+    report_pending = j.report_pending OR c.report
+FROM c JOIN unchanged ON unchanged.id = c.id
+WHERE j.id = c.id
+RETURNING {_JOBS}, CASE WHEN c.seen_state = 'queued' AND c.state = 'dispatched' THEN j.workload END
+"""  # noqa: S608  names of columns, none of them anybody's words
+
+_RECORD: Final = """
+INSERT INTO mqtt_job_event (job_id, attempt, at, "by", event, "before", "after", reason)
+SELECT job_id, attempt, at, "by", event, "before", "after", reason FROM json_to_recordset($1::json) AS e(
+    job_id text, attempt integer, at double precision, "by" text, event text, "before" text, "after" text, reason text)
+"""
+
+_CHUNKS: Final = """
+INSERT INTO mqtt_job_log (job_id, attempt, "offset", data)
+SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bytea[])
+"""
+
+_OBSERVE: Final = f"""
+INSERT INTO mqtt_worker (team_name, name, {_OBSERVED})
+SELECT $1, name, {_OBSERVED} FROM json_to_recordset($2::json) AS w(
+    name text, state text, status text, info text, instance text, connection bigint, seen_at double precision,
+    journal text, past_journals text, seq bigint, birth bigint)
+ON CONFLICT (team_name, name) DO UPDATE SET {", ".join(f"{name} = EXCLUDED.{name}" for name in OBSERVED_COLUMNS)}
+"""  # noqa: S608
+
+_POSITIONS: Final = """
+UPDATE mqtt_worker w SET seq = p.seq, seen_at = p.seen_at
+FROM unnest($2::text[], $3::bigint[], $4::double precision[]) AS p(name, seq, seen_at)
+WHERE w.team_name = $1 AND w.name = p.name
+"""
+
+_EXCUSE: Final = """
+UPDATE mqtt_worker SET seen_at = LEAST(seen_at + $2, $3) WHERE team_name = $1 AND seen_at > 0
+"""
+
+_FORGET: Final = "DELETE FROM mqtt_worker WHERE team_name = $1 AND name = ANY($2::text[])"
+
+_NEWS: Final = f"""
+UPDATE mqtt_job j SET news = false WHERE id IN (
+    SELECT id FROM mqtt_job WHERE team_name = $1 AND {tables.NEWS} LIMIT {NEWS_LIMIT} FOR UPDATE SKIP LOCKED)
+RETURNING {_JOBS}
+"""  # noqa: S608
+
+_WORKER_NEWS: Final = f"""
+UPDATE mqtt_worker SET news = false WHERE team_name = $1 AND name IN (
+    SELECT name FROM mqtt_worker WHERE team_name = $1 AND news LIMIT {NEWS_LIMIT} FOR UPDATE SKIP LOCKED)
+RETURNING {_WORKERS}, removal
+"""  # noqa: S608
+
+_WAITING: Final = f"""
+SELECT {", ".join(WAITING_COLUMNS)} FROM mqtt_job
+WHERE team_name = $1 AND {tables.LIVES} AND state = 'queued' AND cancel_reason IS NULL
+"""  # noqa: S608
+
+_LIVING: Final = f"""
+SELECT {JOB_LIST} FROM mqtt_job
+WHERE team_name = $1 AND {tables.LIVES} AND NOT (state = 'queued' AND cancel_reason IS NULL)
+"""  # noqa: S608
+
+_FLEET: Final = f"SELECT {_WORKERS}, removal FROM mqtt_worker WHERE team_name = $1"  # noqa: S608
+_BY_ID: Final = f"SELECT {JOB_LIST} FROM mqtt_job WHERE team_name = $1 AND id = ANY($2::text[])"  # noqa: S608
+_WORKLOADS: Final = "SELECT id, workload FROM mqtt_job WHERE team_name = $1 AND id = ANY($2::text[])"
+
+
+class PostgresLedger:
+    """`Ledger` of bridge `instance`, which leads with `epoch`, for one team."""
+
+    def __init__(self, url: str, team_name: str, epoch: int, *, instance: str, idle_limit: float) -> None:
+        self._url = url
+        self._team = team_name
+        self._epoch = epoch
+        self._settings = session_settings(instance, idle_limit)
+        self._connection: asyncpg.Connection | None = None
+        self._lock = asyncio.Lock()
+        #: Statements that were executed since the start, those that begin and end a transaction left out.
+        self.statements = 0
+
+    async def snapshot(self) -> Snapshot:
+        """Read the living. Others make new rows meanwhile, which are news, and move none that a worker holds."""
+        async with self._transaction() as connection:
+            waiting = [Waiting(*row) for row in await self._fetch(connection, _WAITING, self._team)]
+            jobs = understood(Job.of, await self._fetch(connection, _LIVING, self._team))
+            workers, removals = _fleet(await self._fetch(connection, _FLEET, self._team))
+        return Snapshot(waiting, jobs, workers, removals)
+
+    async def commit(self, writes: Writes) -> Committed | Conflict:
+        async with self._transaction() as connection:
+            dispatched: dict[str, tuple[Job, str]] = {}
+            if writes.excused:
+                await self._execute(connection, _EXCUSE, self._team, writes.excused, writes.now)
+            if writes.changes:
+                rows = await self._fetch(connection, _CHANGE, self._team, _json([c.row() for c in writes.changes]))
+                if len(rows) < len(writes.changes):
+                    missing = {change.id for change in writes.changes} - {row[0] for row in rows}
+                    await connection.execute("ROLLBACK")
+                    return Conflict(frozenset(missing))
+                dispatched = {row[0]: (Job.of(row), row[-1]) for row in rows if row[-1] is not None}
+            await self._add(connection, writes)
+        return Committed(dispatched)
+
+    async def _add(self, connection: asyncpg.Connection, writes: Writes) -> None:
+        if writes.transitions:
+            await self._execute(connection, _RECORD, _json(writes.transitions))
+        if writes.chunks:
+            columns = zip(*((c.job_id, c.attempt, c.offset, c.data) for c in writes.chunks), strict=True)
+            await self._execute(connection, _CHUNKS, *map(list, columns))
+        if writes.workers:
+            rows = [{"name": worker.name, **worker.observed_columns()} for worker in writes.workers]
+            await self._execute(connection, _OBSERVE, self._team, _json(rows))
+        if writes.positions:
+            seqs, seen = zip(*writes.positions.values(), strict=True)
+            await self._execute(connection, _POSITIONS, self._team, list(writes.positions), list(seqs), list(seen))
+        if writes.forgotten:
+            await self._execute(connection, _FORGET, self._team, writes.forgotten)
+
+    async def news(self) -> News:
+        """Read what others wrote, and take the mark from it, in one step: what is written after it is marked again."""
+        async with self._transaction() as connection:
+            rows = await self._fetch(connection, _NEWS, self._team)
+            workers, removals = _fleet(await self._fetch(connection, _WORKER_NEWS, self._team))
+        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT)
+
+    async def jobs(self, ids: Collection[str]) -> list[Job]:
+        async with self._transaction() as connection:
+            return understood(Job.of, await self._fetch(connection, _BY_ID, self._team, list(ids)))
+
+    async def workloads(self, ids: Collection[str]) -> dict[str, str]:
+        async with self._transaction() as connection:
+            return dict(await self._fetch(connection, _WORKLOADS, self._team, list(ids)))
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[asyncpg.Connection]:
+        """A transaction under the lease's epoch. A connection that something went wrong with is not used again.
+
+        The lock on the lease's row is the weakest there is, `FOR KEY SHARE`: only `lease.take` waits for it, and it
+        keeps no renewal waiting.
+        """
+        async with self._lock:
+            connection = self._connection
+            if connection is None or connection.is_closed():
+                connection = await connect_by_url(self._url, server_settings=self._settings)
+            self._connection = None
+            try:
+                await connection.execute("BEGIN")
+                rows = await self._fetch(connection, _FENCE, self._team)
+                if not rows or rows[0][0] != self._epoch:
+                    raise DeposedError(
+                        f"the lease has epoch {rows[0][0] if rows else 0}, this bridge held {self._epoch}"
+                    )
+                yield connection
+                if connection.is_in_transaction():
+                    await connection.execute("COMMIT")
+            except asyncpg.InterfaceError as error:
+                connection.terminate()
+                if isinstance(error, ValueError):  # what we gave it does not fit its type
+                    raise
+                raise ConnectionError(str(error)) from error  # it broke: that passes
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+
+    async def _fetch(self, connection: asyncpg.Connection, statement: str, *values: Any) -> list[Any]:
+        self.statements += 1
+        rows: list[Any] = await connection.fetch(statement, *values)
+        return rows
+
+    async def _execute(self, connection: asyncpg.Connection, statement: str, *values: Any) -> None:
+        self.statements += 1
+        await connection.execute(statement, *values)
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value).decode()
+
+
+def _fleet(rows: list[Any]) -> tuple[list[Worker], frozenset[str]]:
+    workers = understood(lambda row: Worker.of(row[:-1]), [tuple(row) for row in rows])
+    return workers, frozenset(row[0] for row in rows if row[-1])

@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -12,6 +12,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session, object_session
 
+from airflow_mqtt.database import operations
 from airflow_mqtt.executor import compat, core, store, task_log
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.store import Record
@@ -94,12 +95,12 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _begin(self, workload: Any, session: Session, now: float) -> tuple[str, Any]:
         """Return job id and key of `workload`, and see to it that no older dispatch of it can start."""
         if workload.type == core.Subject.CALLBACK:
-            self._supersede(store.relatives(session, None, str(workload.callback.id)), session, now)
+            self._supersede(store.jobs_of_subject(session, None, str(workload.callback.id)), session, now)
             return uuid.uuid4().hex, workload.callback.key
         assigned = workload.ti.external_executor_id if compat.PRE_ASSIGNS else None
         subject = str(workload.ti.id)
-        earlier = store.relatives(session, assigned, subject)
-        self._supersede([job for job in earlier if job.id != assigned], session, now)
+        earlier = store.jobs_of_subject(session, assigned, subject)
+        self._supersede(earlier, session, now)
         if not assigned or assigned in {job.id for job in earlier}:
             # Airflow 3.1, or a scheduler with other executors, which left the id of an earlier dispatch there.
             assigned = str(uuid.uuid4())
@@ -107,9 +108,12 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         return assigned, workload.ti.key
 
     def _supersede(self, jobs: Sequence[Record], session: Session, now: float) -> None:
+        """End those of `jobs` that have not started. What has passed the start gate runs on, and is not heard of."""
         for job in jobs:
-            if job.state in store.NOT_STARTED:
-                store.cancel(session, job, now=now, by=self._by, reason=_SUPERSEDED)
+            if job.state in operations.UNSTARTED:
+                operations.cancel(
+                    session, job.team_name, job.id, now=now, by=self._by, reason=_SUPERSEDED, unstarted_only=True
+                )
 
     def _callback_queue(self) -> str:
         named = self.conf.get("mqtt", "callback_queue", fallback=None)
@@ -119,9 +123,9 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         """End whatever runs or waits for `ti`, and forget it. Never raises (`BaseExecutor.revoke_task`)."""
         try:
             with compat.own_session() as session:
-                for job in store.relatives(session, ti.external_executor_id, str(ti.id)):
-                    store.cancel(session, job, now=time.time(), by=self._by, reason=_REVOKED)
-                store.notify(session, self._team)
+                how = {"now": time.time(), "by": self._by, "reason": _REVOKED}
+                for job in store.jobs_of_subject(session, ti.external_executor_id, str(ti.id)):
+                    operations.cancel(session, job.team_name, job.id, **how)
         except Exception:
             self.log.exception("Could not revoke %s; the database was asked to and did not answer", ti)
         self._forget(ti.key)
@@ -169,35 +173,33 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
     def sync(self) -> None:
         """Hear what the bridge has to say. Never raises: a scheduler must outlive what is in our tables."""
-        for step in (self._forget_rolled_back, self._hear, self._keep_house):
+        for step in (self._hear, self._keep_house):
             try:
                 step()
             except Exception:
                 self.log.exception("%s failed; the next heartbeat tries it again", step.__name__)
 
-    def _forget_rolled_back(self) -> None:
-        """Free the slots of jobs whose transaction the scheduler rolled back."""
-        if not self._unconfirmed:
-            return
-        with compat.own_session() as session:
-            phantoms = self._unconfirmed - store.existing(session, self._unconfirmed)
-        self._unconfirmed.clear()
-        for key in [key for key, job_id in self._jobs.items() if job_id in phantoms]:
-            self._forget(key)
-
     def _hear(self) -> None:
         with compat.own_session() as session:
+            rolled_back = self._rolled_back(session)
             rows = store.pending(session, self._owner, self._team, self._unsure)
             heard = self._understand([row for row in rows if row.id not in self._told], session) if rows else []
             ends = {item.row.id for item in heard if self._is_end_of_callback(item)}
             self._unsure = {row.id for row in rows} - ends
             cleared = store.clear_pending(session, self._owner, [row for row in rows if row.id not in ends])
         self._unsure = set()
+        self._unconfirmed.clear()
         self._told = ends
         # Only what is committed as heard is passed on. Until then it is read again.
+        self._forget_jobs(rolled_back)
+        told = cleared | ends
         for item in heard:
-            if item.row.id in cleared | ends:
+            if item.row.id in told:
                 self._tell(item)
+
+    def _rolled_back(self, session: Session) -> set[str]:
+        """Return the jobs whose transaction the scheduler rolled back: they hold slots."""
+        return self._unconfirmed - store.existing(session, self._unconfirmed) if self._unconfirmed else set()
 
     @staticmethod
     def _is_end_of_callback(heard: _Heard) -> bool:
@@ -232,7 +234,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _tell(self, heard: _Heard) -> None:
         decision = heard.decision
         if decision is None:
-            self._forget_job(heard.row.id)
+            self._forget_jobs({heard.row.id})
             return
         match decision.report:
             case core.Report.RUNNING:
@@ -265,10 +267,13 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         limits = {"waiting_before": now - waiting_life / 2, "started_before": now - started_life / 2}
         with compat.own_session() as session:
             living = self._living_schedulers(session)
-            for row in store.aging_tokens(session, self._owner, self._team, living=living, **limits):
-                waiting = row.state in store.NOT_STARTED
+            aging = store.aging_tokens(session, self._owner, self._team, living=living, **limits)
+            for row in aging:
+                waiting = row.state in operations.UNSTARTED
                 token = compat.mint(self.jwt_generator, row.subject, waiting=waiting)
                 store.renew_token(session, row, token, now)
+            if aging:
+                operations.notify(session, self._team)
 
     def _take_over_callbacks(self) -> None:
         """Adopt callbacks of schedulers that died: Airflow itself adopts only task instances."""
@@ -294,9 +299,10 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         self._jobs.pop(key, None)
         self.running.discard(key)
 
-    def _forget_job(self, job_id: str) -> None:
-        for key in [key for key, known in self._jobs.items() if known == job_id]:
-            self._forget(key)
+    def _forget_jobs(self, job_ids: Collection[str]) -> None:
+        if job_ids:
+            for key in [key for key, known in self._jobs.items() if known in job_ids]:
+                self._forget(key)
 
 
 def _is_uuid(text: str) -> bool:

@@ -6,6 +6,8 @@ Revision ID: 0002
 Revises: 0001
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -75,5 +77,5 @@ def downgrade() -> None:
 
 
 def _create_index(name: str, table: str, *columns: str, where: str, sqlite: str = "") -> None:
-    only = {"postgresql_where": sa.text(where), "sqlite_where": sa.text(sqlite or where)}
+    only: dict[str, Any] = {"postgresql_where": sa.text(where), "sqlite_where": sa.text(sqlite or where)}
     op.create_index(name, table, list(columns), unique=False, **only)

@@ -1,9 +1,11 @@
 """`MqttExecutor`: the shell between Airflow's scheduler and our tables. What it reports is decided in `core`."""
 
+import re
 import time
 import uuid
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, ClassVar, Final, NamedTuple
 
 from airflow.configuration import conf
@@ -24,6 +26,9 @@ HOUSEKEEPING_INTERVAL: Final = 30.0
 
 _REVOKED: Final = "revoked by the scheduler"
 _SUPERSEDED: Final = "superseded by a newer dispatch"
+
+#: As `str(uuid.UUID)` writes it.
+_TASK_INSTANCE_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class _Heard(NamedTuple):
@@ -61,6 +66,12 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         self._next_housekeeping = 0.0
         #: Rows that could not be understood since the start.
         self.set_aside = 0
+
+    @cached_property
+    def log(self) -> Any:
+        """Assembled once: structlog would do so at each call, which takes a fifth of a pass with many reports."""
+        log = super().log
+        return log.bind() if hasattr(log, "bind") else log
 
     @property
     def _owner(self) -> str:
@@ -182,39 +193,38 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _hear(self) -> None:
         with compat.own_session() as session:
             rolled_back = self._rolled_back(session)
-            rows = store.pending(session, self._owner, self._team, self._unsure)
-            heard = self._understand([row for row in rows if row.id not in self._told], session) if rows else []
-            ends = {item.row.id for item in heard if self._is_end_of_callback(item)}
-            self._unsure = {row.id for row in rows} - ends
-            cleared = store.clear_pending(session, self._owner, [row for row in rows if row.id not in ends])
+            rows, ends = self._reports(session)
+            heard = self._understand([row for row in rows if row.id not in self._told] + ends, session)
+            self._unsure = {row.id for row in rows}
+        # Only what is committed as heard is passed on. Until then it is read again.
         self._unsure = set()
         self._unconfirmed.clear()
-        self._told = ends
-        # Only what is committed as heard is passed on. Until then it is read again.
-        self._forget_jobs(rolled_back)
-        told = cleared | ends
+        self._told = {row.id for row in ends}
+        self._forget_jobs(rolled_back | {item.row.id for item in heard if item.decision is None})
         for item in heard:
-            if item.row.id in told:
-                self._tell(item)
+            self._tell(item)
+
+    def _reports(self, session: Session) -> tuple[list[Record], list[Record]]:
+        """Return the jobs to hear of, which are marked as heard, and the callbacks that have ended, which are not.
+
+        The end of a callback is told before it is marked as heard, which the next pass does. In between the scheduler
+        has written it down. If it dies before, another one hears of it: a task instance would be adopted, and a
+        callback is not.
+        """
+        mine = (session, self._owner, self._team)
+        rows = list(store.take_reports(*mine, unsure=self._unsure, told=self._told))
+        ends = store.ended_callbacks(*mine, self._told) if self.supports_callbacks else []
+        return rows, list(ends)
 
     def _rolled_back(self, session: Session) -> set[str]:
         """Return the jobs whose transaction the scheduler rolled back: they hold slots."""
         return self._unconfirmed - store.existing(session, self._unconfirmed) if self._unconfirmed else set()
 
-    @staticmethod
-    def _is_end_of_callback(heard: _Heard) -> bool:
-        """Whether it is told before it is marked as heard, which the next pass does.
-
-        In between the scheduler has written it down. If it dies before, another one hears of it: a task instance
-        would be adopted, and a callback is not.
-        """
-        ended = heard.decision is not None and heard.decision.ended
-        return ended and heard.row.workload_type == core.Subject.CALLBACK
-
     def _understand(self, rows: Sequence[Record], session: Session) -> list[_Heard]:
-        tasks = [row.subject for row in rows if row.workload_type == core.Subject.TASK and _is_uuid(row.subject)]
-        dispatches = compat.dispatches_of(session, tasks) if tasks else {}
-        gone = [row for row in rows if row.workload_type == core.Subject.TASK and row.subject not in dispatches]
+        tasks = [row for row in rows if row.workload_type == core.Subject.TASK]
+        subjects = [row.subject for row in tasks if _TASK_INSTANCE_ID.fullmatch(row.subject)]
+        dispatches = compat.dispatches_of(session, subjects) if subjects else {}
+        gone = [row for row in tasks if row.subject not in dispatches]
         keys = {(row.dag_id, row.run_id, row.task_id, row.map_index) for row in gone}
         cleared = compat.cleared_dispatches(session, keys) if keys else set()
         dispatches |= {row.subject: row.id for row in gone if row.id in cleared}
@@ -234,7 +244,6 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _tell(self, heard: _Heard) -> None:
         decision = heard.decision
         if decision is None:
-            self._forget_jobs({heard.row.id})
             return
         match decision.report:
             case core.Report.RUNNING:
@@ -305,19 +314,16 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
                 self._forget(key)
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:
-    """Whether Airflow knows the subject of `row` by this dispatch. A callback is dispatched once."""
+    """Whether Airflow knows the subject of `row` by this dispatch. A callback is dispatched once.
+
+    Raises `ValueError` for a subject that is no task instance's id.
+    """
     if row.workload_type == core.Subject.CALLBACK:
         return True
-    return bool(dispatches.get(str(uuid.UUID(row.subject))) == row.id)
+    if not _TASK_INSTANCE_ID.fullmatch(row.subject):
+        raise ValueError(f"{row.subject!r} is no id of a task instance")
+    return dispatches.get(row.subject) == row.id
 
 
 def _job_of(row: Record, *, newest: bool) -> core.Job:

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import and_, or_, select, union, update
+from sqlalchemy import Select, and_, not_, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
@@ -22,6 +22,8 @@ BATCH: Final = 1000
 
 #: States in which its requests may pass the gateway.
 STARTED: Final = (JobState.RUNNING, JobState.CANCELLING)
+
+_CALLBACK_HAS_ENDED: Final = and_(_job.workload_type == Subject.CALLBACK.value, _job.finished_at.is_not(None))
 
 _REPORT_COLUMNS: Final = (
     _job.id,
@@ -63,30 +65,39 @@ def existing(session: Session, job_ids: Collection[str]) -> set[str]:
     return set(session.scalars(select(_job.id).where(_job.id.in_(job_ids))))
 
 
-def pending(session: Session, owner: str, team_name: str, unsure: Collection[str]) -> Sequence[Record]:
-    """Return the jobs of which this scheduler has to hear something.
+def take_reports(
+    session: Session, owner: str, team_name: str, *, unsure: Collection[str], told: Collection[str]
+) -> Sequence[Record]:
+    """Return the jobs of which this scheduler has to hear something, and mark them as heard.
 
-    `unsure` are those of a pass whose commit was not answered: they come first and alone, marked as heard or not,
-    since nothing was said of them. Another scheduler that has adopted one in the meantime hears of it instead.
+    A row that the bridge is writing at this moment is left for the next pass, so that neither waits for the other.
+    Ends of callbacks are left too, but those that were `told`: see `ended_callbacks`. `unsure` are those of a pass
+    whose commit was not answered: they come first and alone, marked as heard or not, since nothing was said of them.
+    Another scheduler that has adopted one in the meantime hears of it instead.
     """
-    which = _job.id.in_(unsure) if unsure else _job.report_pending
-    statement = select(*_REPORT_COLUMNS).where(_job.owner == owner, _job.team_name == team_name, which)
-    return session.execute(statement.limit(BATCH)).all()
+    mine = (_job.owner == owner, _job.team_name == team_name)
+    if unsure:
+        which = _job.id.in_(unsure)
+    else:
+        heard_now = or_(not_(_CALLBACK_HAS_ENDED), _job.id.in_(told))
+        which = _job.id.in_(_batch(session, select(_job.id).where(*mine, _job.report_pending, heard_now)))
+    taken = update(tables.job).where(*mine, which).values(report_pending=False).returning(*_REPORT_COLUMNS)
+    return session.execute(taken).all()
 
 
-def clear_pending(session: Session, owner: str, rows: Sequence[Record]) -> set[str]:
-    """Mark `rows` as heard and return the ids of those that `owner` may speak of.
+def _batch(session: Session, jobs: Select[Any]) -> Select[Any]:
+    limited = jobs.limit(BATCH).with_for_update(skip_locked=True)
+    # PostgreSQL runs a CTE once, where it may run a subquery for each row. Python's sqlite3 begins no transaction for a
+    # statement that opens with WITH, and so would commit it at once.
+    named = limited.cte() if session.get_bind().dialect.name == "postgresql" else limited.subquery()
+    return select(named.c.id)
 
-    The others have moved on since they were read, and are read again, or another scheduler has adopted them.
-    """
-    by_state: dict[str, list[str]] = {}
-    for row in rows:
-        by_state.setdefault(row.state, []).append(row.id)
-    cleared: set[str] = set()
-    for state, ids in by_state.items():
-        seen = update(tables.job).where(_job.id.in_(ids), _job.state == state, _job.owner == owner)
-        cleared |= set(session.scalars(seen.values(report_pending=False).returning(_job.id)))
-    return cleared
+
+def ended_callbacks(session: Session, owner: str, team_name: str, told: Collection[str]) -> Sequence[Record]:
+    """Return the callbacks of this scheduler whose end has to be heard and was not `told`. They stay to be heard."""
+    mine = (_job.owner == owner, _job.team_name == team_name)
+    waiting = select(*_REPORT_COLUMNS).where(*mine, _job.report_pending, _CALLBACK_HAS_ENDED, _job.id.not_in(told))
+    return session.execute(waiting.limit(BATCH)).all()
 
 
 def by_id(session: Session, job_ids: Collection[str], team_name: str) -> dict[str, Record]:

@@ -1,20 +1,17 @@
 """The migrations and `database.tables` say the same, on each database, and lose nothing on the way."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, MetaData, Select, create_engine, insert, inspect, or_, select, text
+from sqlalchemy import Engine, MetaData, Select, create_engine, insert, inspect, or_, select, text
 from sqlalchemy.pool import NullPool
 
 from airflow_mqtt.database import tables
+from schema import config, downgrade, upgrade
 
-PACKAGE = Path(tables.__file__).parent
 VERSION_TABLE = "alembic_version_mqtt"
 
 
@@ -24,23 +21,6 @@ def engine(database_url: str):
     made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=NullPool)
     yield made
     made.dispose()
-
-
-def config(connection: Connection | None = None) -> Config:
-    made = Config(str(PACKAGE / "alembic.ini"))
-    made.set_main_option("script_location", str(PACKAGE / "migrations"))
-    made.attributes["connection"] = connection
-    return made
-
-
-def upgrade(engine: Engine, to: str = "heads") -> None:
-    with engine.begin() as connection:
-        command.upgrade(config(connection), to)
-
-
-def downgrade(engine: Engine, to: str) -> None:
-    with engine.begin() as connection:
-        command.downgrade(config(connection), to)
 
 
 def default_differs(_, __, ___, found, ____, wanted) -> bool | None:

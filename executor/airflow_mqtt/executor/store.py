@@ -77,11 +77,11 @@ def take_reports(
     """
     mine = (_job.owner == owner, _job.team_name == team_name)
     if unsure:
-        which = _job.id.in_(unsure)
+        which = and_(*mine, _job.id.in_(unsure))
     else:
         heard_now = or_(not_(_CALLBACK_HAS_ENDED), _job.id.in_(told))
         which = _job.id.in_(_batch(session, select(_job.id).where(*mine, _job.report_pending, heard_now)))
-    taken = update(tables.job).where(*mine, which).values(report_pending=False).returning(*_REPORT_COLUMNS)
+    taken = update(tables.job).where(which).values(report_pending=False).returning(*_REPORT_COLUMNS)
     return session.execute(taken).all()
 
 

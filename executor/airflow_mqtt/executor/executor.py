@@ -134,7 +134,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         """End whatever runs or waits for `ti`, and forget it. Never raises (`BaseExecutor.revoke_task`)."""
         try:
             with compat.own_session() as session:
-                how = {"now": time.time(), "by": self._by, "reason": _REVOKED}
+                how: dict[str, Any] = {"now": time.time(), "by": self._by, "reason": _REVOKED}
                 for job in store.jobs_of_subject(session, ti.external_executor_id, str(ti.id)):
                     operations.cancel(session, job.team_name, job.id, **how)
         except Exception:
@@ -323,7 +323,7 @@ def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:
         return True
     if not _TASK_INSTANCE_ID.fullmatch(row.subject):
         raise ValueError(f"{row.subject!r} is no id of a task instance")
-    return dispatches.get(row.subject) == row.id
+    return bool(dispatches.get(row.subject) == row.id)
 
 
 def _job_of(row: Record, *, newest: bool) -> core.Job:

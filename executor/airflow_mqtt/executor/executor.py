@@ -61,7 +61,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         self._unconfirmed: set[str] = set()
         #: Jobs whose reports were being marked as heard when the database stopped answering: it may have committed.
         self._unsure: set[str] = set()
-        #: Callbacks whose end was told in the last pass and is not marked as heard yet.
+        #: Callbacks whose end was told and is not marked as heard yet.
         self._told: set[str] = set()
         self._next_housekeeping = 0.0
         #: Rows that could not be understood since the start.
@@ -199,7 +199,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         # Only what is committed as heard is passed on. Until then it is read again.
         self._unsure = set()
         self._unconfirmed.clear()
-        self._told = {row.id for row in ends}
+        self._told = self._told - {row.id for row in rows} | {row.id for row in ends}
         self._forget_jobs(rolled_back | {item.row.id for item in heard if item.decision is None})
         for item in heard:
             self._tell(item)

@@ -80,7 +80,10 @@ def take_reports(
         which = and_(*mine, _job.id.in_(unsure))
     else:
         heard_now = or_(not_(_CALLBACK_HAS_ENDED), _job.id.in_(told))
-        which = _job.id.in_(_batch(session, select(_job.id).where(*mine, _job.report_pending, heard_now)))
+        waiting = select(_job.id).where(*mine, _job.report_pending, heard_now)
+        if session.scalar(waiting.limit(1)) is None:
+            return ()  # an UPDATE takes SQLite's one lock for writers, also when it changes nothing
+        which = _job.id.in_(_batch(session, waiting))
     taken = update(tables.job).where(which).values(report_pending=False).returning(*_REPORT_COLUMNS)
     return session.execute(taken).all()
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from airflow_mqtt.database import tables
 from airflow_mqtt.database.transitions import move
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from integration.executor.world import TO_RUNNING
@@ -261,6 +262,16 @@ def test_a_pass_is_one_transaction_with_a_constant_number_of_statements(world):
     assert counts[0][0] == 1
 
 
+def test_a_pass_without_reports_writes_nothing(world):
+    """On SQLite it would wait for whoever writes."""
+    executor = world.executor()
+    executor.sync()
+    world.queue(executor)
+    with world.statements() as seen:
+        executor.sync()
+    assert [statement for statement in seen if not statement.startswith(("SELECT", "BEGIN"))] == []
+
+
 # --- callbacks --------------------------------------------------------------------------------------------
 
 
@@ -313,6 +324,25 @@ def test_the_end_of_a_callback_is_marked_as_heard_once_the_scheduler_has_written
     executor.sync()
     assert executor.get_event_buffer() == {}
     assert not world.job(job.id).report_pending
+
+
+@pytest.mark.parametrize("world", ["postgresql"], indirect=True)  # of SQLite there is one writer at a time
+def test_the_end_of_a_callback_that_cannot_be_marked_yet_is_not_told_again(world, callback):
+    executor = world.executor()
+    job = queue_callback(world, executor, callback)
+    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED)
+    executor.sync()
+    assert executor.get_event_buffer() == {callback.key: ("success", None)}
+    with world.session() as somebody:
+        somebody.execute(tables.job.update().where(tables.job.c.id == job.id).values(log_bytes=1))
+        executor.sync()
+        executor.sync()
+    assert world.job(job.id).report_pending
+    executor.sync()
+    assert not world.job(job.id).report_pending
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+    assert not executor._told
 
 
 def test_a_callback_goes_to_the_default_queue_otherwise(world, callback):

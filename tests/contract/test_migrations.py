@@ -1,39 +1,26 @@
-"""The migrations and `bridge.tables` say the same, on each database."""
+"""The migrations and `database.tables` say the same, on each database, and lose nothing on the way."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
-from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, inspect
+from sqlalchemy import Engine, MetaData, Select, create_engine, insert, inspect, or_, select, text
+from sqlalchemy.pool import NullPool
 
-import airflow_mqtt.executor
 from airflow_mqtt.database import tables
+from schema import config, downgrade, upgrade
 
-PACKAGE = Path(airflow_mqtt.executor.__file__).parent
 VERSION_TABLE = "alembic_version_mqtt"
 
 
 @pytest.fixture
 def engine(database_url: str):
-    made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
+    # Each connection is a new one, which has read nothing of the tables as they were before.
+    made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=NullPool)
     yield made
     made.dispose()
-
-
-def config(connection: Connection | None = None) -> Config:
-    made = Config(str(PACKAGE / "alembic.ini"))
-    made.set_main_option("script_location", str(PACKAGE / "migrations"))
-    made.attributes["connection"] = connection
-    return made
-
-
-def upgrade(engine: Engine) -> None:
-    with engine.begin() as connection:
-        command.upgrade(config(connection), "heads")
 
 
 def default_differs(_, __, ___, found, ____, wanted) -> bool | None:
@@ -58,6 +45,24 @@ def test_the_migrations_make_what_the_tables_say(engine):
     assert differences(engine) == []
 
 
+def indexes(engine: Engine) -> dict[str, str]:
+    """Index -> how the database says that it is made, with its condition, which Alembic does not compare."""
+    from_sqlite = "SELECT name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
+    from_postgresql = "SELECT indexname, indexdef FROM pg_indexes WHERE indexname LIKE 'ix_mqtt_%'"
+    statement = from_sqlite if engine.dialect.name == "sqlite" else from_postgresql
+    with engine.connect() as connection:
+        return {name: " ".join(sql.split()) for name, sql in connection.execute(text(statement))}
+
+
+def test_the_indexes_hold_the_rows_that_the_tables_say(engine):
+    upgrade(engine)
+    migrated = indexes(engine)
+    downgrade(engine, "base")
+    tables.metadata.create_all(engine)
+    assert migrated == indexes(engine)
+    assert set(migrated) == {index.name for table in tables.metadata.tables.values() for index in table.indexes}
+
+
 def test_a_second_upgrade_changes_nothing(engine):
     upgrade(engine)
     upgrade(engine)
@@ -74,8 +79,7 @@ def test_a_difference_would_be_seen(engine):
 
 def test_a_downgrade_leaves_nothing(engine):
     upgrade(engine)
-    with engine.begin() as connection:
-        command.downgrade(config(connection), "base")
+    downgrade(engine, "base")
     assert inspect(engine).get_table_names() == [VERSION_TABLE]
 
 
@@ -92,3 +96,124 @@ def test_there_is_one_head_and_the_manager_knows_it():
     db = pytest.importorskip("airflow_mqtt.executor.db", exc_type=ImportError)
     assert heads[0] in db.MqttDBManager.revision_heads_map.values()
     assert db.VERSION_TABLE == VERSION_TABLE
+
+
+# --- from one version to the next -----------------------------------------------------------------------------
+
+OLD_JOB = {
+    "kind": "airflow", "workload_type": "ExecuteTask", "workload": "{}", "token": "t", "token_at": 1.0, "queue": "a",
+    "priority": 1, "slots": 1, "attempt": 1, "owner": "7", "queued_at": 2.0,
+}  # fmt: skip
+OLD_WORKER = {"name": "edge-1", "state": "idle", "seen_at": 3.0, "desired": '{"maintenance":true}', "revision": 4}
+
+
+def found(engine: Engine) -> MetaData:
+    """The tables as they are in the database."""
+    made = MetaData()
+    made.reflect(engine, only=["mqtt_job", "mqtt_worker"])
+    return made
+
+
+def rows(engine: Engine, table: str) -> dict[str, dict[str, object]]:
+    """First column -> row, of a table as it is in the database."""
+    columns = found(engine).tables[table]
+    key = "id" if table == "mqtt_job" else "name"
+    with engine.connect() as connection:
+        return {row[key]: dict(row) for row in connection.execute(select(columns)).mappings()}
+
+
+def old_rows(engine: Engine) -> None:
+    """Write what an executor and a bridge of 0.1.0 have written."""
+    made = found(engine).tables
+    with engine.begin() as connection:
+        for number, (state, ended) in enumerate([("queued", None), ("running", None), ("failed", 9.0)]):
+            row = OLD_JOB | {"id": f"{state}", "state": state, "subject": f"ti-{number}", "finished_at": ended}
+            connection.execute(insert(made["mqtt_job"]).values(**row, report_pending=ended is not None))
+        connection.execute(insert(made["mqtt_worker"]).values(**OLD_WORKER))
+
+
+def test_what_0_1_0_wrote_survives_both_ways(engine):
+    upgrade(engine, "0001")
+    old_rows(engine)
+    before = [rows(engine, "mqtt_job"), rows(engine, "mqtt_worker")]
+    upgrade(engine)
+    jobs, workers = rows(engine, "mqtt_job"), rows(engine, "mqtt_worker")
+    for job in jobs.values():
+        fresh = (job["news"], job["cancel_reason"], job["cancel_by"], job["api_version"])
+        assert fresh == (False, None, "", "")
+    assert (workers["edge-1"]["news"], workers["edge-1"]["removal"]) == (False, False)
+    downgrade(engine, "0001")
+    assert [rows(engine, "mqtt_job"), rows(engine, "mqtt_worker")] == before
+
+
+def test_an_executor_of_0_1_0_beside_the_new_tables_is_heard(engine):
+    """It does not know the column, so that its rows are news."""
+    upgrade(engine)
+    old_rows(engine)
+    assert {job["news"] for job in rows(engine, "mqtt_job").values()} == {True}
+    assert not rows(engine, "mqtt_worker")["edge-1"]["news"]
+
+
+@pytest.mark.parametrize(("state", "after"), [("running", "cancelling"), ("queued", "queued"), ("failed", "failed")])
+def test_a_wish_goes_back_as_an_executor_of_0_1_0_writes_it(engine, state, after):
+    upgrade(engine)
+    old_rows(engine)
+    with engine.begin() as connection:
+        connection.execute(tables.job.update().where(tables.job.c.id == state).values(cancel_reason="operator: x"))
+    downgrade(engine, "0001")
+    job = rows(engine, "mqtt_job")[state]
+    assert (job["state"], job["reason"]) == (after, "operator: x" if after == "cancelling" else "")
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_an_upgrade_writes_no_row_anew(engine):
+    """On PostgreSQL, where a site may have a million of them."""
+    where = text("SELECT id, ctid::text, xmin::text FROM mqtt_job ORDER BY id")
+    upgrade(engine, "0001")
+    old_rows(engine)
+    with engine.connect() as connection:
+        before = connection.execute(where).all()
+    upgrade(engine)
+    with engine.connect() as connection:
+        assert connection.execute(where).all() == before
+
+
+# --- the index of what is new ---------------------------------------------------------------------------------
+
+
+def plan(engine: Engine, statement: Select[Any]) -> str:
+    """How the database finds what `statement` asks for."""
+    sql = str(statement.compile(engine, compile_kwargs={"literal_binds": True}))
+    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+    with engine.connect() as connection:
+        return "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {sql}"))
+
+
+def many_rows(engine: Engine) -> None:
+    """Some thousand jobs and workers, of which few are new."""
+    ended = {"state": "succeeded", "finished_at": 9.0, "news": True}
+    lives = {"state": "running", "finished_at": None, "news": False}
+    jobs = [
+        OLD_JOB | {"id": f"{number:04}", "subject": "x"} | (lives if number % 10 == 0 else ended)
+        for number in range(4000)
+    ]
+    workers = [OLD_WORKER | {"name": f"edge-{number}", "news": number < 3} for number in range(2000)]
+    with engine.begin() as connection:
+        connection.execute(insert(tables.job), jobs)
+        connection.execute(insert(tables.worker), workers)
+        few = tables.job.c.id.in_(["0000", "0010", "0020"])
+        connection.execute(tables.job.update().where(few).values(news=True))
+        if engine.dialect.name == "postgresql":  # autovacuum does that; nobody does it in a file of SQLite
+            connection.exec_driver_sql("ANALYZE")
+
+
+def test_what_is_new_is_found_by_its_index(engine):
+    upgrade(engine)
+    many_rows(engine)
+    job, worker = tables.job.c, tables.worker.c
+    new_jobs = select(job.id).where(job.team_name == "", job.news, or_(job.finished_at.is_(None), job.report_pending))
+    new_workers = select(worker.name).where(worker.team_name == "", worker.news)
+    for statement, index in ((new_jobs, "ix_mqtt_job_news"), (new_workers, "ix_mqtt_worker_news")):
+        assert index in plan(engine, statement)
+        with engine.connect() as connection:
+            assert len(connection.execute(statement).all()) == 3

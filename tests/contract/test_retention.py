@@ -4,12 +4,10 @@
 """
 
 import asyncio
-import re
 from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.bridge.store import SqlTx
@@ -18,7 +16,8 @@ from airflow_mqtt.database import tables, transitions
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.protocol.jobs import JobEvent
-from retention.months import DAY, START, TABLES, Site
+from plans import Plans
+from retention.months import DAY, START, Site
 
 KEEP = 3 * DAY
 NOW = START + 100 * DAY
@@ -203,61 +202,6 @@ def test_days_go_by_and_the_tables_stay_as_they_are(site: Site) -> None:
 # --- plans --------------------------------------------------------------------------------------------------
 
 
-class Plans:
-    """Explains every statement that goes over an engine."""
-
-    def __init__(self, engine: sa.Engine) -> None:
-        self.engine = engine
-        self.statements: list[str] = []
-        event.listen(engine, "before_execute", self._note)
-
-    def _note(self, _connection, clause, *_):
-        if not isinstance(clause, sa.TextClause | sa.Insert):
-            self.statements.append(
-                str(clause.compile(dialect=self.engine.dialect, compile_kwargs={"literal_binds": True}))
-            )
-
-    def whole_reads(self, site: Site) -> list[str]:
-        """The statements that read half of a table of ours or more, each with its plan."""
-        found = []
-        rows = site.rows()
-        with site.engine.connect() as connection:
-            for statement in dict.fromkeys(self.statements):
-                escaped = statement.replace("%", "%%")
-                if site.dialect == "postgresql":
-                    plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {escaped}").scalar_one()
-                    whole = any(read >= rows[table] / 2 for table, read in _reads(plan[0]["Plan"]))
-                    connection.rollback()  # ANALYZE does it
-                else:
-                    plan = [str(row[-1]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {escaped}")]
-                    whole = any(_is_whole(line) for line in plan)
-                if whole:
-                    found.append(f"{statement}\n{plan}")
-        return found
-
-
-def _reads(node: dict) -> Iterator[tuple[str, float]]:
-    """Each table that a plan of PostgreSQL's reads, and how many of its rows: those that it throws away count too."""
-    table = node.get("Relation Name", "")
-    if table in TABLES and node["Node Type"].endswith("Scan"):
-        thrown = sum(value for name, value in node.items() if name.startswith("Rows Removed by"))
-        yield table, (node["Actual Rows"] + thrown) * node["Actual Loops"]
-    for child in node.get("Plans", ()):
-        yield from _reads(child)
-
-
-#: Indexes that hold a part of the rows alone.
-PARTIAL = {index.name for index in tables.job.indexes if index.dialect_options["sqlite"]["where"] is not None}
-
-
-def _is_whole(line: str) -> bool:
-    """Whether a line of SQLite's plan reads a whole table. An index helps nothing if the team alone is sought in it."""
-    found = re.search(r"(SCAN|SEARCH) mqtt_job\w*(?: USING (?:COVERING )?INDEX (\w+)(?: \((.*)\))?)?$", line)
-    if found is None or found[2] in PARTIAL:
-        return False
-    return found[1] == "SCAN" or found[3] == "team_name=?"
-
-
 @pytest.fixture
 def busy(site: Site) -> Site:
     """Much history, and a little that lives."""
@@ -287,7 +231,7 @@ def test_the_bridge_reads_no_whole_table(busy: Site, monkeypatch) -> None:
 
     plans = asyncio.run(everything())
     assert len(plans.statements) > 15
-    assert plans.whole_reads(busy) == []
+    assert plans.whole_reads() == []
 
 
 async def use(tx: SqlTx) -> None:
@@ -309,36 +253,6 @@ async def use(tx: SqlTx) -> None:
     await tx.queue_figures()
 
 
-def test_the_scheduler_reads_no_whole_table(busy: Site) -> None:
-    store = pytest.importorskip("airflow_mqtt.executor.store", exc_type=ImportError)
-    plans = Plans(busy.engine)
-    with Session(busy.engine) as session:
-        store.relatives(session, "live-0", "live-0")
-        store.existing(session, ["live-0"])
-        rows = store.pending(session, "1", "", ())
-        store.pending(session, "1", "", ["live-0"])
-        store.clear_pending(session, "1", rows)
-        store.by_id(session, ["live-0"], "")
-        store.adopt(session, ["live-0"], "2")
-        store.ownerless_callbacks(session, ["1", "2"], "")
-        store.aging_tokens(session, "1", "", living=["1", "2"], waiting_before=NOW, started_before=NOW)
-        session.rollback()
-    assert plans.whole_reads(busy) == []
-
-
-def test_readers_and_triggerers_read_no_whole_table(busy: Site) -> None:
-    task_log = pytest.importorskip("airflow_mqtt.executor.task_log", exc_type=ImportError)
-    plans = Plans(busy.engine)
-    with Session(busy.engine) as session:
-        job = session.execute(sa.select(tables.job).where(tables.job.c.log_path != "").limit(1)).one()
-        plans.statements.clear()
-        assert task_log.first_job(session, job, job.log_path) == job.id
-        assert task_log._parts(session, job, tables.job.c.try_number == job.try_number)
-        session.rollback()
-    assert len(plans.statements) == 3
-    assert plans.whole_reads(busy) == []
-
-
 def test_the_look_at_the_plans_finds_what_it_must(busy: Site) -> None:
     job = tables.job.c
     plans = Plans(busy.engine)
@@ -347,4 +261,4 @@ def test_the_look_at_the_plans_finds_what_it_must(busy: Site) -> None:
         session.execute(sa.select(job.id).where(job.team_name == "", job.workload_type == "x")).all()
         session.execute(sa.select(sa.func.count()).select_from(tables.job_log)).all()
         session.rollback()
-    assert len(plans.whole_reads(busy)) == 3
+    assert len(plans.whole_reads()) == 3

@@ -1,9 +1,11 @@
 """`MqttExecutor`: the shell between Airflow's scheduler and our tables. What it reports is decided in `core`."""
 
+import re
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, ClassVar, Final, NamedTuple
 
 from airflow.configuration import conf
@@ -12,6 +14,7 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session, object_session
 
+from airflow_mqtt.database import operations
 from airflow_mqtt.executor import compat, core, store, task_log
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.store import Record
@@ -23,6 +26,9 @@ HOUSEKEEPING_INTERVAL: Final = 30.0
 
 _REVOKED: Final = "revoked by the scheduler"
 _SUPERSEDED: Final = "superseded by a newer dispatch"
+
+#: As `str(uuid.UUID)` writes it.
+_TASK_INSTANCE_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class _Heard(NamedTuple):
@@ -55,11 +61,17 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         self._unconfirmed: set[str] = set()
         #: Jobs whose reports were being marked as heard when the database stopped answering: it may have committed.
         self._unsure: set[str] = set()
-        #: Callbacks whose end was told in the last pass and is not marked as heard yet.
+        #: Callbacks whose end was told and is not marked as heard yet.
         self._told: set[str] = set()
         self._next_housekeeping = 0.0
         #: Rows that could not be understood since the start.
         self.set_aside = 0
+
+    @cached_property
+    def log(self) -> Any:
+        """Assembled once: structlog would do so at each call, which takes a fifth of a pass with many reports."""
+        log = super().log
+        return log.bind() if hasattr(log, "bind") else log
 
     @property
     def _owner(self) -> str:
@@ -94,12 +106,12 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _begin(self, workload: Any, session: Session, now: float) -> tuple[str, Any]:
         """Return job id and key of `workload`, and see to it that no older dispatch of it can start."""
         if workload.type == core.Subject.CALLBACK:
-            self._supersede(store.relatives(session, None, str(workload.callback.id)), session, now)
+            self._supersede(store.jobs_of_subject(session, None, str(workload.callback.id)), session, now)
             return uuid.uuid4().hex, workload.callback.key
         assigned = workload.ti.external_executor_id if compat.PRE_ASSIGNS else None
         subject = str(workload.ti.id)
-        earlier = store.relatives(session, assigned, subject)
-        self._supersede([job for job in earlier if job.id != assigned], session, now)
+        earlier = store.jobs_of_subject(session, assigned, subject)
+        self._supersede(earlier, session, now)
         if not assigned or assigned in {job.id for job in earlier}:
             # Airflow 3.1, or a scheduler with other executors, which left the id of an earlier dispatch there.
             assigned = str(uuid.uuid4())
@@ -107,9 +119,12 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         return assigned, workload.ti.key
 
     def _supersede(self, jobs: Sequence[Record], session: Session, now: float) -> None:
+        """End those of `jobs` that have not started. What has passed the start gate runs on, and is not heard of."""
         for job in jobs:
-            if job.state in store.NOT_STARTED:
-                store.cancel(session, job, now=now, by=self._by, reason=_SUPERSEDED)
+            if job.state in operations.UNSTARTED:
+                operations.cancel(
+                    session, job.team_name, job.id, now=now, by=self._by, reason=_SUPERSEDED, unstarted_only=True
+                )
 
     def _callback_queue(self) -> str:
         named = self.conf.get("mqtt", "callback_queue", fallback=None)
@@ -119,9 +134,9 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         """End whatever runs or waits for `ti`, and forget it. Never raises (`BaseExecutor.revoke_task`)."""
         try:
             with compat.own_session() as session:
-                for job in store.relatives(session, ti.external_executor_id, str(ti.id)):
-                    store.cancel(session, job, now=time.time(), by=self._by, reason=_REVOKED)
-                store.notify(session, self._team)
+                how: dict[str, Any] = {"now": time.time(), "by": self._by, "reason": _REVOKED}
+                for job in store.jobs_of_subject(session, ti.external_executor_id, str(ti.id)):
+                    operations.cancel(session, job.team_name, job.id, **how)
         except Exception:
             self.log.exception("Could not revoke %s; the database was asked to and did not answer", ti)
         self._forget(ti.key)
@@ -169,50 +184,47 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
     def sync(self) -> None:
         """Hear what the bridge has to say. Never raises: a scheduler must outlive what is in our tables."""
-        for step in (self._forget_rolled_back, self._hear, self._keep_house):
+        for step in (self._hear, self._keep_house):
             try:
                 step()
             except Exception:
                 self.log.exception("%s failed; the next heartbeat tries it again", step.__name__)
 
-    def _forget_rolled_back(self) -> None:
-        """Free the slots of jobs whose transaction the scheduler rolled back."""
-        if not self._unconfirmed:
-            return
-        with compat.own_session() as session:
-            phantoms = self._unconfirmed - store.existing(session, self._unconfirmed)
-        self._unconfirmed.clear()
-        for key in [key for key, job_id in self._jobs.items() if job_id in phantoms]:
-            self._forget(key)
-
     def _hear(self) -> None:
         with compat.own_session() as session:
-            rows = store.pending(session, self._owner, self._team, self._unsure)
-            heard = self._understand([row for row in rows if row.id not in self._told], session) if rows else []
-            ends = {item.row.id for item in heard if self._is_end_of_callback(item)}
-            self._unsure = {row.id for row in rows} - ends
-            cleared = store.clear_pending(session, self._owner, [row for row in rows if row.id not in ends])
-        self._unsure = set()
-        self._told = ends
+            rolled_back = self._rolled_back(session)
+            rows, ends = self._reports(session)
+            heard = self._understand([row for row in rows if row.id not in self._told] + ends, session)
+            self._unsure = {row.id for row in rows}
         # Only what is committed as heard is passed on. Until then it is read again.
+        self._unsure = set()
+        self._unconfirmed.clear()
+        self._told = self._told - {row.id for row in rows} | {row.id for row in ends}
+        self._forget_jobs(rolled_back | {item.row.id for item in heard if item.decision is None})
         for item in heard:
-            if item.row.id in cleared | ends:
-                self._tell(item)
+            self._tell(item)
 
-    @staticmethod
-    def _is_end_of_callback(heard: _Heard) -> bool:
-        """Whether it is told before it is marked as heard, which the next pass does.
+    def _reports(self, session: Session) -> tuple[list[Record], list[Record]]:
+        """Return the jobs to hear of, which are marked as heard, and the callbacks that have ended, which are not.
 
-        In between the scheduler has written it down. If it dies before, another one hears of it: a task instance
-        would be adopted, and a callback is not.
+        The end of a callback is told before it is marked as heard, which the next pass does. In between the scheduler
+        has written it down. If it dies before, another one hears of it: a task instance would be adopted, and a
+        callback is not.
         """
-        ended = heard.decision is not None and heard.decision.ended
-        return ended and heard.row.workload_type == core.Subject.CALLBACK
+        mine = (session, self._owner, self._team)
+        rows = list(store.take_reports(*mine, unsure=self._unsure, told=self._told))
+        ends = store.ended_callbacks(*mine, self._told) if self.supports_callbacks else []
+        return rows, list(ends)
+
+    def _rolled_back(self, session: Session) -> set[str]:
+        """Return the jobs whose transaction the scheduler rolled back: they hold slots."""
+        return self._unconfirmed - store.existing(session, self._unconfirmed) if self._unconfirmed else set()
 
     def _understand(self, rows: Sequence[Record], session: Session) -> list[_Heard]:
-        tasks = [row.subject for row in rows if row.workload_type == core.Subject.TASK and _is_uuid(row.subject)]
-        dispatches = compat.dispatches_of(session, tasks) if tasks else {}
-        gone = [row for row in rows if row.workload_type == core.Subject.TASK and row.subject not in dispatches]
+        tasks = [row for row in rows if row.workload_type == core.Subject.TASK]
+        subjects = [row.subject for row in tasks if _TASK_INSTANCE_ID.fullmatch(row.subject)]
+        dispatches = compat.dispatches_of(session, subjects) if subjects else {}
+        gone = [row for row in tasks if row.subject not in dispatches]
         keys = {(row.dag_id, row.run_id, row.task_id, row.map_index) for row in gone}
         cleared = compat.cleared_dispatches(session, keys) if keys else set()
         dispatches |= {row.subject: row.id for row in gone if row.id in cleared}
@@ -232,7 +244,6 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _tell(self, heard: _Heard) -> None:
         decision = heard.decision
         if decision is None:
-            self._forget_job(heard.row.id)
             return
         match decision.report:
             case core.Report.RUNNING:
@@ -265,10 +276,13 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         limits = {"waiting_before": now - waiting_life / 2, "started_before": now - started_life / 2}
         with compat.own_session() as session:
             living = self._living_schedulers(session)
-            for row in store.aging_tokens(session, self._owner, self._team, living=living, **limits):
-                waiting = row.state in store.NOT_STARTED
+            aging = store.aging_tokens(session, self._owner, self._team, living=living, **limits)
+            for row in aging:
+                waiting = row.state in operations.UNSTARTED
                 token = compat.mint(self.jwt_generator, row.subject, waiting=waiting)
                 store.renew_token(session, row, token, now)
+            if aging:
+                operations.notify(session, self._team)
 
     def _take_over_callbacks(self) -> None:
         """Adopt callbacks of schedulers that died: Airflow itself adopts only task instances."""
@@ -294,24 +308,22 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         self._jobs.pop(key, None)
         self.running.discard(key)
 
-    def _forget_job(self, job_id: str) -> None:
-        for key in [key for key, known in self._jobs.items() if known == job_id]:
-            self._forget(key)
-
-
-def _is_uuid(text: str) -> bool:
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
+    def _forget_jobs(self, job_ids: Collection[str]) -> None:
+        if job_ids:
+            for key in [key for key, known in self._jobs.items() if known in job_ids]:
+                self._forget(key)
 
 
 def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:
-    """Whether Airflow knows the subject of `row` by this dispatch. A callback is dispatched once."""
+    """Whether Airflow knows the subject of `row` by this dispatch. A callback is dispatched once.
+
+    Raises `ValueError` for a subject that is no task instance's id.
+    """
     if row.workload_type == core.Subject.CALLBACK:
         return True
-    return bool(dispatches.get(str(uuid.UUID(row.subject))) == row.id)
+    if not _TASK_INSTANCE_ID.fullmatch(row.subject):
+        raise ValueError(f"{row.subject!r} is no id of a task instance")
+    return bool(dispatches.get(row.subject) == row.id)
 
 
 def _job_of(row: Record, *, newest: bool) -> core.Job:

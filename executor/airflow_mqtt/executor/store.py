@@ -3,13 +3,14 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import CursorResult, Update, and_, func, or_, select, union, update
+from sqlalchemy import Select, and_, not_, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
-from airflow_mqtt.database.transitions import creation, move
+from airflow_mqtt.database.operations import UNSTARTED, changed, notify
+from airflow_mqtt.database.transitions import creation
 from airflow_mqtt.executor.core import Subject
-from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 #: A row of a select, with an attribute for each of its columns. SQLAlchemy 2.0 and 2.1 type rows differently.
 Record = Any
@@ -19,14 +20,10 @@ _job = tables.job.c
 #: Rows of one pass, so that a burst does not hold up the scheduler's loop. What is left comes with the next.
 BATCH: Final = 1000
 
-#: States in which a job has not passed the start gate.
-NOT_STARTED: Final = (JobState.QUEUED, JobState.DISPATCHED, JobState.ACCEPTED)
-
 #: States in which its requests may pass the gateway.
 STARTED: Final = (JobState.RUNNING, JobState.CANCELLING)
 
-#: A cancel loses the race against the bridge at most this often: no job has more states ahead of it.
-_TRIES: Final = 4
+_CALLBACK_HAS_ENDED: Final = and_(_job.workload_type == Subject.CALLBACK.value, _job.finished_at.is_not(None))
 
 _REPORT_COLUMNS: Final = (
     _job.id,
@@ -43,13 +40,6 @@ _REPORT_COLUMNS: Final = (
 )
 
 
-def changed(session: Session, statement: Update) -> int:
-    """Execute `statement` and return how many rows it changed."""
-    result = session.execute(statement)
-    assert isinstance(result, CursorResult)
-    return result.rowcount
-
-
 def create(session: Session, row: dict[str, Any], *, now: float, by: str) -> None:
     """Add a job and its first event, and tell the bridge on commit."""
     for statement in creation(row, now=now, by=by):
@@ -57,17 +47,17 @@ def create(session: Session, row: dict[str, Any], *, now: float, by: str) -> Non
     notify(session, row["team_name"])
 
 
-def notify(session: Session, team_name: str) -> None:
-    """Wake the bridge when this session commits. Elsewhere than on PostgreSQL it looks for itself."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_notify(tables.NOTIFY_CHANNEL, team_name)))
+def jobs_of_subject(session: Session, job_id: str | None, subject: str) -> Sequence[Record]:
+    """Return (id, state, team_name) of the jobs of `subject` that live, and of the one called `job_id` in any case.
 
-
-def relatives(session: Session, job_id: str | None, subject: str) -> Sequence[Record]:
-    """Return (id, state, attempt) of the jobs of `subject`, and of the one called `job_id`."""
-    same = _job.subject == subject
-    statement = select(_job.id, _job.state, _job.attempt)
-    return session.execute(statement.where(or_(same, _job.id == job_id) if job_id else same)).all()
+    A task instance may have thousands that have ended: a sensor that is rescheduled makes one with each look.
+    """
+    columns = (_job.id, _job.state, _job.team_name)
+    living = select(*columns).where(_job.subject == subject, _job.finished_at.is_(None))
+    if job_id is None:
+        return session.execute(living).all()
+    # Not one condition with OR: each half has an index of its own.
+    return session.execute(union(living, select(*columns).where(_job.id == job_id))).all()
 
 
 def existing(session: Session, job_ids: Collection[str]) -> set[str]:
@@ -75,30 +65,42 @@ def existing(session: Session, job_ids: Collection[str]) -> set[str]:
     return set(session.scalars(select(_job.id).where(_job.id.in_(job_ids))))
 
 
-def pending(session: Session, owner: str, team_name: str, unsure: Collection[str]) -> Sequence[Record]:
-    """Return the jobs of which this scheduler has to hear something.
+def take_reports(
+    session: Session, owner: str, team_name: str, *, unsure: Collection[str], told: Collection[str]
+) -> Sequence[Record]:
+    """Return the jobs of which this scheduler has to hear something, and mark them as heard.
 
-    `unsure` are those of a pass whose commit was not answered: they come first and alone, marked as heard or not,
-    since nothing was said of them. Another scheduler that has adopted one in the meantime hears of it instead.
+    A row that the bridge is writing at this moment is left for the next pass, so that neither waits for the other.
+    Ends of callbacks are left too, but those that were `told`: see `ended_callbacks`. `unsure` are those of a pass
+    whose commit was not answered: they come first and alone, marked as heard or not, since nothing was said of them.
+    Another scheduler that has adopted one in the meantime hears of it instead.
     """
-    which = _job.id.in_(unsure) if unsure else _job.report_pending
-    statement = select(*_REPORT_COLUMNS).where(_job.owner == owner, _job.team_name == team_name, which)
-    return session.execute(statement.limit(BATCH)).all()
+    mine = (_job.owner == owner, _job.team_name == team_name)
+    if unsure:
+        which = and_(*mine, _job.id.in_(unsure))
+    else:
+        heard_now = or_(not_(_CALLBACK_HAS_ENDED), _job.id.in_(told))
+        waiting = select(_job.id).where(*mine, _job.report_pending, heard_now)
+        if session.scalar(waiting.limit(1)) is None:
+            return ()  # an UPDATE takes SQLite's one lock for writers, also when it changes nothing
+        which = _job.id.in_(_batch(session, waiting))
+    taken = update(tables.job).where(which).values(report_pending=False).returning(*_REPORT_COLUMNS)
+    return session.execute(taken).all()
 
 
-def clear_pending(session: Session, owner: str, rows: Sequence[Record]) -> set[str]:
-    """Mark `rows` as heard and return the ids of those that `owner` may speak of.
+def _batch(session: Session, jobs: Select[Any]) -> Select[Any]:
+    limited = jobs.limit(BATCH).with_for_update(skip_locked=True)
+    # PostgreSQL runs a CTE once, where it may run a subquery for each row. Python's sqlite3 begins no transaction for a
+    # statement that opens with WITH, and so would commit it at once.
+    named = limited.cte() if session.get_bind().dialect.name == "postgresql" else limited.subquery()
+    return select(named.c.id)
 
-    The others have moved on since they were read, and are read again, or another scheduler has adopted them.
-    """
-    by_state: dict[str, list[str]] = {}
-    for row in rows:
-        by_state.setdefault(row.state, []).append(row.id)
-    cleared: set[str] = set()
-    for state, ids in by_state.items():
-        seen = update(tables.job).where(_job.id.in_(ids), _job.state == state, _job.owner == owner)
-        cleared |= set(session.scalars(seen.values(report_pending=False).returning(_job.id)))
-    return cleared
+
+def ended_callbacks(session: Session, owner: str, team_name: str, told: Collection[str]) -> Sequence[Record]:
+    """Return the callbacks of this scheduler whose end has to be heard and was not `told`. They stay to be heard."""
+    mine = (_job.owner == owner, _job.team_name == team_name)
+    waiting = select(*_REPORT_COLUMNS).where(*mine, _job.report_pending, _CALLBACK_HAS_ENDED, _job.id.not_in(told))
+    return session.execute(waiting.limit(BATCH)).all()
 
 
 def by_id(session: Session, job_ids: Collection[str], team_name: str) -> dict[str, Record]:
@@ -136,24 +138,6 @@ def take_over(session: Session, job_id: str, before: str, owner: str) -> bool:
     return changed(session, statement.values(**values)) == 1
 
 
-def cancel(session: Session, job: Record, *, now: float, by: str, reason: str) -> JobState | None:
-    """End one job (a row with id, state, attempt), and return the state it is in then; None when it had ended."""
-    for _ in range(_TRIES):
-        state = JobState(job.state)
-        if next_state(state, JobEvent.CANCEL) is None:
-            return None if state in TERMINAL else state
-        step = move(job.id, state, job.attempt, JobEvent.CANCEL, now=now, by=by, reason=reason)
-        if changed(session, step.statement):
-            session.execute(step.record)
-            return step.after
-        statement = select(_job.id, _job.state, _job.attempt).where(_job.id == job.id)
-        again = session.execute(statement).one_or_none()
-        if again is None:
-            return None
-        job = again
-    raise RuntimeError(f"job {job.id} moved {_TRIES} times while it was being cancelled")
-
-
 def aging_tokens(
     session: Session,
     owner: str,
@@ -171,7 +155,7 @@ def aging_tokens(
     """
     others = set(living) - {owner}
     old = or_(
-        and_(_job.state.in_([state.value for state in NOT_STARTED]), _job.token_at < waiting_before),
+        and_(_job.state.in_([state.value for state in UNSTARTED]), _job.token_at < waiting_before),
         and_(_job.state.in_([state.value for state in STARTED]), _job.token_at < started_before),
     )
     statement = (
@@ -185,6 +169,9 @@ def aging_tokens(
 
 
 def renew_token(session: Session, row: Record, token: str, now: float) -> bool:
-    """Replace the token of `row`; False when the bridge or another scheduler was first, or the job moved."""
+    """Replace the token of `row`; False when the bridge or another scheduler was first, or the job moved.
+
+    It is news: the leading bridge goes on with the token that it has in memory until it has read this one.
+    """
     statement = update(tables.job).where(_job.id == row.id, _job.state == row.state, _job.token_at == row.token_at)
-    return changed(session, statement.values(token=token, token_at=now)) == 1
+    return changed(session, statement.values(token=token, token_at=now, news=True)) == 1

@@ -9,11 +9,11 @@ import codecs
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, insert, or_, select
+from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.config.bridge import SETTINGS
@@ -27,6 +27,10 @@ _log = tables.job_log.c
 
 #: Chunks of one read: with the 16 KiB of a chunk, about a megabyte at a time in memory.
 _PAGE: Final = 64
+
+#: Bytes, and parts, of the small logs that are read at once: a try of many short dispatches is as one log.
+_PAGE_BYTES: Final = 1024 * 1024
+_PAGE_PARTS: Final = 1000
 
 #: Characters of a line that are kept in memory while its end has not come. What is longer is shown as several lines.
 _LINE: Final = 1024 * 1024
@@ -50,6 +54,7 @@ class Part(NamedTuple):
     attempt: int
     label: str
     complete: bool
+    size: int  # bytes that have arrived, what came twice included
 
 
 def assemble(chunks: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
@@ -102,7 +107,7 @@ def of_running(ti: Any, try_number: int) -> tuple[list[str], list[str]]:
     labels = [part.label for part in parts]
     if isinstance(compat.remote_task_log(), MqttLogIO):
         return labels, []
-    return labels, ["\n".join(_lines(part)) for part in parts]
+    return labels, ["\n".join(lines) for lines in _streams(parts)]
 
 
 class MqttLogIO:
@@ -119,7 +124,7 @@ class MqttLogIO:
         """Return (where the log is from, its texts). Asked by Airflow 3.1."""
         parts = self._find(relative_path, ti)
         if parts:
-            return [part.label for part in parts], ["\n".join(_lines(part)) for part in parts]
+            return [part.label for part in parts], ["\n".join(lines) for lines in _streams(parts)]
         if self._other is None:
             return [], None
         answer: tuple[list[str], list[str] | None] = self._other.read(relative_path, ti)
@@ -129,7 +134,7 @@ class MqttLogIO:
         """Return (where the log is from, its lines as generators). Asked by Airflow 3.2 and later."""
         parts = self._find(relative_path, ti)
         if parts:
-            return [part.label for part in parts], [_lines(part) for part in parts]
+            return [part.label for part in parts], _streams(parts)
         if hasattr(self._other, "stream"):
             answer: tuple[list[str], list[Any]] = self._other.stream(relative_path, ti)
             return answer
@@ -154,8 +159,16 @@ class MqttLogIO:
 def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Part]:
     """Return the logs of the jobs of `ti` that are of the `same_try`, in the order of their dispatch."""
     columns = (_job.id, _job.state, _job.worker, _job.attempt, _job.queue)
-    jobs = session.execute(select(*columns).where(_of(ti), same_try).order_by(_job.queued_at)).all()
-    return [part for job in jobs for part in _parts_of(session, job)]
+    size = func.sum(func.length(_log.data))
+    with_logs = tables.job.outerjoin(tables.job_log, _log.job_id == _job.id)
+    statement = (
+        select(*columns, _log.attempt.label("logged"), size.label("size"))
+        .select_from(with_logs)
+        .where(_of(ti), same_try)
+        .group_by(_job.id, _log.attempt)
+        .order_by(_job.queued_at, _job.id, _log.attempt)
+    )
+    return [_part(row) for row in session.execute(statement)]
 
 
 def _of(ti: Any) -> ColumnElement[bool]:
@@ -168,15 +181,12 @@ def _of(ti: Any) -> ColumnElement[bool]:
     )
 
 
-def _parts_of(session: Session, job: Any) -> list[Part]:
-    attempts = session.scalars(select(_log.attempt).where(_log.job_id == job.id).distinct()).all()
-    if not attempts:
-        return [Part(job.id, job.attempt, _label(job, None), complete=False)]
-    ended = JobState(job.state) in TERMINAL
-    return [
-        Part(job.id, attempt, _label(job, attempt), complete=ended or attempt < job.attempt)
-        for attempt in sorted(attempts)
-    ]
+def _part(row: Any) -> Part:
+    """Return what is to be read of one attempt of a job, or of its triggerer: `logged` is None where nothing is."""
+    if row.logged is None:
+        return Part(row.id, row.attempt, _label(row, None), complete=False, size=0)
+    complete = JobState(row.state) in TERMINAL or row.logged < row.attempt
+    return Part(row.id, row.logged, _label(row, row.logged), complete, int(row.size))
 
 
 def _label(job: Any, attempt: int | None) -> str:
@@ -187,9 +197,53 @@ def _label(job: Any, attempt: int | None) -> str:
     return f"airflow-mqtt: job {job.id}, attempt {attempt}, on worker {job.worker}"
 
 
-def _lines(part: Part) -> Iterator[str]:
+def _streams(parts: Sequence[Part]) -> list[Iterator[str]]:
+    """Return the lines of `parts`: a stream of the jobs, one of the triggerers, or one that is empty.
+
+    Jobs of a try follow each other, and so do their lines. A triggerer writes beside them: Airflow sorts what it says
+    in between.
+    """
+    logged = [part for part in parts if part.size]
+    jobs, triggerers = ([part for part in logged if (part.attempt > 0) is of_job] for of_job in (True, False))
+    return [_lines(one) for one in (jobs, triggerers) if one] or [_lines([])]
+
+
+def _lines(parts: Sequence[Part]) -> Iterator[str]:
     # A generator on purpose: Airflow takes nothing else for a stream.
-    yield from lines_of(assemble(_chunks(part)), complete=part.complete)
+    for page in _pages(parts):
+        chunks = _chunks_of(page) if len(page) > 1 else {page[0]: _chunks(page[0])}
+        for part in page:
+            yield from lines_of(assemble(chunks.get(part, ())), complete=part.complete)
+
+
+def _pages(parts: Iterable[Part]) -> Iterator[list[Part]]:
+    """Return runs of `parts` that are read at once. One that is larger than a page is alone."""
+    page: list[Part] = []
+    size = 0
+    for part in parts:
+        if page and (size + part.size > _PAGE_BYTES or len(page) == _PAGE_PARTS):
+            yield page
+            page, size = [], 0
+        page.append(part)
+        size += part.size
+    if page:
+        yield page
+
+
+def _chunks_of(parts: Sequence[Part]) -> dict[Part, list[tuple[int, bytes]]]:
+    """Read all chunks of several small logs in one query."""
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+
+    known = {(part.job_id, part.attempt): part for part in parts}
+    columns = (_log.job_id, _log.attempt, _log.offset, _log.data)
+    # The ids alone as well: for pairs, SQLite reads the whole table.
+    wanted = _log.job_id.in_({part.job_id for part in parts}), tuple_(_log.job_id, _log.attempt).in_(known)
+    statement = select(*columns).where(*wanted).order_by(*columns[:3])
+    found: dict[Part, list[tuple[int, bytes]]] = {}
+    with compat.own_session() as session:
+        for job_id, attempt, offset, data in session.execute(statement):
+            found.setdefault(known[job_id, attempt], []).append((offset, data))
+    return found
 
 
 def _chunks(part: Part) -> Iterator[tuple[int, bytes]]:

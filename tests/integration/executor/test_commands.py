@@ -14,6 +14,12 @@ from airflow_mqtt.protocol.jobs import JobEvent
 from demo.processes import free_port
 from integration.executor.world import TO_RUNNING
 
+WISHES = [
+    ["request-maintenance", "edge-1"], ["exit-maintenance", "edge-1"], ["shutdown-worker", "edge-1"],
+    ["remove-worker", "edge-1"], ["set-comment", "edge-1", "x"], ["set-slots", "edge-1", "3"],
+    ["add-queues", "edge-1", "c"], ["remove-queues", "edge-1", "a"], ["reset-queues", "edge-1"],
+]  # fmt: skip
+
 
 @pytest.fixture
 def run(capsys):
@@ -66,9 +72,63 @@ def test_wishes(run, worker):
     assert (wished["maintenance"], wished["shutdown"], worker().revision) == (False, False, 3)
 
 
-def test_a_worker_that_is_not_there(run, world):
+def test_what_a_worker_serves(run, worker):
+    run("add-queues", "edge-1", "c", "d")
+    run("remove-queues", "edge-1", "a")
+    assert json.loads(worker().desired)["queues"] == ["b", "c", "d"]
+    run("reset-queues", "edge-1")
+    run("set-slots", "edge-1", "7")
+    run("set-comment", "edge-1", "on the roof")
+    wished = json.loads(worker().desired)
+    assert (wished["queues"], wished["slots"], wished["comment"]) == (None, 7, "on the roof")
+    run("set-slots", "edge-1")
+    assert json.loads(worker().desired)["slots"] is None
+    assert worker().news
+
+
+def test_what_is_wished_already(run, worker):
+    assert "shutdown-worker is on its way to worker edge-1" in run("shutdown-worker", "edge-1")
+    assert "wished of worker edge-1 already" in run("shutdown-worker", "edge-1")
+    assert worker().revision == 1
+
+
+def test_what_no_worker_could_read(run, worker):
+    with pytest.raises(SystemExit, match="No worker could read that: .*slots"):
+        run("set-slots", "edge-1", "-1")
+    assert worker().revision == 0
+
+
+def test_a_worker_is_removed_by_the_bridge(run, worker):
+    assert "remove-worker is on its way" in run("remove-worker", "edge-1")
+    assert (worker().removal, worker().news) == (True, True)
+    assert json.loads(run("list-workers", "-o", "json"))[0]["comment"] == "(to be forgotten)"
+
+
+@pytest.mark.parametrize("command", WISHES, ids=lambda command: command[0])
+def test_a_worker_that_is_not_there(run, world, command):
+    name, _, *values = command
     with pytest.raises(SystemExit, match="There is no worker edge-9"):
-        run("shutdown-worker", "edge-9")
+        run(name, "edge-9", *values)
+
+
+def test_a_row_that_makes_no_sense_hides_no_other(run, world, worker):
+    with world.session() as session:
+        row = {"name": "broken", "state": "idle", "seen_at": time.time(), "desired": '{"maintenance": 3}'}
+        session.execute(insert(tables.worker).values(**row))
+    assert [line["name"] for line in json.loads(run("list-workers", "-o", "json"))] == ["broken", "edge-1"]
+
+
+@pytest.mark.parametrize("output", ["table", "plain", "json", "yaml"])
+def test_what_a_device_said_moves_no_cursor_and_is_no_markup(run, world, output):
+    _, job = world.queue(world.executor())
+    world.drive(job.id, JobEvent.FAIL, reason="[/red]\x1b[2Jfine\nnext\u202e[bold]x")
+    for command in (["list-jobs"], ["show-job", job.id]):
+        text = run(*command, "-o", output)
+        assert not {"\x1b", "\u202e"} & set(text)
+        assert "fine" in text and "fine\nnext" not in text
+    if output in ("table", "plain"):
+        unfolded = "".join(line.rpartition("|")[2].strip() for line in run("list-jobs", "-o", output).splitlines())
+        assert r"[/red]\x1b[2Jfine\nnext\u202e[bold]x" in unfolded
 
 
 def test_jobs(run, world):
@@ -93,11 +153,32 @@ def test_cancel_fails_the_task_with_what_the_operator_said(run, world):
     assert executor.get_event_buffer() == {ti.key: ("failed", "operator: wrong firmware")}
 
 
-def test_cancel_of_a_running_job_waits_for_its_worker(run, world):
+def test_cancel_of_a_running_job_waits_for_the_bridge(run, world):
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, JobEvent.DISPATCH, worker="edge-1")
+    world.drive(job.id, *TO_RUNNING[1:])
+    assert "is to be ended on worker edge-1" in run("cancel-job", job.id, "-r", "too hot")
+    assert world.job(job.id).state == "running"
+    (line,) = json.loads(run("list-jobs", "-o", "json"))
+    assert line["reason"] == "to be ended: operator: too hot"
+    assert "is being ended on worker edge-1 already" in run("cancel-job", job.id)
+    world.carry_out(job.id)
+    assert "is being ended on worker edge-1 already" in run("cancel-job", job.id)
+    world.drive(job.id, JobEvent.CONFIRM, reason="operator: too hot")
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: ("failed", "operator: too hot")}
+
+
+def test_tokens_and_workloads_are_not_read(run, world):
     _, job = world.queue(world.executor())
-    world.drive(job.id, *TO_RUNNING, worker="edge-1")
-    assert "is being cancelled on worker edge-1" in run("cancel-job", job.id)
-    assert world.job(job.id).state == "cancelling"
+    with world.statements() as seen:
+        run("list-jobs", "-o", "json")
+        run("show-job", job.id, "-o", "json")
+        run("cancel-job", job.id)
+    asked = [statement for statement in seen if "FROM mqtt_job" in statement]
+    assert len(asked) == 4
+    assert not any("token" in one or "mqtt_job.workload " in one or "mqtt_job.workload," in one for one in asked)
 
 
 def test_cancel_of_what_has_ended_or_never_was(run, world):
@@ -109,10 +190,7 @@ def test_cancel_of_what_has_ended_or_never_was(run, world):
         run("cancel-job", "nothing")
 
 
-ALL = [
-    ["list-workers"], ["list-jobs"], ["show-job", "one"], ["cancel-job", "one"], ["request-maintenance", "edge-1"],
-    ["exit-maintenance", "edge-1"], ["shutdown-worker", "edge-1"],
-]  # fmt: skip
+ALL = [["list-workers"], ["list-jobs"], ["show-job", "one"], ["cancel-job", "one"], *WISHES]
 
 
 @pytest.fixture

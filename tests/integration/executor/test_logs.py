@@ -123,6 +123,45 @@ def test_both_jobs_of_a_try_that_deferred(world, job_of, ours):
     assert shown(world, world.task(ti.id))[1] == ["before", "after"]
 
 
+def rescheduled(world, ti, job, looks):
+    """Let a sensor look again for each of `looks`, in a dispatch of its own, and return the last one's job."""
+    for number in looks:
+        world.drive(job.id, JobEvent.SUCCEED, final_state="up_for_reschedule")
+        world.set_task(ti, external_executor_id=None, state="queued")
+        _, job = world.queue(world.executor(), world.task(ti.id))
+        world.drive(job.id, *TO_RUNNING)
+        world.log(job.id, 0, line(f"look {number}", 1 + number % 50).encode())
+    world.set_task(ti, state="running")
+    return job
+
+
+def test_the_reader_asks_no_more_often_for_a_try_of_many_dispatches(world, job_of, ours):
+    ti, job = job_of()
+    world.log(job.id, 0, line("first").encode())
+    counts = []
+    for looks in (range(2), range(2, 30)):
+        job = rescheduled(world, ti, job, looks)
+        with world.statements() as seen:
+            lines = shown(world, world.task(ti.id))[1]
+        assert lines == ["first", *(f"look {number}" for number in range(looks.stop))]
+        counts.append(sum("mqtt_" in statement for statement in seen))
+    assert counts[0] == counts[1] <= 4
+
+
+def test_a_try_of_many_dispatches_is_read_in_pages_of_bytes(world, job_of, ours, monkeypatch):
+    from airflow_mqtt.executor import task_log
+
+    monkeypatch.setattr(task_log, "_PAGE_BYTES", 300)
+    monkeypatch.setattr(task_log, "_PAGE", 2)
+    ti, job = job_of()
+    for number in range(5):  # larger than a page, in more chunks than one
+        data = line("x" * 50).encode()
+        world.log(job.id, number * len(data), data)
+    rescheduled(world, ti, job, range(9))
+    lines = shown(world, world.task(ti.id))[1]
+    assert lines == ["x" * 50, *(f"look {number}" for number in range(9))]  # Airflow shows equal lines once
+
+
 def test_mapped_tasks_do_not_share_a_log(world, job_of, ours):
     one, job_1 = job_of(task_id="mapped", map_index=0)
     two, job_2 = job_of(task_id="mapped", map_index=1)

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_mqtt.protocol.jobs import JobEvent
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.transitions import move
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from integration.executor.world import TO_RUNNING
 
 
@@ -44,6 +46,20 @@ def test_ends(world, events, reason, expected):
     executor.sync()
     assert executor.get_event_buffer() == {ti.key: (expected, reason)}
     assert not executor.has_task(ti)
+
+
+@pytest.mark.parametrize(("by", "expected"), [("operator: by hand", "failed"), ("airflow: gone", "success")])
+def test_the_reason_of_a_wish_is_what_the_scheduler_hears(world, by, expected):
+    from airflow_mqtt.database import operations
+
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.drive(job.id, *TO_RUNNING)
+    with world.session() as session:
+        operations.cancel(session, "", job.id, now=1.0, by="cli:x", reason=by)
+    world.carry_out(job.id, JobEvent.CONFIRM)
+    executor.sync()
+    assert executor.get_event_buffer() == {ti.key: (expected, by)}
 
 
 @pytest.mark.parametrize("final_state", ["deferred", "up_for_reschedule", "awaiting_input"])
@@ -104,17 +120,19 @@ def test_a_task_that_was_cleared_while_it_ran_hears_of_the_end(world, events):
     assert not executor.has_task(ti)
 
 
-def test_a_job_that_moves_between_reading_and_clearing_is_heard_again(world, monkeypatch):
-    from airflow_mqtt.executor import store
-
+@pytest.mark.parametrize("world", ["postgresql"], indirect=True)  # of SQLite there is one writer at a time
+def test_what_the_bridge_writes_at_this_moment_is_heard_with_the_next_pass(world):
+    """Neither waits for the other, in whatever order they come to their rows."""
     executor = world.executor()
     ti, job = world.queue(executor)
-    world.drive(job.id, *TO_RUNNING)
-    with world.session() as session:
-        rows = store.pending(session, "1", "", ())
-    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
-    with world.session() as session:
-        assert store.clear_pending(session, "1", rows) == set()
+    other, free = world.queue(executor)
+    for one in (job, free):
+        world.drive(one.id, *TO_RUNNING)
+    with world.session() as bridge:
+        step = move(job.id, JobState.RUNNING, 1, JobEvent.SUCCEED, now=1.0, by="b", final_state="success")
+        bridge.execute(step.statement)
+        executor.sync()
+        assert executor.get_event_buffer() == {other.key: ("running", free.id)}
     executor.sync()
     assert executor.get_event_buffer() == {ti.key: ("success", None)}
 
@@ -173,32 +191,13 @@ def test_what_was_adopted_after_such_a_commit_is_the_adopters_to_hear(world, mon
     assert executor.get_event_buffer() == {}
 
 
-def test_what_another_scheduler_adopts_in_the_middle_is_its_own_to_hear(world, monkeypatch):
-    """This one was stalled between reading and writing; its word would not count any more."""
-    from airflow_mqtt.executor import store
-
-    executor, heir = world.executor(), world.executor(2)
-    ti, job = world.queue(executor)
-    world.drive(job.id, *TO_RUNNING)
-    real = store.clear_pending
-
-    def adopted_before(session, owner, rows):
-        world.set_job(job.id, owner="2", report_pending=True)
-        return real(session, owner, rows)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(store, "clear_pending", adopted_before)
-        executor.sync()
-    assert executor.get_event_buffer() == {}
-    heir.sync()
-    assert heir.get_event_buffer() == {ti.key: ("running", job.id)}
-
-
-@pytest.mark.parametrize(("module", "function"), [("compat", "own_session"), ("store", "clear_pending")])
+@pytest.mark.parametrize(
+    ("module", "function"), [("compat", "own_session"), ("store", "take_reports"), ("compat", "dispatches_of")]
+)
 def test_a_database_that_is_away_does_not_end_the_scheduler(world, monkeypatch, module, function):
     """And nothing is told before it is committed as heard."""
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OperationalError("select", {}, Exception("no connection"))
 
     executor = world.executor()
@@ -240,6 +239,37 @@ def test_airflows_scheduler_keeps_the_id_of_the_dispatch(world):
             executor=executor, job_id=None, scheduler_dag_bag=None, session=session
         )
     assert world.task(ti.id).external_executor_id == job.id
+
+
+def test_a_pass_is_one_transaction_with_a_constant_number_of_statements(world):
+    """However many reports wait, whatever they say, and however many jobs were queued since the last one."""
+    executor = world.executor()
+    executor.sync()  # its housekeeping is due every half minute
+    counts = []
+    for size in (2, 40):
+        ends = {
+            JobEvent.SUCCEED: [world.queue(executor)[1].id for _ in range(size)],
+            JobEvent.FAIL: [world.queue(executor)[1].id for _ in range(size)],
+        }
+        for end, ids in ends.items():
+            for job_id in ids:
+                world.drive(job_id, *TO_RUNNING, end)
+        with world.statements() as seen:
+            executor.sync()
+        assert len(executor.get_event_buffer()) == 2 * size
+        counts.append((seen.count("BEGIN"), len(seen)))
+    assert counts[0] == counts[1]
+    assert counts[0][0] == 1
+
+
+def test_a_pass_without_reports_writes_nothing(world):
+    """On SQLite it would wait for whoever writes."""
+    executor = world.executor()
+    executor.sync()
+    world.queue(executor)
+    with world.statements() as seen:
+        executor.sync()
+    assert [statement for statement in seen if not statement.startswith(("SELECT", "BEGIN"))] == []
 
 
 # --- callbacks --------------------------------------------------------------------------------------------
@@ -294,6 +324,25 @@ def test_the_end_of_a_callback_is_marked_as_heard_once_the_scheduler_has_written
     executor.sync()
     assert executor.get_event_buffer() == {}
     assert not world.job(job.id).report_pending
+
+
+@pytest.mark.parametrize("world", ["postgresql"], indirect=True)  # of SQLite there is one writer at a time
+def test_the_end_of_a_callback_that_cannot_be_marked_yet_is_not_told_again(world, callback):
+    executor = world.executor()
+    job = queue_callback(world, executor, callback)
+    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED)
+    executor.sync()
+    assert executor.get_event_buffer() == {callback.key: ("success", None)}
+    with world.session() as somebody:
+        somebody.execute(tables.job.update().where(tables.job.c.id == job.id).values(log_bytes=1))
+        executor.sync()
+        executor.sync()
+    assert world.job(job.id).report_pending
+    executor.sync()
+    assert not world.job(job.id).report_pending
+    executor.sync()
+    assert executor.get_event_buffer() == {}
+    assert not executor._told
 
 
 def test_a_callback_goes_to_the_default_queue_otherwise(world, callback):

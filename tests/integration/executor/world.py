@@ -2,12 +2,15 @@
 
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, insert, select, update
+from sqlalchemy.event import listen, remove
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.transitions import move
@@ -102,6 +105,24 @@ class World:
             made = session.execute(insert(Job.__table__).values(**values))
             return int(made.inserted_primary_key[0])
 
+    @contextmanager
+    def statements(self) -> Iterator[list[str]]:
+        """What is asked of the database in this time; "BEGIN" for each transaction."""
+        from airflow import settings
+
+        seen: list[str] = []
+        noted = {
+            "begin": lambda _: seen.append("BEGIN"),
+            "before_cursor_execute": lambda _connection, _cursor, statement, *_: seen.append(statement),
+        }
+        for name, note in noted.items():
+            listen(settings.engine, name, note)
+        try:
+            yield seen
+        finally:
+            for name, note in noted.items():
+                remove(settings.engine, name, note)
+
     # --- the executor's side ------------------------------------------------------------------------------
 
     def executor(self, job_id: Any = 1, **kwargs: Any) -> Any:
@@ -151,6 +172,12 @@ class World:
                 assert session.execute(step.statement).rowcount == 1
                 session.execute(step.record)
         return self.job(job_id)
+
+    def carry_out(self, job_id: str, *events: JobEvent) -> Any:
+        """Do what was wished of a job, as the leading bridge does, and then `events`; all for the wish's reason."""
+        reason = self.job(job_id).cancel_reason
+        assert reason is not None
+        return self.drive(job_id, JobEvent.CANCEL, *events, reason=reason)
 
     def set_job(self, job_id: str, **values: Any) -> None:
         with self.session() as session:

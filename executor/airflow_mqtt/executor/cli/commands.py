@@ -1,4 +1,4 @@
-"""The code behind `airflow mqtt`. It reads and writes our tables; the bridge carries wishes and cancels on."""
+"""The code behind `airflow mqtt`. It reads our tables, and changes them by `database.operations` alone."""
 
 import time
 from argparse import Namespace
@@ -8,26 +8,44 @@ from functools import wraps
 from typing import Any, Final, NoReturn
 
 import orjson
-from airflow.cli.simple_table import AirflowConsole
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.platform import getuser
 from airflow.utils.providers_configuration_loader import providers_configuration_loaded
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import desired, operations, tables
 from airflow_mqtt.database.errors import is_transient, lacks_tables, refusal
-from airflow_mqtt.executor import compat, core, store, wishes
-from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.database.operations import Ending, Wish
+from airflow_mqtt.executor import compat, core
+from airflow_mqtt.executor.cli.output import print_rows, refuse, say
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from airflow_mqtt.protocol.workers import GONE
 
 _job = tables.job.c
 _worker = tables.worker.c
 _event = tables.job_event.c
 
-#: Two people may wish at once; the one who was second reads again and tries this often.
-_TRIES: Final = 5
+#: What is printed of a job: not its token and its workload, which are most of it.
+_JOB_COLUMNS: Final = (
+    _job.id,
+    _job.state,
+    _job.attempt,
+    _job.queue,
+    _job.worker,
+    _job.workload_type,
+    _job.subject,
+    _job.dag_id,
+    _job.run_id,
+    _job.task_id,
+    _job.map_index,
+    _job.try_number,
+    _job.queued_at,
+    _job.reason,
+    _job.cancel_reason,
+)
 
 
 def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
@@ -40,12 +58,14 @@ def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], Non
     def told(args: Namespace) -> None:
         try:
             function(args)
+        except PayloadError as error:
+            refuse(f"No worker could read that: {error}")
         except DBAPIError as error:
             if lacks_tables(error):
-                _refuse("the database has not the tables of airflow-mqtt: run `airflow db migrate`")
+                refuse("the database has not the tables of airflow-mqtt: run `airflow db migrate`")
             if is_transient(error) or refusal(error):
                 said = str(error.orig).strip().splitlines()[0]
-                _refuse(f"the database does not answer: {said}; check [database] sql_alchemy_conn")
+                refuse(f"the database does not answer: {said}; check [database] sql_alchemy_conn")
             raise
 
     made: Callable[[Namespace], None] = suppress_logs_and_warning(providers_configuration_loaded(told))
@@ -55,10 +75,14 @@ def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], Non
 @_command
 def list_workers(args: Namespace) -> None:
     """Print one line a worker."""
-    statement = select(tables.worker).where(_worker.team_name == args.team_name).order_by(_worker.name)
+    columns = (
+        _worker.name, _worker.state, _worker.status, _worker.info, _worker.desired, _worker.revision, _worker.removal,
+        _worker.seen_at,
+    )  # fmt: skip
+    statement = select(*columns).where(_worker.team_name == args.team_name).order_by(_worker.name)
     with compat.own_session() as session:
         rows = session.execute(statement).all()
-    AirflowConsole().print_as(data=[_worker_line(row, time.time()) for row in rows], output=args.output)
+    print_rows([_worker_line(row, time.time()) for row in rows], args.output)
 
 
 def _worker_line(row: Any, now: float) -> dict[str, Any]:
@@ -71,14 +95,22 @@ def _worker_line(row: Any, now: float) -> dict[str, Any]:
         "queues": info.get("queues", []),
         "version": info.get("version"),
         "seen": f"{max(0, now - row.seen_at):.0f} s ago",
-        "comment": wishes.parse(row.desired, row.revision).comment,
+        "comment": _comment(row),
     }
+
+
+def _comment(row: Any) -> str:
+    try:
+        comment = desired.parse(row.desired, row.revision).comment
+    except PayloadError as error:  # one row that is damaged must not hide all others
+        comment = str(error)
+    return f"{comment} (to be forgotten)".strip() if row.removal else comment
 
 
 @_command
 def list_jobs(args: Namespace) -> None:
     """Print one line a job, the newest first."""
-    statement = select(tables.job).where(_job.team_name == args.team_name)
+    statement = select(*_JOB_COLUMNS).where(_job.team_name == args.team_name)
     if args.state:
         statement = statement.where(_job.state.in_(args.state))
     if args.queue:
@@ -87,7 +119,7 @@ def list_jobs(args: Namespace) -> None:
         statement = statement.where(_job.worker == args.worker)
     with compat.own_session() as session:
         rows = session.execute(statement.order_by(_job.queued_at.desc()).limit(args.limit)).all()
-    AirflowConsole().print_as(data=[_job_line(row) for row in rows], output=args.output)
+    print_rows([_job_line(row) for row in rows], args.output)
 
 
 def _job_line(row: Any) -> dict[str, Any]:
@@ -99,8 +131,14 @@ def _job_line(row: Any) -> dict[str, Any]:
         "worker": row.worker,
         "what": _what(row),
         "queued": _moment(row.queued_at),
-        "reason": row.reason,
+        "reason": _reason(row),
     }
+
+
+def _reason(row: Any) -> str:
+    """Why it is where it is; before that, why somebody wants it ended and the bridge has not seen to it yet."""
+    wished = row.cancel_reason is not None and row.state not in (JobState.CANCELLING, *TERMINAL)
+    return f"to be ended: {row.cancel_reason}" if wished else str(row.reason)
 
 
 def _what(row: Any) -> str:
@@ -121,9 +159,8 @@ def show_job(args: Namespace) -> None:
     with compat.own_session() as session:
         job = _find_job(session, args)
         events = session.execute(statement).all()
-    console = AirflowConsole()
-    console.print_as(data=[_job_line(job)], output=args.output)
-    console.print_as(data=[_event_line(event) for event in events], output=args.output)
+    print_rows([_job_line(job)], args.output)
+    print_rows([_event_line(event) for event in events], args.output)
 
 
 def _event_line(event: Any) -> dict[str, Any]:
@@ -138,70 +175,104 @@ def _event_line(event: Any) -> dict[str, Any]:
     }
 
 
+def _find_job(session: Session, args: Namespace) -> Any:
+    statement = select(*_JOB_COLUMNS).where(_job.id == args.job, _job.team_name == args.team_name)
+    return session.execute(statement).one_or_none() or _no_job(args)
+
+
+def _no_job(args: Namespace) -> NoReturn:
+    refuse(f"There is no job {args.job}; `airflow mqtt list-jobs` shows them")
+
+
 @_command
 def cancel_job(args: Namespace) -> None:
     """End a job. Its task fails, or is tried again if it has retries left."""
     reason = f"{core.BY_OPERATOR} {args.reason}"
     with compat.own_session() as session:
-        job = _find_job(session, args)
-        after = store.cancel(session, job, now=time.time(), by=_by(), reason=reason)
-        store.notify(session, args.team_name)
-    if after is None:
-        _refuse(f"Job {args.job} has already ended: it is {job.state}")
-    told = "is cancelled" if after is JobState.CANCELLED else f"is being cancelled on worker {job.worker}"
-    print(f"Job {args.job} {told}")  # noqa: T201 - a command's answer
+        done = operations.cancel(
+            session, args.team_name, args.job, now=time.time(), by=f"cli:{getuser()}", reason=reason
+        )
+    match done.ending:
+        case Ending.CANCELLED:
+            say(f"Job {args.job} is cancelled")
+        case Ending.WISHED:
+            say(f"Job {args.job} is to be ended on worker {done.worker}; the leading bridge sees to it")
+        case Ending.WISHED_BEFORE:
+            say(f"Job {args.job} is being ended on worker {done.worker} already")
+        case Ending.GONE:
+            _no_job(args)
+        case _:
+            refuse(f"Job {args.job} has already ended: it is {done.state}")
 
 
-def _find_job(session: Session, args: Namespace) -> Any:
-    statement = select(tables.job).where(_job.id == args.job, _job.team_name == args.team_name)
-    job = session.execute(statement).one_or_none()
-    return job if job is not None else _refuse(f"There is no job {args.job}; `airflow mqtt list-jobs` shows them")
+# --- workers ----------------------------------------------------------------------------------------------
 
 
 @_command
 def request_maintenance(args: Namespace) -> None:
     """Have a worker take no more jobs."""
-    _wish(args, wishes.Command.ENTER, args.comment)
+    _wish(args, operations.request_maintenance, args.comment)
 
 
 @_command
 def exit_maintenance(args: Namespace) -> None:
     """Have a worker take jobs again."""
-    _wish(args, wishes.Command.EXIT, "")
+    _wish(args, operations.exit_maintenance)
 
 
 @_command
 def shutdown_worker(args: Namespace) -> None:
     """Have a worker stop."""
-    _wish(args, wishes.Command.STOP, args.comment)
+    _wish(args, operations.shutdown_worker, args.comment)
 
 
-def _wish(args: Namespace, command: wishes.Command, comment: str) -> None:
+@_command
+def remove_worker(args: Namespace) -> None:
+    """Have a worker forgotten."""
+    _wish(args, operations.remove_worker)
+
+
+@_command
+def set_comment(args: Namespace) -> None:
+    """Say something of a worker."""
+    _wish(args, operations.set_comment, args.comment)
+
+
+@_command
+def set_slots(args: Namespace) -> None:
+    """Have a worker run more or fewer tasks at once."""
+    _wish(args, operations.set_slots, args.slots)
+
+
+@_command
+def add_queues(args: Namespace) -> None:
+    """Have a worker serve more queues."""
+    _wish(args, operations.add_queues, args.queues)
+
+
+@_command
+def remove_queues(args: Namespace) -> None:
+    """Have a worker serve fewer queues."""
+    _wish(args, operations.remove_queues, args.queues)
+
+
+@_command
+def reset_queues(args: Namespace) -> None:
+    """Have a worker serve the queues with which it was started."""
+    _wish(args, operations.reset_queues)
+
+
+def _wish(args: Namespace, operation: Callable[..., Wish], *values: Any) -> None:
     with compat.own_session() as session:
-        for _ in range(_TRIES):
-            if _wished(session, args, command, comment):
-                store.notify(session, args.team_name)
-                break
-        else:
-            _refuse(f"Others keep changing what is wished of {args.name}; try again")
-    print(f"{command} is on its way to worker {args.name}; `airflow mqtt list-workers` shows how it goes")  # noqa: T201
-
-
-def _wished(session: Session, args: Namespace, command: wishes.Command, comment: str) -> bool:
-    """Write the wish; False when somebody else wrote one since it was read."""
-    this = (_worker.team_name == args.team_name, _worker.name == args.name)
-    statement = select(_worker.desired, _worker.revision).where(*this)
-    row = session.execute(statement).one_or_none()
-    if row is None:
-        _refuse(f"There is no worker {args.name}; `airflow mqtt list-workers` shows them")
-    after = wishes.change(wishes.parse(row.desired, row.revision), command, comment)
-    written = update(tables.worker).where(*this, _worker.revision == row.revision)
-    return store.changed(session, written.values(desired=wishes.render(after), revision=after.revision)) == 1
-
-
-def _by() -> str:
-    return f"cli:{getuser()}"
-
-
-def _refuse(message: str) -> NoReturn:
-    raise SystemExit(message)
+        wish = operation(session, args.team_name, args.name, *values)
+    match wish:
+        case Wish.WISHED:
+            say(f"{args.subcommand} is on its way to worker {args.name}; `airflow mqtt list-workers` shows how it goes")
+        case Wish.WISHED_BEFORE:
+            say(f"That is wished of worker {args.name} already; `airflow mqtt list-workers` shows how it goes")
+        case Wish.GONE:
+            refuse(f"There is no worker {args.name}; `airflow mqtt list-workers` shows them")
+        case Wish.UNHEARD:
+            refuse(f"Worker {args.name} has not said yet which queues it serves; try again once it has been online")
+        case Wish.CONTESTED:
+            refuse(f"Others keep changing what is wished of {args.name}; try again")

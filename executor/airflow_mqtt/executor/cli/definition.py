@@ -12,6 +12,11 @@ ARG_TEAM: Final = Arg(("--team-name",), default="", help="Team of the workers or
 ARG_WORKER: Final = Arg(("name",), help="Name of the worker")
 ARG_JOB: Final = Arg(("job",), help="Id of the job, as list-jobs shows it")
 ARG_COMMENT: Final = Arg(("-c", "--comment"), default="", help="Why; shown to whoever looks at the worker")
+ARG_TEXT: Final = Arg(("comment",), help="What is shown to whoever looks at the worker; an empty one takes it away")
+ARG_SLOTS: Final = Arg(
+    ("slots",), type=int, nargs="?", help="How many tasks at once, counted by pool_slots; without it, as it was started"
+)
+ARG_QUEUES: Final = Arg(("queues",), nargs="+", metavar="queue", help="Name of a queue")
 ARG_REASON: Final = Arg(("-r", "--reason"), default="cancelled by hand", help="Why; shown as the job's reason")
 ARG_STATE: Final = Arg(
     ("--state",), action="append", choices=[state.value for state in JobState], help="Only jobs in this state"
@@ -45,6 +50,16 @@ def get_mqtt_cli_commands() -> list[GroupCommand]:
                 ),
                 _command("exit-maintenance", "Have a worker take jobs again", ARG_WORKER),
                 _command("shutdown-worker", "Have a worker end its jobs in order, and stop", ARG_WORKER, ARG_COMMENT),
+                _command(
+                    "remove-worker",
+                    "Have a worker forgotten, once nothing is heard of it and it holds no job",
+                    ARG_WORKER,
+                ),
+                _command("set-comment", "Say something of a worker", ARG_WORKER, ARG_TEXT),
+                _command("set-slots", "Have a worker run more or fewer tasks at once", ARG_WORKER, ARG_SLOTS),
+                _command("add-queues", "Have a worker serve more queues", ARG_WORKER, ARG_QUEUES),
+                _command("remove-queues", "Have a worker serve fewer queues", ARG_WORKER, ARG_QUEUES),
+                _command("reset-queues", "Have a worker serve the queues with which it was started", ARG_WORKER),
             ),
         )
     ]

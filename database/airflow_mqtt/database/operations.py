@@ -1,0 +1,219 @@
+"""What operators and schedulers do: one function each, for commands, pages and APIs alike.
+
+Each works in a session that it is given and leaves the commit to its owner. It writes what is wished once: what is
+wished already is an outcome, as is a job or a worker that is not there. When it has written something, it wakes the
+bridge on commit. The leading bridge carries wishes out; what needs no bridge happens here: the end of a job that
+waits in its queue.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import ColumnElement, CursorResult, Update, func, select, update
+from sqlalchemy.orm import Session
+
+from airflow_mqtt.database import desired, tables
+from airflow_mqtt.database.transitions import move, wish_for_end
+from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
+from airflow_mqtt.protocol.messages import Desired
+
+_job = tables.job.c
+_worker = tables.worker.c
+
+#: Somebody else may write between a look and a write; who was second looks again, this often.
+_TRIES: Final = 8
+
+#: States in which a job has not passed the start gate.
+UNSTARTED: Final = frozenset({JobState.QUEUED, JobState.DISPATCHED, JobState.ACCEPTED})
+
+
+def changed(session: Session, statement: Update) -> int:
+    """Execute `statement` and return how many rows it changed."""
+    result = session.execute(statement)
+    assert isinstance(result, CursorResult)
+    return result.rowcount
+
+
+def notify(session: Session, team_name: str) -> None:
+    """Wake the bridge when this session commits. Elsewhere than on PostgreSQL it looks for itself."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_notify(tables.NOTIFY_CHANNEL, team_name)))
+
+
+# --- jobs -------------------------------------------------------------------------------------------------
+
+
+class Ending(StrEnum):
+    """What came of the wish that a job ends."""
+
+    CANCELLED = "cancelled"  # it waited in its queue, and has ended now
+    WISHED = "wished"  # a worker holds it: the leading bridge has it ended
+    WISHED_BEFORE = "wished before"  # its end is on its way already; nothing was written
+    STARTED = "started"  # it has passed the start gate, and was to end before that only
+    ENDED = "ended"  # it had ended before
+    GONE = "gone"  # there is no such job
+
+
+@dataclass(frozen=True, slots=True)
+class Cancellation:
+    """What came of `cancel`. State and worker are those that the job had before; None if there is no such job."""
+
+    ending: Ending
+    state: JobState | None = None
+    worker: str | None = None
+
+
+def cancel(
+    session: Session, team_name: str, job_id: str, *, now: float, by: str, reason: str, unstarted_only: bool = False
+) -> Cancellation:
+    """End a job that waits, or wish for the end of one that a worker holds.
+
+    With `unstarted_only`, one that has passed the start gate is left alone. Each write is a compare-and-set on the
+    state that was seen, and the gate opens only for a job whose end nobody has wished: of the two the first wins.
+    """
+    for _ in range(_TRIES):
+        job = _seen(session, team_name, job_id)
+        if job is None:
+            return Cancellation(Ending.GONE)
+        ending = _settled(job, unstarted_only=unstarted_only) or _end(session, job, now=now, by=by, reason=reason)
+        if ending in (Ending.CANCELLED, Ending.WISHED):
+            notify(session, team_name)
+        if ending is not None:
+            return Cancellation(ending, JobState(job.state), job.worker)
+    raise RuntimeError(f"job {job_id} moved {_TRIES} times while it was being cancelled")
+
+
+def _seen(session: Session, team_name: str, job_id: str) -> Any:
+    columns = (_job.id, _job.state, _job.attempt, _job.worker, _job.cancel_reason)
+    return session.execute(select(*columns).where(_job.id == job_id, _job.team_name == team_name)).one_or_none()
+
+
+def _settled(job: Any, *, unstarted_only: bool) -> Ending | None:
+    """Return the outcome for which nothing has to be written; None when something has."""
+    state = JobState(job.state)
+    if state in TERMINAL:
+        return Ending.ENDED
+    if unstarted_only and state not in UNSTARTED:
+        return Ending.STARTED
+    if state is JobState.CANCELLING or (job.cancel_reason is not None and state is not JobState.QUEUED):
+        return Ending.WISHED_BEFORE
+    return None
+
+
+def _end(session: Session, job: Any, *, now: float, by: str, reason: str) -> Ending | None:
+    """Write the end, or the wish; None when somebody else has moved the job since it was seen."""
+    state = JobState(job.state)
+    if state is not JobState.QUEUED:
+        wish = wish_for_end(job.id, state, job.attempt, by=by, reason=reason)
+        return Ending.WISHED if changed(session, wish) else None
+    # One that came back to its queue with a wish ends for the reason that was told first.
+    told = reason if job.cancel_reason is None else job.cancel_reason
+    step = move(job.id, state, job.attempt, JobEvent.CANCEL, now=now, by=by, reason=told)
+    if not changed(session, step.statement):
+        return None
+    session.execute(step.record)
+    return Ending.CANCELLED
+
+
+# --- workers ----------------------------------------------------------------------------------------------
+
+
+class Wish(StrEnum):
+    """What came of a wish for a worker."""
+
+    WISHED = "wished"  # the leading bridge carries it on
+    WISHED_BEFORE = "wished before"  # it is wished already; nothing was written
+    GONE = "gone"  # there is no such worker
+    UNHEARD = "unheard"  # it has never said which queues it was started with
+    CONTESTED = "contested"  # others kept writing; nothing was written
+
+
+def request_maintenance(session: Session, team_name: str, worker: str, comment: str = "") -> Wish:
+    """Have a worker take no more jobs; those that run go on. Raises `PayloadError`: see `desired.revised`."""
+    return _wish(session, team_name, worker, lambda now, _: desired.request_maintenance(now, comment))
+
+
+def exit_maintenance(session: Session, team_name: str, worker: str) -> Wish:
+    """Have a worker take jobs again, and not stop."""
+    return _wish(session, team_name, worker, lambda now, _: desired.exit_maintenance(now))
+
+
+def shutdown_worker(session: Session, team_name: str, worker: str, comment: str = "") -> Wish:
+    """Have a worker end its jobs in order, and stop. Raises `PayloadError`: see `desired.revised`."""
+    return _wish(session, team_name, worker, lambda now, _: desired.shutdown(now, comment))
+
+
+def set_comment(session: Session, team_name: str, worker: str, comment: str) -> Wish:
+    """Say something of a worker to whoever looks at it. Raises `PayloadError`: see `desired.revised`."""
+    return _wish(session, team_name, worker, lambda now, _: desired.set_comment(now, comment))
+
+
+def set_slots(session: Session, team_name: str, worker: str, slots: int | None) -> Wish:
+    """Have a worker run as many tasks at once; None: as many as it was started with. Raises `PayloadError`."""
+    return _wish(session, team_name, worker, lambda now, _: desired.set_slots(now, slots))
+
+
+def add_queues(session: Session, team_name: str, worker: str, queues: Sequence[str]) -> Wish:
+    """Have a worker serve more queues. Raises `PayloadError`: see `desired.revised`."""
+    return _wish(session, team_name, worker, partial(_queues_changed, desired.add_queues, queues))
+
+
+def remove_queues(session: Session, team_name: str, worker: str, queues: Sequence[str]) -> Wish:
+    """Have a worker serve fewer queues; jobs that it holds go on."""
+    return _wish(session, team_name, worker, partial(_queues_changed, desired.remove_queues, queues))
+
+
+def reset_queues(session: Session, team_name: str, worker: str) -> Wish:
+    """Have a worker serve the queues with which it was started."""
+    return _wish(session, team_name, worker, lambda now, _: desired.reset_queues(now))
+
+
+def remove_worker(session: Session, team_name: str, worker: str) -> Wish:
+    """Have a worker forgotten: the leading bridge does so once nothing is heard of it and it holds no job."""
+    this = (_worker.team_name == team_name, _worker.name == worker)
+    if changed(session, update(tables.worker).where(*this, ~_worker.removal).values(removal=True, news=True)):
+        notify(session, team_name)
+        return Wish.WISHED
+    known = session.scalar(select(_worker.name).where(*this))
+    return Wish.GONE if known is None else Wish.WISHED_BEFORE
+
+
+#: What is wished now, and the worker's row, to what is wished then; None when its own queues would have to be known.
+_Change = Callable[[Desired, Any], Desired | None]
+
+
+def _queues_changed(
+    change: Callable[[Desired, Iterable[str], Iterable[str]], Desired], queues: Sequence[str], now: Desired, row: Any
+) -> Desired | None:
+    own = orjson.loads(row.info).get("queues")
+    return None if own is None and now.queues is None else change(now, own or (), queues)
+
+
+def _wish(session: Session, team_name: str, worker: str, change: _Change) -> Wish:
+    """Write what is wished after `change`, once nobody else has written since it was read."""
+    this = (_worker.team_name == team_name, _worker.name == worker)
+    for _ in range(_TRIES):
+        row = session.execute(select(_worker.desired, _worker.revision, _worker.info).where(*this)).one_or_none()
+        if row is None:
+            return Wish.GONE
+        before = desired.parse(row.desired, row.revision)
+        wished = change(before, row)
+        if wished is None:
+            return Wish.UNHEARD
+        if wished == before:
+            return Wish.WISHED_BEFORE
+        if _is_written(session, before, desired.revised(wished), *this):
+            notify(session, team_name)
+            return Wish.WISHED
+    return Wish.CONTESTED
+
+
+def _is_written(session: Session, before: Desired, after: Desired, *this: ColumnElement[bool]) -> bool:
+    """Write `after` in place of `before`; False when somebody else has."""
+    statement = update(tables.worker).where(*this, _worker.revision == before.revision)
+    values = {"desired": desired.render(after), "revision": after.revision, "news": True}
+    return changed(session, statement.values(**values)) == 1

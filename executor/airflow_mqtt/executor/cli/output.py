@@ -1,0 +1,41 @@
+"""What the commands print. Devices choose some of the words: here, and only here, these are made harmless."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from airflow.cli.simple_table import AirflowConsole
+from rich.markup import escape
+
+
+def plain(text: str) -> str:
+    """Return `text` without what moves a cursor, begins a line or turns the direction of writing: escaped instead."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def print_rows(rows: Sequence[dict[str, Any]], output: str) -> None:
+    """Print `rows` as Airflow's own commands do. JSON and YAML escape for themselves."""
+    if output == "table":
+        rows = [_each(row, lambda text: escape(plain(text))) for row in rows]
+    elif output == "plain":
+        rows = [_each(row, plain) for row in rows]
+    AirflowConsole().print_as(data=rows, output=output)
+
+
+def _each(row: dict[str, Any], harmless: Callable[[str], str]) -> dict[str, Any]:
+    return {name: _value(value, harmless) for name, value in row.items()}
+
+
+def _value(value: Any, harmless: Callable[[str], str]) -> Any:
+    if isinstance(value, list):
+        return [_value(item, harmless) for item in value]
+    return harmless(value) if isinstance(value, str) else value
+
+
+def say(text: str) -> None:
+    """Answer in one line."""
+    print(plain(text))  # noqa: T201 - a command's answer
+
+
+def refuse(text: str) -> NoReturn:
+    """End the command with one line and exit code 1."""
+    raise SystemExit(plain(text))

@@ -55,7 +55,9 @@ import os
 import signal
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import dag, task
 
 @dag(schedule=None)
@@ -91,6 +93,22 @@ def bench():
         print("x" * 200_000)
         for number in range(2000):
             print("line", number)
+
+    @task
+    def leaves_children(way):
+        quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={})
+        found = [subprocess.Popen(["sleep", "600"], start_new_session=own, **quiet).pid for own in (True, False)]
+        print("children", *found, "end", flush=True)
+        if way == "fails":
+            raise ValueError("as planned")
+        if way == "times_out":
+            time.sleep(600)
+
+    for way in ("fails", "succeeds"):
+        leaves_children.override(task_id="leaves_children_" + way)(way)
+    leaves_children.override(task_id="leaves_children_times_out", execution_timeout=timedelta(seconds=1))("times_out")
+    command = "sleep 600 {where} & echo children $! end; exit {status}"
+    BashOperator(task_id="leaves_a_command", bash_command=command.format(where="> /dev/null 2>&1", status=1))
 
     quick()
     wait_for_file()
@@ -247,6 +265,11 @@ class FakeBridge(Peer):
         words = re.search(r"processes (\d+) (\d+)", self.log(job, "environment")).groups()
         task, command = (identify(int(word)) for word in words)
         return task, command
+
+    def children(self, job: str) -> list[ProcessId]:
+        """Return what a task that `leaves_children` has started."""
+        words = re.search(r"children ([\d ]+) end", self.log(job, " end")).group(1)
+        return [identify(int(word)) for word in words.split()]
 
     def calls(self, job: str) -> list[str]:
         return [f"{request.method} {request.path.split('/')[-1]}" for request in self.requests if request.job == job]

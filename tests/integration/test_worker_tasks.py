@@ -146,6 +146,19 @@ def test_a_task_that_is_killed_takes_its_command_along(bridge: FakeBridge, worke
     assert not processes.alive(command)
 
 
+@pytest.mark.parametrize(
+    "task", ["leaves_children_fails", "leaves_children_times_out", "leaves_children_succeeds", "leaves_a_command"]
+)
+def test_what_a_task_started_ends_with_it_whatever_its_exit_code(
+    bridge: FakeBridge, worker: WorkerProcess, task: str
+) -> None:
+    """The SDK's process exits 0 once it has reported a failure; a retry must not run beside what is left of the last try."""
+    job = bridge.run(task)
+    children = bridge.children(job)
+    assert bridge.event(job, "finished").exit_code == 0
+    assert [child for child in children if processes.alive(child)] == []
+
+
 def test_the_last_resort_of_a_drain_ends_the_command_too(bridge: FakeBridge, worker: WorkerProcess) -> None:
     job = bridge.run("runs_a_command")
     task, command = bridge.processes(job)

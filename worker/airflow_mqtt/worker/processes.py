@@ -89,6 +89,19 @@ def adopt_orphans() -> None:
             ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
+def have_children() -> bool:
+    """Whether this process has any child; after `adopt_orphans`, whether anything that it or they started still runs.
+
+    It reaps those that only wait for that.
+    """
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return sys.platform != "linux"  # there orphans are somebody else's: nobody knows
+    return True
+
+
 def kill_attempt(mark: str, leader: ProcessId | None, *, spare_leader: bool = False) -> None:
     """Kill all processes of an attempt, with `spare_leader` but for its supervisor; wait until they are gone.
 

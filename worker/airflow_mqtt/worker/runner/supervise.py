@@ -37,7 +37,9 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
             processes.adopt_orphans()
             os.environ[processes.MARK] = files.mark
             result = _run(state_dir, order, files)
-            if result["exit_code"] != 0:  # what a task that failed has started must not run beside its retry
+            # Whatever the exit code: the SDK's process exits 0 once it has reported a failure, and what the task has
+            # started must not run beside its retry.
+            if processes.have_children():
                 processes.kill_attempt(files.mark, me, spare_leader=True)
             files.sync_log()
             files.write_result(result)

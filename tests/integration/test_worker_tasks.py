@@ -11,6 +11,7 @@ import pytest
 import servers
 from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
+from log_schema import check
 from servers import running, wait_for
 from worker_bench import FakeBridge, WorkerProcess
 
@@ -55,9 +56,22 @@ def test_a_refused_gate_runs_nothing(bridge: FakeBridge, worker: WorkerProcess) 
     job = bridge.run("quick")
     finished = bridge.event(job, "finished")
     assert finished.outcome == "failed"
-    assert "TaskAlreadyRunningError" in finished.reason
+    told = "Airflow refused the start of the task with status 409: invalid_state: the task is running: no"
+    assert finished.reason == told
     assert bridge.calls(job) == ["PATCH run"]
-    assert "hello" not in bridge.log(job, "TaskAlreadyRunningError")
+    log = bridge.log(job, told)
+    assert "hello" not in log
+    (ours,) = [line for line in log.splitlines() if "airflow_mqtt.runner" in line]
+    assert "TaskAlreadyRunningError" in [error["exc_type"] for error in check(ours.encode())["error_detail"]]
+
+
+def test_a_start_that_is_refused_for_its_size_says_so(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    refusal = {"detail": {"reason": "too_large", "message": "The answer is larger than a message may be."}}
+    bridge.overrides.append(lambda request: (413, refusal) if request.path.endswith("/run") else None)
+    job = bridge.run("quick")
+    told = "Airflow refused the start of the task with status 413: too_large: The answer is larger than"
+    assert told in bridge.event(job, "finished").reason
+    bridge.log(job, told)
 
 
 def test_logs_arrive_while_the_task_runs(bridge: FakeBridge, worker: WorkerProcess) -> None:

@@ -15,6 +15,7 @@ from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import EventType, Request, Response
+from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core import completion
 from airflow_mqtt.worker.core.effects import Answer, DropCall, SaveCall
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
@@ -308,10 +309,9 @@ def _refused(state: State, job: Job, call: Call, response: Response, now: float)
     """A write that the runner was told had succeeded has not. A 409 on the state: Airflow has another already."""
     if is_state(call) and response.status == 409:
         return
-    what = f"{call.method} {call.path}"
-    job.refused = f"Airflow refused {what} with status {response.status}"
+    job.refused = task_log.refusal(call.method, call.path, response.status, response.body or "")
     job.final_refused = job.final_refused or is_state(call)
-    note(state, job, now, f"{job.refused}: {(response.body or '')[:1000]}")
+    note(state, job, now, job.refused)
     say(state, "warning", f"job {job.id}: {job.refused}")
     if job.final == "success":
         _fail_stored(state, job, now)

@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
-import orjson
-
 from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, sanitise
 from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
 from airflow_mqtt.worker.core.outbox import Outbox
@@ -165,10 +163,8 @@ def send_call(state: State, job: Job, call: Call, now: float) -> None:
 
 
 def note(state: State, job: Job, now: float, text: str, level: str = "error") -> None:
-    """Say something in the task's log, as a line of the form that Airflow's log reader shows."""
-    stamp = datetime.fromtimestamp(wall(state, now), UTC).isoformat().replace("+00:00", "Z")
-    entry = {"timestamp": stamp, "level": level, "event": text, "logger": "airflow_mqtt.worker"}
-    line = orjson.dumps(entry) + b"\n"
+    """Say something in the task's log."""
+    line = task_log.line(wall(state, now), level, text, "airflow_mqtt.worker")
     state.out.append(AppendLog(job.id, job.attempt, line))
     if job.phase is Phase.ENDED:
         job.log_size += len(line)

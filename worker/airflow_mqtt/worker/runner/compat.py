@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
 from airflow.sdk.execution_time import supervisor
 
+from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
 
 #: Modules that every task needs sooner or later; the warm process has them before it forks.
@@ -56,6 +58,18 @@ def run_task(workload: dict[str, Any], client: Any, log_path: Path) -> int:
         arguments["sentry_integration"] = sentry  # 3.2 and later
     supervise = getattr(supervisor, "supervise_task", None) or supervisor.supervise
     return int(supervise(**arguments))
+
+
+def refusal(error: BaseException) -> str:
+    """Return what Airflow refused and why, where that is what `error` comes from; else nothing."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, httpx.HTTPStatusError):
+            request = cause.request
+            path = request.url.path.removeprefix(httpx.URL(BASE_URL).path)
+            return task_log.refusal(request.method, path, cause.response.status_code, cause.response.text)
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def run_callback(workload: dict[str, Any], client: Any, log_path: Path) -> int:

@@ -7,22 +7,16 @@ import signal
 import sys
 import time
 import traceback
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
-
 from airflow_mqtt.protocol.messages import sanitise
-from airflow_mqtt.worker import processes
+from airflow_mqtt.worker import processes, task_log
 from airflow_mqtt.worker.job_files import JobFiles
 from airflow_mqtt.worker.runner import compat
 from airflow_mqtt.worker.runner.transport import WorkerTransport
 
 CALLBACK = "ExecuteCallback"
-
-#: Characters of a traceback in the task's log.
-MAX_TRACE = 64 * 1024
 
 
 def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
@@ -93,8 +87,8 @@ def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, A
         return _result(returned=True, exit_code=compat.run_task(workload, client, files.task_log))
     except BaseException as error:
         traceback.print_exc()
-        reason = sanitise(f"the supervisor failed: {type(error).__name__}: {error}")
-        _tell(files, reason, sanitise(traceback.format_exc(), MAX_TRACE))
+        reason = sanitise(compat.refusal(error) or f"the supervisor failed: {type(error).__name__}: {error}")
+        _tell(files, reason, error)
         return _result(returned=False, reason=reason)
 
 
@@ -111,13 +105,6 @@ def _result(*, returned: bool, exit_code: int | None = None, reason: str = "") -
     return {"returned": returned, "exit_code": exit_code, "reason": reason}
 
 
-def _tell(files: JobFiles, reason: str, trace: str) -> None:
+def _tell(files: JobFiles, reason: str, error: BaseException) -> None:
     """Say it in the task's log, where people look first."""
-    entry = {
-        "timestamp": datetime.fromtimestamp(time.time(), UTC).isoformat().replace("+00:00", "Z"),
-        "level": "error",
-        "event": reason,
-        "logger": "airflow_mqtt.runner",
-        "error_detail": trace,
-    }
-    files.append_log(orjson.dumps(entry) + b"\n")
+    files.append_log(task_log.line(time.time(), "error", reason, "airflow_mqtt.runner", error))

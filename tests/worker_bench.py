@@ -96,7 +96,7 @@ def bench():
 
     @task
     def leaves_children(way):
-        quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={})
+        quiet = {} if way == "holds_its_output" else dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={})
         found = [subprocess.Popen(["sleep", "600"], start_new_session=own, **quiet).pid for own in (True, False)]
         print("children", *found, "end", flush=True)
         if way == "fails":
@@ -104,11 +104,11 @@ def bench():
         if way == "times_out":
             time.sleep(600)
 
-    for way in ("fails", "succeeds"):
+    for way in ("fails", "succeeds", "holds_its_output"):
         leaves_children.override(task_id="leaves_children_" + way)(way)
     leaves_children.override(task_id="leaves_children_times_out", execution_timeout=timedelta(seconds=1))("times_out")
-    command = "sleep 600 {where} & echo children $! end; exit {status}"
-    BashOperator(task_id="leaves_a_command", bash_command=command.format(where="> /dev/null 2>&1", status=1))
+    command = "sleep 600 > /dev/null 2>&1 & echo children $! end; exit 1"
+    BashOperator(task_id="leaves_a_command", bash_command=command)
 
     quick()
     wait_for_file()

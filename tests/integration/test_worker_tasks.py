@@ -173,6 +173,22 @@ def test_what_a_task_started_ends_with_it_whatever_its_exit_code(
     assert [child for child in children if processes.alive(child)] == []
 
 
+@pytest.mark.parametrize("task", ["quick", "leaves_children_holds_its_output"])
+def test_the_end_of_a_task_is_heard_at_once(
+    bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto, task: str
+) -> None:
+    """Not with the supervisor's next heartbeat, nor when it gives up on those who hold the task's output open."""
+    worker = WorkerProcess(tmp_path / "worker", broker.url(NAME))
+    worker.env["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] = worker.env["AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT"] = (
+        "60"
+    )
+    with running(worker):
+        bridge.status("idle")
+        job = bridge.run(task)
+        bridge.event(job, "started")
+        assert bridge.event(job, "finished", timeout=30).outcome == "succeeded"
+
+
 def test_the_last_resort_of_a_drain_ends_the_command_too(bridge: FakeBridge, worker: WorkerProcess) -> None:
     job = bridge.run("runs_a_command")
     task, command = bridge.processes(job)

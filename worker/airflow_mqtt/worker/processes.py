@@ -89,19 +89,6 @@ def adopt_orphans() -> None:
             ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 
 
-def have_children() -> bool:
-    """Whether this process has any child; after `adopt_orphans`, whether anything that it or they started still runs.
-
-    It reaps those that only wait for that.
-    """
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        return sys.platform != "linux"  # there orphans are somebody else's: nobody knows
-    return True
-
-
 def kill_attempt(mark: str, leader: ProcessId | None, *, spare_leader: bool = False) -> None:
     """Kill all processes of an attempt, with `spare_leader` but for its supervisor; wait until they are gone.
 
@@ -134,12 +121,15 @@ def _send(pid: int, number: signal.Signals) -> None:
 def _members(mark: str, leader: ProcessId | None) -> set[int]:
     """Return the living processes of an attempt."""
     table = _living()
-    found = {pid for pid in table if _marked(pid, mark)}
-    if leader is not None and leader.boot == boot_id():
-        holder = table.get(leader.pid)
+    known = leader if leader is not None and leader.boot == boot_id() else None
+    # What carries the mark began after its supervisor: the environments of all others need not be read.
+    since = 0 if known is None else known.ticks
+    found = {pid for pid, stat in table.items() if stat["ticks"] >= since and _marked(pid, mark)}
+    if known is not None:
+        holder = table.get(known.pid)
         # While a session has members its id is not used again; a leader that began at another time is somebody else.
-        if holder is None or holder["ticks"] == leader.ticks:
-            found |= {pid for pid, stat in table.items() if leader.pid in (pid, stat["session"])}
+        if holder is None or holder["ticks"] == known.ticks:
+            found |= {pid for pid, stat in table.items() if known.pid in (pid, stat["session"])}
     while True:
         more = {pid for pid, stat in table.items() if stat["parent"] in found or stat["session"] in found} - found
         if not more:

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
 from airflow.sdk.execution_time import supervisor
 
 from airflow_mqtt.worker import task_log
+from airflow_mqtt.worker.runner import sentinel
 from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
 
 #: Modules that every task needs sooner or later; the warm process has them before it forks.
@@ -41,6 +43,16 @@ def configure_logging() -> None:
     from airflow.sdk.log import configure_logging as configure  # noqa: PLC0415  slow, and only children need it
 
     configure(json_output=True, output=sys.stdout.buffer)
+
+
+def hear_of_ends(ended: Callable[[], None]) -> None:
+    """Let supervisors of this process hear at once that theirs has ended; `ended` is called first."""
+    sentinel.watch(supervisor.ActivitySubprocess, ended)
+    try:
+        from airflow.sdk.execution_time.callback_supervisor import CallbackSubprocess  # noqa: PLC0415  3.3 and later
+    except ImportError:
+        return
+    sentinel.watch(CallbackSubprocess, ended)
 
 
 def run_task(workload: dict[str, Any], client: Any, log_path: Path) -> int:

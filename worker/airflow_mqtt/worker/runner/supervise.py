@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import sys
@@ -30,11 +31,12 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
             files.write_runner(me)
             processes.adopt_orphans()
             os.environ[processes.MARK] = files.mark
+            end_the_rest = functools.partial(processes.kill_attempt, files.mark, me, spare_leader=True)
+            compat.hear_of_ends(end_the_rest)
+            # What the task has started must not run beside its retry, whatever the exit code: the SDK's process exits 0
+            # once it has reported a failure. And at once: the SDK waits a minute for whoever holds its output open.
             result = _run(state_dir, order, files)
-            # Whatever the exit code: the SDK's process exits 0 once it has reported a failure, and what the task has
-            # started must not run beside its retry.
-            if processes.have_children():
-                processes.kill_attempt(files.mark, me, spare_leader=True)
+            end_the_rest()
             files.sync_log()
             files.write_result(result)
         status = 0

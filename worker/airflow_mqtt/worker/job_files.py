@@ -43,7 +43,8 @@ class JobFiles:
         return self.directory / "lock"
 
     def write_runner(self, process: ProcessId) -> None:
-        _write(self.directory / "runner.json", asdict(process))
+        """Say which process runs the attempt. Not to the disk: after a power cut no process of before it is there."""
+        _write(self.directory / "runner.json", asdict(process), sync=False)
 
     def read_runner(self) -> ProcessId | None:
         value = _read(self.directory / "runner.json")
@@ -93,14 +94,17 @@ class JobFiles:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def _write(path: Path, value: dict[str, Any]) -> None:
-    """Write all or nothing, and to the disk: a power cut must not leave half a result."""
+def _write(path: Path, value: dict[str, Any], *, sync: bool = True) -> None:
+    """Write all or nothing, with `sync` to the disk: a power cut must not leave half a result."""
     draft = path.with_suffix(".new")
     with draft.open("wb") as file:
         file.write(orjson.dumps(value))
         file.flush()
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     draft.replace(path)
+    if not sync:
+        return
     with contextlib.suppress(OSError):
         directory = os.open(path.parent, os.O_RDONLY)
         try:

@@ -15,34 +15,52 @@ from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.runner import sentinel
 from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
 
-#: Modules that every task needs sooner or later; the warm process has them before it forks.
+#: Modules that every task loads, or nearly; the warm process has them before it forks. Not all are in each version, or
+#: there where the SDK is without Airflow's core beside it.
 WARM = (
     "airflow.sdk.execution_time.task_runner",
     "airflow.sdk.log",
-    "airflow.dag_processing.bundles.manager",
+    "airflow.sdk.plugins_manager",
     "airflow.sdk.execution_time.callback_supervisor",  # 3.3 and later
+    "airflow.dag_processing.bundles.manager",
+    "airflow.dag_processing.bundles.local",
+    "airflow.dag_processing.dagbag",  # 3.2 and later
+    "airflow.models.dagbag",
+    "airflow.models.dag",
+    "airflow.sdk.definitions.decorators",
+    "airflow.sdk.definitions.connection",
+    "airflow.sdk.definitions.asset.metadata",
+    "airflow.sdk._shared.logging.remote",  # 3.2 and later
+    "airflow.sdk._shared.logging.factory",  # 3.3 and later
+    "airflow.version",
+    "airflow.providers.standard.decorators.python",
+    "airflow.providers.standard.operators.python",
+    "jinja2.ext",
+    "setproctitle",
+    "encodings.idna",
 )
 
 
 def warm_up() -> None:
-    """Import what tasks need, and make what a `Client` caches."""
+    """Do what each task would do: import what it needs, make what a `Client` caches, configure the supervisor's log."""
     for module in WARM:
         try:
             importlib.import_module(module)
         except ImportError:
-            continue  # an older SDK, or one without Airflow's core beside it
+            continue
     Client(base_url=BASE_URL, token="").close()
+    _configure_logging()
 
 
 def make_client(transport: WorkerTransport) -> Any:
     return Client(base_url=BASE_URL, token="", transport=transport)
 
 
-def configure_logging() -> None:
-    """Let the supervisor's own messages (not the task's) go to stdout as JSON."""
-    from airflow.sdk.log import configure_logging as configure  # noqa: PLC0415  slow, and only children need it
+def _configure_logging() -> None:
+    """Let the supervisors' own messages (not the task's) go to stdout as JSON, wherever that leads after the fork."""
+    from airflow.sdk.log import configure_logging  # noqa: PLC0415  slow
 
-    configure(json_output=True, output=sys.stdout.buffer)
+    configure_logging(json_output=True, output=sys.stdout.buffer)
 
 
 def hear_of_ends(ended: Callable[[], None]) -> None:

@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     if _alone(channel):
         return 0
     try:
-        _load()
+        load()
     except Exception as error:
         channel.sendall(pack({"op": "unusable", "reason": f"{type(error).__name__}: {error}"}))
         return 1
@@ -49,9 +49,9 @@ def _alone(channel: socket.socket) -> bool:
         return True
 
 
-def _load() -> None:
+def load() -> None:
     gc.disable()
-    from airflow_mqtt.worker.runner import compat  # noqa: PLC0415  loads the Task SDK
+    from airflow_mqtt.worker.runner import compat, supervise  # noqa: F401, PLC0415  they load the Task SDK
 
     compat.warm_up()
     gc.enable()

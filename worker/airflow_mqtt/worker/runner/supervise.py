@@ -82,7 +82,6 @@ def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, A
     workload = order["workload"]
     transport = WorkerTransport(state_dir, order["job"], order["attempt"], order["max_call_bytes"])
     try:
-        compat.configure_logging()
         client = compat.make_client(transport)
         if workload.get("type") == CALLBACK:
             return _run_callback(workload, client, files)

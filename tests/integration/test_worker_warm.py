@@ -36,6 +36,34 @@ lean()
 ANEW: frozenset[str] = frozenset()
 
 
+def _hosts(worker: WorkerProcess) -> list[int]:
+    """Return the process groups of warm processes: each begins a session."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(worker.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "airflow_mqtt.worker.runner.host" in line]
+
+
+def test_a_worker_can_be_warm_from_its_start(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> None:
+    """And stays so: however long it has nothing to do, and after the process has ended."""
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME), warm="start", runner_idle_timeout=0)
+    with running(process):
+        bridge.status("idle")
+        wait_for(lambda: "the runner host is ready" in process.tail(), what="the warm process")
+        (host,) = _hosts(process)
+        assert bridge.event(bridge.run("quick"), "finished").outcome == "succeeded"
+        assert _hosts(process) == [host]
+
+
+def test_a_worker_that_is_warm_on_demand_has_no_such_process(
+    tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge
+) -> None:
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME), runner_idle_timeout=0)
+    with running(process):
+        bridge.status("idle")
+        assert _hosts(process) == []
+        bridge.event(bridge.run("quick"), "finished")
+        wait_for(lambda: not _hosts(process), what="the end of the warm process")
+
+
 @pytest.fixture
 def worker(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> Iterator[WorkerProcess]:
     process = WorkerProcess(tmp_path / "worker", broker.url(NAME))

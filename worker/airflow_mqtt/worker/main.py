@@ -133,7 +133,12 @@ def _work(settings: WorkerSettings) -> None:
         core = _recalled(config, restored, settings.state_dir / JOURNAL)
         max_call_bytes = largest_call(settings.max_message_bytes)
         runners = Runners(
-            settings.state_dir, settings.python, settings.runner_idle_timeout, selector, max_call_bytes=max_call_bytes
+            settings.state_dir,
+            settings.python,
+            settings.runner_idle_timeout,
+            selector,
+            max_call_bytes=max_call_bytes,
+            keep_warm=settings.warm == "start" and bool(config.kinds),
         )
         local_api = _listen(settings.state_dir, selector)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})

@@ -97,7 +97,8 @@ class Loop:
         self._hear_runners(now)
         self._core.tick(now, self._runners.disk_free(), self._link.under_way)
         self._perform()
-        self._link.acknowledge()
+        if self._core.state.jobs:  # else nobody waits, and the packet that this takes is saved
+            self._link.acknowledge()
 
     def _timeout(self, now: float) -> float:
         due = min(self._core.deadline(now), self._link.deadline(now), self._runners.deadline(now))

@@ -1,10 +1,11 @@
 """The state of a worker's core, and the small things that every part of it does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
+from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, sanitise
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker import task_log
@@ -143,11 +144,20 @@ def report(
         reason=sanitise(reason),
         **details,
     )
-    payload = event.encode()
+    payload = _fitting(state, event).encode()
     state.outbox.add(payload)
     state.out.append(SaveEvent(event.seq, payload))
     send_events(state, now)
     return event.seq
+
+
+def _fitting(state: State, event: Event) -> Event:
+    """Return `event` as the bridge takes it: one that it refuses is never acknowledged, and all behind it wait."""
+    try:
+        return Event.from_object(asdict(event))
+    except PayloadError as error:
+        say(state, "error", f"job {event.job}: its report says less than it should: {error}")
+        return replace(event, ts=0.0, exit_code=None, log_size=None)
 
 
 def send_events(state: State, now: float) -> None:

@@ -46,7 +46,7 @@ def test_any_exception_makes_a_line(error):
 
 def test_a_supervisor_that_fails_says_so_in_such_a_line(tmp_path):
     files = JobFiles(tmp_path, "a", 1)
-    order = {"job": "a", "attempt": 1, "max_call_bytes": 1000, "workload": {"type": "ExecuteTask"}}
+    order = {"job": "a", "attempt": 1, "max_call_bytes": 1000, "key": "", "workload": {"type": "ExecuteTask"}}
     stdout, sys.stdout = sys.stdout, sys.__stdout__
     try:
         result = supervise._run(tmp_path, order, files)

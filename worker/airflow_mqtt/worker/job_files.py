@@ -72,6 +72,18 @@ class JobFiles:
         )
         return Result(bool(returned), exit_code, sanitise(str(reason))) if fits else None
 
+    def add_key(self, digest: str) -> None:
+        """Keep the digest of a runner's secret, see `keys`."""
+        with _regular(self.directory / "keys", os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file:
+            file.write(digest.encode() + b"\n")
+
+    def read_keys(self) -> set[str]:
+        try:
+            with _regular(self.directory / "keys") as file:
+                return set(file.read(MAX_FILE).decode(errors="replace").split())
+        except OSError:
+            return set()
+
     def append_log(self, line: bytes) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         with _regular(self.task_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT) as file:

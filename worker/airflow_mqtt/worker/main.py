@@ -34,6 +34,9 @@ EXIT_STORAGE = 74  # EX_IOERR of sysexits.h
 
 JOURNAL = "journal.sqlite"
 
+#: Of the largest calls, how many have room on the local socket at a time.
+ROOM_OF_CALLS = 2
+
 #: What a state directory may hold although it has no journal: it was removed, or not made before the disk was full.
 OURS = frozenset({"jobs", "lock", "worker.sock", "host.log", "lost+found", f"{JOURNAL}-wal", f"{JOURNAL}-shm"})
 
@@ -107,9 +110,11 @@ def _own(state_dir: Path) -> Any:
     return lock
 
 
-def _listen(state_dir: Path, selector: selectors.BaseSelector) -> LocalApi:
+def _listen(state_dir: Path, selector: selectors.BaseSelector, runners: Runners, max_call_bytes: int) -> LocalApi:
     try:
-        return LocalApi(state_dir / "worker.sock", selector)
+        return LocalApi(
+            state_dir / "worker.sock", selector, admits=runners.keys.fit, max_bytes=ROOM_OF_CALLS * max_call_bytes
+        )
     except OSError as error:
         if error.errno in _MAY_PASS:
             raise
@@ -140,7 +145,7 @@ def _work(settings: WorkerSettings) -> None:
             max_call_bytes=max_call_bytes,
             keep_warm=settings.warm == "start" and bool(config.kinds),
         )
-        local_api = _listen(settings.state_dir, selector)
+        local_api = _listen(settings.state_dir, selector, runners, max_call_bytes)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
         filters = Topics(settings.root).of_worker(settings.name)
         link = Link(settings, filters, selector, lambda: loop.begin_connection())  # noqa: PLW0108  made below

@@ -19,6 +19,7 @@ from airflow_mqtt.worker.core.effects import Force
 from airflow_mqtt.worker.core.jobs import Result
 from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.job_files import JobFiles
+from airflow_mqtt.worker.keys import Keys
 from airflow_mqtt.worker.processes import ProcessId
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Runners:
         self._keep_warm = keep_warm  # a host from the first `tick` on, whether or not there are tasks
         self._warm_at = 0.0  # when it may be started, if there is none
         self._state_dir = state_dir
+        self.keys = Keys(state_dir)
         self._python = python
         self._idle_timeout = idle_timeout
         self._selector = selector
@@ -115,7 +117,7 @@ class Runners:
         """Start a runner. One that cannot be started has ended without a result: the core decides what follows."""
         attempt = (run.job, run.attempt)
         files = self.files(*attempt)
-        order = {
+        order: dict[str, Any] = {
             "op": "start",
             "job": run.job,
             "attempt": run.attempt,
@@ -127,6 +129,7 @@ class Runners:
         try:
             files.directory.mkdir(parents=True, exist_ok=True)
             (files.directory / "result.json").unlink(missing_ok=True)
+            order["key"] = self.keys.give(*attempt)
             self._started_host().send(order)
         except ConnectionError as error:  # it died since it was last looked at
             self._host_died(str(error))
@@ -157,6 +160,7 @@ class Runners:
     def remove(self, job: str, attempt: int) -> None:
         """Delete the directory of an attempt; again when its runner, killed just now, has left."""
         self.files(job, attempt).remove()
+        self.keys.forget(job, attempt)
         self._others.pop((job, attempt), None)
         if (job, attempt) in self._ours:
             self._removed.add((job, attempt))

@@ -140,7 +140,7 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
         _answer(state, call.token, call.id, 413, _too_large_body(state))
         return
     if why := malformed(state, job, call):
-        _answer(state, call.token, call.id, 400, _detail_body("malformed", why))
+        _answer(state, call.token, call.id, 400, detail_body("malformed", why))
         return
     job.calls.append(call)
     if is_state(call):
@@ -231,7 +231,7 @@ def _answer(state: State, token: int | None, call_id: str, status: int, body: st
 
 def gone_body(message: str) -> str:
     """Return what the Execution API says of a task instance that should not run (heartbeat: 404, 409, 410)."""
-    return _detail_body("not_found", message)
+    return detail_body("not_found", message)
 
 
 def _too_large_body(state: State) -> str:
@@ -239,10 +239,10 @@ def _too_large_body(state: State) -> str:
         "The call is larger than a message may be on its way to Airflow: max_message_bytes of the worker is"
         f" {state.config.max_message_bytes}. Raise it there, in the bridge and in the broker, or pass less."
     )
-    return _detail_body("too_large", message)
+    return detail_body("too_large", message)
 
 
-def _detail_body(reason: str, message: str) -> str:
+def detail_body(reason: str, message: str) -> str:
     """Return the body of an error as the Execution API has it."""
     return orjson.dumps({"detail": {"reason": reason, "message": message}}).decode()
 

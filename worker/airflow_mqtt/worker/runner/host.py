@@ -3,7 +3,7 @@
 `python -m airflow_mqtt.worker.runner.host FD STATE_DIR`, started by the worker. It has one thread and no sockets
 but its end of a socket pair (FD), so that forking is safe. When the worker is gone it ends; its children go on.
 
-Frames in: `{"op": "start", "job", "attempt", "workload", "max_call_bytes"}`. Frames out:
+Frames in: `{"op": "start", "job", "attempt", "workload", "max_call_bytes", "key"}`. Frames out:
 `{"op": "ready"}`, `{"op": "exited", "job", "attempt", "status"}`, `{"op": "unusable", "reason"}`.
 """
 

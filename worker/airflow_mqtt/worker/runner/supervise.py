@@ -80,7 +80,7 @@ def _first(files: JobFiles) -> bool:
 
 def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, Any]:
     workload = order["workload"]
-    transport = WorkerTransport(state_dir, order["job"], order["attempt"], order["max_call_bytes"])
+    transport = WorkerTransport(state_dir, order["job"], order["attempt"], order["max_call_bytes"], key=order["key"])
     try:
         client = compat.make_client(transport)
         if workload.get("type") == CALLBACK:

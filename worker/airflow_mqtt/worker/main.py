@@ -14,6 +14,7 @@ from typing import Any
 from airflow_mqtt.protocol.errors import NameInUseError, PayloadError, RefusedError, SettingError, StorageError
 from airflow_mqtt.protocol.messages import JobKind
 from airflow_mqtt.protocol.topics import Topics
+from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.frames import largest_call
@@ -24,7 +25,7 @@ from airflow_mqtt.worker.loop import Loop
 from airflow_mqtt.worker.packages import installed_version
 from airflow_mqtt.worker.probe import name_is_taken
 from airflow_mqtt.worker.runners import Runners
-from airflow_mqtt.worker.settings import WorkerSettings
+from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def run(values: dict[str, Any]) -> int:
     is in use, 74 (EX_IOERR) when its disk fails. Runners go on, whatever it is.
     """
     settings = WorkerSettings.of(values)
+    _keep_secrets()
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -68,6 +70,14 @@ def run(values: dict[str, Any]) -> int:
         log.error("%s", _disk_failed(settings.state_dir, error))
         return EXIT_STORAGE
     return 0
+
+
+def _keep_secrets() -> None:
+    """Keep from tasks, which run as the same user, what this process knows; the password it has read by now."""
+    processes.close_memory()
+    for setting in SETTINGS:
+        if setting.secret:
+            os.environ.pop(setting.env, None)
 
 
 def _disk_failed(state_dir: Path, error: Exception) -> str:
@@ -91,8 +101,9 @@ def _own(state_dir: Path) -> Any:
                 f"state_dir: {state_dir} holds other things ({min(foreign)}) and no journal of a worker;"
                 " give --state-dir a directory that is empty or does not exist"
             )
+        _refuse_links(state_dir)
         (state_dir / "jobs").mkdir(exist_ok=True, mode=0o700)
-        lock = (state_dir / "lock").open("w")
+        lock = os.fdopen(os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
     except OSError as error:
         if error.errno in _MAY_PASS:
             raise
@@ -108,6 +119,15 @@ def _own(state_dir: Path) -> Any:
             f"state_dir: {state_dir} cannot be locked ({error.strerror}); give --state-dir a directory on a local disk"
         ) from None
     return lock
+
+
+def _refuse_links(state_dir: Path) -> None:
+    """Refuse what leads elsewhere: in a directory that was somebody else's, we would empty what it leads to."""
+    for name in sorted(OURS | {JOURNAL}):
+        if (state_dir / name).is_symlink():
+            raise SettingError(
+                f"state_dir: {state_dir / name} is a symbolic link; remove it, or give --state-dir another directory"
+            )
 
 
 def _listen(state_dir: Path, selector: selectors.BaseSelector, runners: Runners, max_call_bytes: int) -> LocalApi:

@@ -82,11 +82,20 @@ def wake(process: ProcessId) -> None:
 
 def adopt_orphans() -> None:
     """Become the parent of each process below this one that loses its own (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(36, 1)
+
+
+def close_memory() -> None:
+    """Let no other process of this user read our memory and environment (prctl(2), PR_SET_DUMPABLE; proc(5))."""
+    _prctl(4, 0)
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415  only supervisors need it
+        import ctypes  # noqa: PLC0415  not everywhere
 
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def kill_attempt(mark: str, leader: ProcessId | None, *, spare_leader: bool = False) -> None:

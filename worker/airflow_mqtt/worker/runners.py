@@ -270,7 +270,7 @@ class Runners:
 
 
 def _private(path: Path) -> Any:
-    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600))
 
 
 def task_environment(ours: Mapping[str, str]) -> dict[str, str]:

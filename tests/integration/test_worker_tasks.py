@@ -13,7 +13,7 @@ from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
 from log_schema import check
 from servers import running, wait_for
-from worker_bench import FakeBridge, WorkerProcess
+from worker_bench import FakeBridge, WorkerProcess, workload
 
 NAME = "edge-1"
 
@@ -72,6 +72,34 @@ def test_a_start_that_is_refused_for_its_size_says_so(bridge: FakeBridge, worker
     told = "Airflow refused the start of the task with status 413: too_large: The answer is larger than"
     assert told in bridge.event(job, "finished").reason
     bridge.log(job, told)
+
+
+EXECUTORS = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def named():
+    @task
+    def hello():
+        print("hello from", {executor!r})
+
+    hello.override(executor={executor!r})()
+
+named()
+"""
+
+
+@pytest.mark.parametrize("executor", ["edge", "airflow_mqtt.executor.MqttExecutor", "MqttExecutor"])
+def test_a_task_may_name_an_executor_that_only_the_site_knows(
+    bridge: FakeBridge, worker: WorkerProcess, executor: str
+) -> None:
+    """As `configure-airflow.md` has it, without a line in the device's configuration."""
+    (worker.state_dir.parent / "dags/named.py").write_text(EXECUTORS.format(executor=executor))
+    order = workload("hello")
+    order["ti"]["dag_id"] = "named"
+    job = bridge.run("hello", workload=order | {"dag_rel_path": "named.py"})
+    assert bridge.event(job, "finished").exit_code == 0
+    bridge.log(job, f"hello from {executor}")
 
 
 def test_logs_arrive_while_the_task_runs(bridge: FakeBridge, worker: WorkerProcess) -> None:

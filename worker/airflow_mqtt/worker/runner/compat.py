@@ -48,8 +48,32 @@ def warm_up() -> None:
             importlib.import_module(module)
         except ImportError:
             continue
+    _take_any_executor()
     Client(base_url=BASE_URL, token="").close()
     _configure_logging()
+
+
+def _take_any_executor() -> None:
+    """Let a Dag name executors that the device's configuration does not know.
+
+    They are the site's, whose dag-processor and scheduler have checked `executor=…`. Here the Dag bag checks it again,
+    and would drop the Dag (`_validate_executor_fields` in `airflow.dag_processing.dagbag`; 3.1: in `models.dagbag`).
+    """
+    try:
+        from airflow.exceptions import AirflowConfigException, UnknownExecutorException  # noqa: PLC0415
+        from airflow.executors.executor_loader import ExecutorLoader  # noqa: PLC0415
+        from airflow.executors.executor_utils import ExecutorName  # noqa: PLC0415
+    except ImportError:
+        return  # the SDK without Airflow's core beside it
+    lookup = ExecutorLoader.lookup_executor_name_by_str
+
+    def found(name: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return lookup(name, *arguments, **options)
+        except (UnknownExecutorException, AirflowConfigException):
+            return ExecutorName(module_path=name)
+
+    ExecutorLoader.lookup_executor_name_by_str = found
 
 
 def make_client(transport: WorkerTransport) -> Any:

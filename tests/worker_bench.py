@@ -24,11 +24,15 @@ from airflow_mqtt.protocol.messages import (
     decode_report,
 )
 from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.worker.packages import installed_version
 from airflow_mqtt.worker.processes import ProcessId, identify
 from demo.processes import Server, wait_for
 from mqtt_peer import Peer
 
 TOPICS = Topics()
+
+#: That of Airflow 3.1 takes no field that it does not know.
+SDK = installed_version("apache-airflow-task-sdk") or ""
 
 RUN_CONTEXT = {
     "dag_run": {
@@ -44,7 +48,7 @@ RUN_CONTEXT = {
         "state": "running",
         "conf": {},
         "consumed_asset_events": [],
-        "partition_key": None,
+        **({} if SDK.startswith("1.1.") else {"partition_key": None}),
     },
     "max_tries": 0,
     "should_retry": False,

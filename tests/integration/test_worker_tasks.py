@@ -62,7 +62,7 @@ def test_a_refused_gate_runs_nothing(bridge: FakeBridge, worker: WorkerProcess) 
     log = bridge.log(job, told)
     assert "hello" not in log
     (ours,) = [line for line in log.splitlines() if "airflow_mqtt.runner" in line]
-    assert "TaskAlreadyRunningError" in [error["exc_type"] for error in check(ours.encode())["error_detail"]]
+    assert "ServerResponseError" in [error["exc_type"] for error in check(ours.encode())["error_detail"]]
 
 
 def test_a_start_that_is_refused_for_its_size_says_so(bridge: FakeBridge, worker: WorkerProcess) -> None:

@@ -27,6 +27,7 @@ WARM = (
     "airflow.dag_processing.dagbag",  # 3.2 and later
     "airflow.models.dagbag",
     "airflow.models.dag",
+    "airflow.sdk.serde",  # 3.2 and later
     "airflow.sdk.definitions.decorators",
     "airflow.sdk.definitions.connection",
     "airflow.sdk.definitions.asset.metadata",

@@ -295,6 +295,20 @@ def _():
     return mock.patch.object(writer.Writer, "submit", submit)
 
 
+@mutant("memory: the gate opens for a job whose end is wished")
+def _():
+    real = gate.open_gate
+
+    def open_gate(draft, call, path):
+        job = draft.job(call.request.job)
+        if job is None or job.cancel_reason is None:
+            return real(draft, call, path)
+        with mock.patch.object(state.Draft, "job", lambda self, id_: replace(job, cancel_reason=None)):
+            return real(draft, call, path)
+
+    return mock.patch.object(gate, "open_gate", open_gate)
+
+
 @mutant("memory: a job is placed that the scheduler has ended in its queue")
 def _():
     real = memory.MemoryLedger._is_as_seen

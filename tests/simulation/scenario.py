@@ -273,7 +273,8 @@ class Scenario:
         state, subject = row["state"], row["subject"]
         ended = {job for device in self._all() for job in device.ended_code}
         promised = {job for device in self._all() for job in device.promised}
-        harmed = {job for device in self._all() for job in device.power_cuts} | self.off_disk | self.unwanted
+        wished_away = self.unwanted | set(self.db.superseded)
+        harmed = {job for device in self._all() for job in device.power_cuts} | self.off_disk | wished_away
         if state not in TERMINAL:
             bad.append(f"1: {id_} is {state} and forgotten")
         heard = sum(count for (job, _), count in self.heard.items() if job == id_)
@@ -291,7 +292,7 @@ class Scenario:
             and state != JobState.SUCCEEDED
             # Airflow had it, from a bridge that died before it noted that; its next heartbeat was refused for this.
             and not (state == JobState.CANCELLED and self.airflow.states[subject] == "success")
-            and id_ not in self.unwanted | self.off_disk | self._lost_fairly(id_)
+            and id_ not in wished_away | self.off_disk | self._lost_fairly(id_)
         ):
             bad.append(f"3: {id_} is {state} ({row['reason']}), though the worker took its result")
         if state in (JobState.FAILED, JobState.LOST) and id_ not in harmed | self._lost_fairly(id_):

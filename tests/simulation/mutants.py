@@ -259,12 +259,21 @@ def _():
     return mock.patch.object(memory.MemoryLedger, "snapshot", snapshot)
 
 
-@mutant("memory: what others have changed is not read after a conflict")
+@mutant("memory: what others have changed is read neither after a conflict nor as news")
 def _():
     async def after_conflict(self, conflict, *, last):
         return frozenset(conflict.jobs)
 
-    return mock.patch.object(writer.Writer, "_after_conflict", after_conflict)
+    real = writer.Writer._take_in
+
+    def take_in(self, news):
+        known = {*self.living.jobs, *self.living.waiting}
+        real(self, replace(news, jobs=[job for job in news.jobs if job.id not in known]))
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(writer.Writer, "_after_conflict", after_conflict))
+    stack.enter_context(mock.patch.object(writer.Writer, "_take_in", take_in))
+    return stack
 
 
 @mutant("memory: a wish of the scheduler is overlooked")

@@ -273,7 +273,7 @@ class LivingWorker(_Threaded):
             restored = journal.load()
             core = Core(self._config(restored.meta["journal"]), restored)
             runners = Runners(state, self._settings.python, 300, selector, max_call_bytes=65536)
-            local_api = LocalApi(state / "worker.sock", selector)
+            local_api = LocalApi(state / "worker.sock", selector, admits=runners.keys.fit, max_bytes=2**20)
             self.link = WorkerLink(
                 self._settings, TOPICS.of_worker(self.name), selector, lambda: loop.begin_connection()
             )

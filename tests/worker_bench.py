@@ -24,11 +24,15 @@ from airflow_mqtt.protocol.messages import (
     decode_report,
 )
 from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.worker.packages import installed_version
 from airflow_mqtt.worker.processes import ProcessId, identify
 from demo.processes import Server, wait_for
 from mqtt_peer import Peer
 
 TOPICS = Topics()
+
+#: That of Airflow 3.1 takes no field that it does not know.
+SDK = installed_version("apache-airflow-task-sdk") or ""
 
 RUN_CONTEXT = {
     "dag_run": {
@@ -44,7 +48,7 @@ RUN_CONTEXT = {
         "state": "running",
         "conf": {},
         "consumed_asset_events": [],
-        "partition_key": None,
+        **({} if SDK.startswith("1.1.") else {"partition_key": None}),
     },
     "max_tries": 0,
     "should_retry": False,
@@ -55,7 +59,9 @@ import os
 import signal
 import subprocess
 import time
+from datetime import timedelta
 from pathlib import Path
+from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import dag, task
 
 @dag(schedule=None)
@@ -91,6 +97,22 @@ def bench():
         print("x" * 200_000)
         for number in range(2000):
             print("line", number)
+
+    @task
+    def leaves_children(way):
+        quiet = {} if way == "holds_its_output" else dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={})
+        found = [subprocess.Popen(["sleep", "600"], start_new_session=own, **quiet).pid for own in (True, False)]
+        print("children", *found, "end", flush=True)
+        if way == "fails":
+            raise ValueError("as planned")
+        if way == "times_out":
+            time.sleep(600)
+
+    for way in ("fails", "succeeds", "holds_its_output"):
+        leaves_children.override(task_id="leaves_children_" + way)(way)
+    leaves_children.override(task_id="leaves_children_times_out", execution_timeout=timedelta(seconds=1))("times_out")
+    command = "sleep 600 > /dev/null 2>&1 & echo children $! end; exit 1"
+    BashOperator(task_id="leaves_a_command", bash_command=command)
 
     quick()
     wait_for_file()
@@ -247,6 +269,11 @@ class FakeBridge(Peer):
         words = re.search(r"processes (\d+) (\d+)", self.log(job, "environment")).groups()
         task, command = (identify(int(word)) for word in words)
         return task, command
+
+    def children(self, job: str) -> list[ProcessId]:
+        """Return what a task that `leaves_children` has started."""
+        words = re.search(r"children ([\d ]+) end", self.log(job, " end")).group(1)
+        return [identify(int(word)) for word in words.split()]
 
     def calls(self, job: str) -> list[str]:
         return [f"{request.method} {request.path.split('/')[-1]}" for request in self.requests if request.job == job]

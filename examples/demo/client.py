@@ -154,11 +154,19 @@ class AirflowClient:
 
 
 def _line(item: Any) -> str:
-    """Return a line of a structured log; below it the exceptions that it carries, as the UI shows them."""
-    if isinstance(item, str):
-        return item
-    raised = [f"{error.get('exc_type')}: {error.get('exc_value')}" for error in item.get("error_detail") or []]
+    """Return a line of a structured log; below it the exceptions that it carries, as the UI shows them.
+
+    Whoever writes a log may put anything there.
+    """
+    if not isinstance(item, dict):
+        return str(item)
+    errors = item.get("error_detail") or []
+    raised = [_error(error) for error in (errors if isinstance(errors, list) else [errors])]
     return "\n".join([str(item.get("event", item)), *raised])
+
+
+def _error(error: Any) -> str:
+    return f"{error.get('exc_type')}: {error.get('exc_value')}" if isinstance(error, dict) else str(error)
 
 
 def _task_path(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:

@@ -16,7 +16,7 @@ def test_a_row_that_cannot_be_understood_stops_nobody_else(site, worker):
     strange = site.queue(queue="other")
     with site.engine.begin() as connection:
         connection.execute(sa.update(tables.job).where(tables.job.c.id == strange).values(state="of the future"))
-        values = {"name": "strange", "state": "of the future", "journal": "j", "seen_at": 0.0}
+        values = {"name": "strange", "state": "of the future", "journal": "j", "seen_at": 0.0, "news": True}
         connection.execute(sa.insert(tables.worker).values(**values))
     good = site.queue()
     assert worker.order().job == good
@@ -57,7 +57,7 @@ def test_a_wish_is_told_again_when_the_broker_has_lost_it(site, worker, broker):
     site.start_bridge("--accept-timeout", "1")
     wait_for(lambda: worker.acks.qsize(), what="the bridge")
     with site.engine.begin() as connection:
-        wish = {"desired": '{"maintenance": true}', "revision": 7}
+        wish = {"desired": '{"maintenance": true}', "revision": 7, "news": True}
         connection.execute(sa.update(tables.worker).values(**wish))
     topic = f"airflow/v1/worker/{worker.name}/desired"
     with Peer(broker.url("bridge")) as peer:

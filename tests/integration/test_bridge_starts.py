@@ -150,7 +150,7 @@ def migrated(sqlite_url):
 
 def of_link(bridge):
     """What the link has said, without the time."""
-    return [line.partition("bridge.link: ")[2] for line in bridge.lines() if "bridge.link: " in line]
+    return [line.partition("bridge.mqtt.link: ")[2] for line in bridge.lines() if "bridge.mqtt.link: " in line]
 
 
 def await_tries(broker, number):

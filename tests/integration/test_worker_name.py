@@ -14,6 +14,7 @@ import servers
 from airflow_mqtt.protocol.messages import WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.unix_sockets import connect
+from mqtt_peer import Peer
 from worker_bench import TOPICS, FakeBridge, WorkerProcess
 
 NAME = "edge-1"
@@ -52,7 +53,7 @@ def test_a_second_worker_on_the_state_directory_stops(
 
 
 @pytest.mark.parametrize("broken", ["cut", "stall"])
-def test_a_worker_that_was_replaced_while_it_was_away_leaves(
+def test_a_worker_that_was_replaced_while_it_was_away_waits_for_its_name(
     bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto, broken: str
 ) -> None:
     with servers.Proxy(broker.port) as link, ExitStack() as stack:
@@ -66,13 +67,32 @@ def test_a_worker_that_was_replaced_while_it_was_away_leaves(
         replaced = bridge.status("idle", since=seen)
         servers.wait_for(lambda: "no connection" in first.log.read_text(), what="the first to notice", timeout=15)
         link.heal()
-        assert first.wait(40) == 3
-        assert "the name 'edge-1' is in use by another living worker" in _last_line(first)
-        assert "Traceback" not in first.log.read_text()
+        told = "the name 'edge-1' is in use by another living worker"
+        servers.wait_for(lambda: told in first.log.read_text(), what="the first to find the second", timeout=40)
+        assert first.alive
         assert second.alive
         later = [status for status, _ in bridge.statuses[seen:] if status.state != "offline"]
         assert {status.instance for status in later} == {replaced.instance}
-        assert "took the session over" not in second.log.read_text()
+        assert "another client came" not in second.log.read_text()
+        second.signal(signal.SIGTERM)
+        assert second.wait(20) == 0
+        seen = len(bridge.statuses)
+        assert bridge.status("idle", since=seen, timeout=60).instance != replaced.instance
+        assert "Traceback" not in first.log.read_text()
+
+
+def test_a_worker_that_is_thrown_off_goes_on(
+    bridge: FakeBridge, worker: WorkerProcess, broker: servers.Mosquitto
+) -> None:
+    """By any client that has its client id, on the same account; it ended with an exit code that nobody restarts."""
+    before, _ = bridge.statuses[-1]
+    for _ in range(3):
+        seen = len(bridge.statuses)
+        with Peer(broker.url(NAME), f"airflow-worker-{NAME}"):
+            pass
+        assert bridge.status("idle", since=seen, timeout=40).instance == before.instance
+    assert worker.alive
+    assert bridge.event(bridge.run("quick"), "finished").outcome == "succeeded"
 
 
 def test_a_worker_whose_link_was_down_for_long_goes_on(

@@ -11,8 +11,9 @@ import pytest
 import servers
 from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
+from log_schema import check
 from servers import running, wait_for
-from worker_bench import FakeBridge, WorkerProcess
+from worker_bench import FakeBridge, WorkerProcess, workload
 
 NAME = "edge-1"
 
@@ -55,9 +56,50 @@ def test_a_refused_gate_runs_nothing(bridge: FakeBridge, worker: WorkerProcess) 
     job = bridge.run("quick")
     finished = bridge.event(job, "finished")
     assert finished.outcome == "failed"
-    assert "TaskAlreadyRunningError" in finished.reason
+    told = "Airflow refused the start of the task with status 409: invalid_state: the task is running: no"
+    assert finished.reason == told
     assert bridge.calls(job) == ["PATCH run"]
-    assert "hello" not in bridge.log(job, "TaskAlreadyRunningError")
+    log = bridge.log(job, told)
+    assert "hello" not in log
+    (ours,) = [line for line in log.splitlines() if "airflow_mqtt.runner" in line]
+    assert "ServerResponseError" in [error["exc_type"] for error in check(ours.encode())["error_detail"]]
+
+
+def test_a_start_that_is_refused_for_its_size_says_so(bridge: FakeBridge, worker: WorkerProcess) -> None:
+    refusal = {"detail": {"reason": "too_large", "message": "The answer is larger than a message may be."}}
+    bridge.overrides.append(lambda request: (413, refusal) if request.path.endswith("/run") else None)
+    job = bridge.run("quick")
+    told = "Airflow refused the start of the task with status 413: too_large: The answer is larger than"
+    assert told in bridge.event(job, "finished").reason
+    bridge.log(job, told)
+
+
+EXECUTORS = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def named():
+    @task
+    def hello():
+        print("hello from", {executor!r})
+
+    hello.override(executor={executor!r})()
+
+named()
+"""
+
+
+@pytest.mark.parametrize("executor", ["edge", "airflow_mqtt.executor.MqttExecutor", "MqttExecutor"])
+def test_a_task_may_name_an_executor_that_only_the_site_knows(
+    bridge: FakeBridge, worker: WorkerProcess, executor: str
+) -> None:
+    """As `configure-airflow.md` has it, without a line in the device's configuration."""
+    (worker.state_dir.parent / "dags/named.py").write_text(EXECUTORS.format(executor=executor))
+    order = workload("hello")
+    order["ti"]["dag_id"] = "named"
+    job = bridge.run("hello", workload=order | {"dag_rel_path": "named.py"})
+    assert bridge.event(job, "finished").exit_code == 0
+    bridge.log(job, f"hello from {executor}")
 
 
 def test_logs_arrive_while_the_task_runs(bridge: FakeBridge, worker: WorkerProcess) -> None:
@@ -144,6 +186,35 @@ def test_a_task_that_is_killed_takes_its_command_along(bridge: FakeBridge, worke
     finished = bridge.event(job, "finished")
     assert finished.exit_code == -9
     assert not processes.alive(command)
+
+
+@pytest.mark.parametrize(
+    "task", ["leaves_children_fails", "leaves_children_times_out", "leaves_children_succeeds", "leaves_a_command"]
+)
+def test_what_a_task_started_ends_with_it_whatever_its_exit_code(
+    bridge: FakeBridge, worker: WorkerProcess, task: str
+) -> None:
+    """The SDK's process exits 0 once it has reported a failure; a retry must not run beside what is left of the last try."""
+    job = bridge.run(task)
+    children = bridge.children(job)
+    assert bridge.event(job, "finished").exit_code == 0
+    assert [child for child in children if processes.alive(child)] == []
+
+
+@pytest.mark.parametrize("task", ["quick", "leaves_children_holds_its_output"])
+def test_the_end_of_a_task_is_heard_at_once(
+    bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto, task: str
+) -> None:
+    """Not with the supervisor's next heartbeat, nor when it gives up on those who hold the task's output open."""
+    worker = WorkerProcess(tmp_path / "worker", broker.url(NAME))
+    worker.env["AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL"] = worker.env["AIRFLOW__WORKERS__SOCKET_CLEANUP_TIMEOUT"] = (
+        "60"
+    )
+    with running(worker):
+        bridge.status("idle")
+        job = bridge.run(task)
+        bridge.event(job, "started")
+        assert bridge.event(job, "finished", timeout=30).outcome == "succeeded"
 
 
 def test_the_last_resort_of_a_drain_ends_the_command_too(bridge: FakeBridge, worker: WorkerProcess) -> None:

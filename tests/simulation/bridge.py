@@ -1,26 +1,30 @@
-"""A bridge around the real `Dispatcher`, `Intake` and gateway rules, on the memory database and the fake broker."""
+"""A bridge around the real `Writer`, `Gateway`, `Inbox` and their scripts, on the memory database and the fake broker."""
 
 from collections.abc import Callable
 from typing import Any
 
-import orjson
 from broker import Broker, Client
 from execution_api import Airflow
-from memory import MemoryDatabase, MemoryTx, drive
+from memory import MemoryDatabase, MemoryLedger
+from tasks import Future, run
 from world import EPOCH_TIME, TOPICS, Simulation
 
-from airflow_mqtt.bridge.calls import gateway, routes
-from airflow_mqtt.bridge.calls.routes import Refusal
-from airflow_mqtt.bridge.dispatch.outage import Listening
-from airflow_mqtt.bridge.dispatcher import Dispatcher, Heard
-from airflow_mqtt.bridge.mqtt.inbox import Call, Intake
+from airflow_mqtt.bridge.calls import heartbeats
+from airflow_mqtt.bridge.calls.execution_api import Answer, UnavailableError
+from airflow_mqtt.bridge.calls.gate import Call
+from airflow_mqtt.bridge.calls.gateway import Gateway
+from airflow_mqtt.bridge.dispatch import timeouts
+from airflow_mqtt.bridge.dispatch.duties import Duties
+from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
+from airflow_mqtt.bridge.leader import save_interval, taken_over
+from airflow_mqtt.bridge.mqtt.inbox import Inbox
+from airflow_mqtt.bridge.mqtt.outbox import Messages
+from airflow_mqtt.bridge.state import Living
+from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.config.bridge import SETTINGS, BridgeSettings
 from airflow_mqtt.config.settings import Source, resolve
-from airflow_mqtt.database.errors import DeposedError
-from airflow_mqtt.database.records import Job
-from airflow_mqtt.protocol.jobs import JobEvent, JobState
-from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus, Response
-from airflow_mqtt.protocol.topics import TopicKind
+from airflow_mqtt.database.errors import DeposedError, is_transient
+from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus
 
 LOST_AFTER = 60.0
 
@@ -48,21 +52,18 @@ class SimBridge:
         self.name = f"bridge-{number}"
         database.epoch += 1
         self.epoch = database.epoch
-        self.alive, self.asleep, self.gone = True, False, False
-        settings = BridgeSettings.of(VALUES | {"instance": self.name})
-        self.dispatcher = Dispatcher(settings, self.epoch)
-        self.intake = Intake(TOPICS, 10**6)
+        self.alive, self.asleep = True, False
+        self.settings = BridgeSettings.of(VALUES | {"instance": self.name})
+        self.messages = Messages(TOPICS, 13)
+        self.ledger = MemoryLedger(database, self.epoch, self.database_pause, self.fate)
+        self.inbox = Inbox(TOPICS, 10**6)
         self.client: Client | None = None
-        self.connected_since: float | None = None
-        self.listening = Listening(self.clock)
-        self.heard: list[Heard] = []
         self.delayed: list[Callable[[], None]] = []
-        self.busy: set[tuple[str, str, str]] = set()
-        self.answers: dict[tuple[str, str, str], Response] = {}
+        self.turning = self.busy = False
+        self.round_at = 0.0
+        self.writer: Writer | None = None
         sim.note(f"{self.name} leads with epoch {self.epoch}")
-        drive(self.dispatcher.take_over(self.db.transaction(self.epoch), self.clock))
-        self._tick()
-        self._beat()
+        self._run(self._lead())
 
     @property
     def clock(self) -> float:
@@ -82,16 +83,16 @@ class SimBridge:
         """SIGSTOP. What it was about to do, it does when it wakes."""
         self.sim.note(f"{self.name} sleeps for {seconds:.1f} s")
         self.asleep = True
-        self.sim.at(seconds, self._wake)
+        self.sim.at(seconds, self._wake_up)
 
-    def _wake(self) -> None:
+    def _wake_up(self) -> None:
         self.asleep = False
         work, self.delayed = self.delayed, []
         for action in work:
             if self.alive:
                 action()
 
-    def _awake(self, action: Callable[[], None]) -> None:
+    def awake(self, action: Callable[[], None]) -> None:
         if not self.alive:
             return
         if self.asleep:
@@ -99,26 +100,71 @@ class SimBridge:
         else:
             action()
 
-    def _commit(self, script: Callable[[MemoryTx], Any]) -> Any:
-        """Run one transaction and say its result; None when it did not commit, or nothing came after the commit."""
-        try:
-            tx = self.db.transaction(self.epoch)
-        except DeposedError:
-            self.sim.faults["deposed leader fenced"] += 1
-            self.die()
-            return None
+    def pause(self, seconds: float) -> Future:
+        """What is done after so many seconds, if this bridge lives then; later, if it sleeps."""
+        future = Future()
+        self.sim.at(seconds, lambda: self.awake(lambda: future.set_result(None)))
+        return future
+
+    def database_pause(self) -> Future:
+        """How long a statement takes. Others commit meanwhile."""
+        slow = self.broker.chaos and self.sim.chance(0.05, "slow transaction")
+        return self.pause(self.sim.random.uniform(0.2, 3.0) if slow else self.sim.random.uniform(0.0005, 0.005))
+
+    def fate(self, when: str) -> Future:
+        """What becomes of this bridge, or of its connection, around a commit."""
+        future = Future()
         chaos = self.broker.chaos
-        if chaos and self.sim.chance(0.0008, "bridge killed before commit"):
-            before = self.db.snapshot()
-            drive(script(tx))
-            self.db.restore(before)
+        if (when == "before" and chaos and self.sim.chance(0.0008, "bridge killed before commit")) or (
+            when == "after" and chaos and self.sim.chance(0.0008, "bridge killed between commit and publication")
+        ):
             self.die()
-            return None
-        result = drive(script(tx))
-        if chaos and self.sim.chance(0.0008, "bridge killed between commit and publication"):
-            self.die()
-            return None
-        return result
+        elif when == "after" and chaos and self.sim.chance(0.002, "answer to a commit lost"):
+            future.set_exception(ConnectionError("the answer was lost"))
+        else:
+            future.set_result(None)
+        return future
+
+    def _run(self, work: Any, then: Callable[[], None] = lambda: None) -> None:
+        def ended(error: BaseException | None) -> None:
+            if isinstance(error, DeposedError):
+                self.sim.faults["deposed leader fenced"] += 1
+                self.die()
+            elif error is not None and not is_transient(error):
+                raise error
+            elif error is not None:
+                self.sim.at(1.0, lambda: self.awake(then))
+            else:
+                then()
+
+        run(work, ended)
+
+    async def _lead(self) -> None:
+        snapshot = await self.ledger.snapshot()
+        by = f"bridge:{self.name}"
+        self.writer = Writer(
+            self.ledger,
+            Living.of(snapshot, self._rules),
+            Reports(self.messages, self.epoch, by, self.settings.log_limit),
+            Duties(self.messages, by, self._rules, self.settings.accept_timeout, self.settings.retention),
+            taken_over(snapshot.workers, self.clock, save_interval(self.settings)),
+            clock=lambda: self.clock,
+            future=Future,
+            publish=self._publish,
+            wake=lambda: self._turn_soon(0.005),
+            max_message_bytes=10**6,
+            save_interval=save_interval(self.settings),
+        )
+        self.gateway = Gateway(
+            self.writer, self, self.messages, publish=self._publish, sleep=self.pause, max_message_bytes=10**6
+        )
+        self._look()
+        self._beat()
+        self._listen_for_news()
+
+    def _rules(self, job: Any) -> timeouts.Rules:
+        settings = self.settings
+        return timeouts.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
 
     # --- broker -------------------------------------------------------------------------------------------
 
@@ -137,151 +183,91 @@ class SimBridge:
         )
         if self.broker.connect(client, persistent=False):
             self.client = client
-            self.connected_since = self.clock
-            self.listening.connect(self.clock)
-            self._publish_one(TOPICS.bridge_status, self._status(BridgeState.LEADING), retain=True)
+            self.broker.publish(self.name, TOPICS.bridge_status, self._status(BridgeState.LEADING), retain=True)
+            self.writer.connect(self.clock)
 
     def _lost(self) -> None:
         self.client = None
-        self.connected_since = None
-        self.listening.lose(self.clock)
+        self.writer.lose(self.clock)
 
     def _publish(self, out: list[Any]) -> None:
         for message in out:
-            self._publish_one(message.topic, message.payload, retain=message.retain)
-
-    def _publish_one(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        if self.client is not None:
-            self.broker.publish(self.name, topic, payload, retain=retain)
+            if self.client is not None:
+                self.broker.publish(self.name, message.topic, message.payload, retain=message.retain)
 
     def _receive(self, topic: str, payload: bytes, retained: bool) -> None:
-        self._awake(lambda: self._take(topic, payload, retained))
+        self.awake(lambda: self._put(topic, payload, retained))
 
-    def _take(self, topic: str, payload: bytes, retained: bool) -> None:
-        match self.intake.take(topic, payload, retained=retained):
-            case Heard() as heard:
-                self.heard.append(heard)
-                if len(self.heard) == 1:
-                    self.sim.at(0.01, lambda: self._awake(self._hear))
-            case Call() as call:
-                self._call(call)
+    def _put(self, topic: str, payload: bytes, retained: bool) -> None:
+        self.inbox.put(topic, payload, retained=retained)
+        self._turn_soon(0.01)
 
-    # --- work ---------------------------------------------------------------------------------------------
+    # --- work: as `Leader` does it ------------------------------------------------------------------------
 
-    def _hear(self) -> None:
-        batch, self.heard = self.heard, []
-        now = self.clock
-        out = self._commit(lambda tx: self.dispatcher.hear(tx, batch, now=now, deaf=self.listening.deaf))
-        for name in {heard.worker for heard in batch}:
-            if name in self.db.workers and self.db.workers[name].seen_at == now:
-                self.db.heard.setdefault(name, []).append(self.sim.now)
-        self._publish(out or [])
-
-    def _tick(self) -> None:
-        if not self.alive:
-            return
+    def _look(self) -> None:
+        self.writer.outage.look(self.clock)
         if self.client is None:
             self._connect()
-        if self.connected_since is not None:
-            now = self.clock
-            self.listening.look(now)
-            times = {"now": now, "deaf": self.listening.deaf, "connected_since": self.connected_since}
-            result = self._commit(lambda tx: self.dispatcher.tick(tx, **times))
-            if result is not None:
-                self.listening.deaf -= times["deaf"]
-                self._publish(result[0])
+        self._turn()
         if self.alive:
-            self.sim.at(1.0, lambda: self._awake(self._tick))
+            self.sim.at(1.0, lambda: self.awake(self._look))
+
+    def _listen_for_news(self) -> None:
+        """`NOTIFY`, as often as makes no difference; now and then it is lost."""
+        if any(row["news"] for row in self.db.rows.values()) and not self.sim.chance(0.1 if self.broker.chaos else 0.0):
+            self.writer.look_for_news()
+        if self.alive:
+            self.sim.at(0.3, lambda: self.awake(self._listen_for_news))
+
+    def _turn_soon(self, seconds: float) -> None:
+        if not self.turning:
+            self.turning = True
+            self.sim.at(seconds, lambda: self.awake(self._turn))
+
+    def _turn(self) -> None:
+        self.turning = False
+        if self.busy:
+            return
+        for raw in self.inbox.take(1000):
+            self._hand_on(self.inbox.decode(raw))
+            if raw.is_large:
+                self.inbox.done(raw.topic.worker)
+        if self.writer.has_work(self.clock):
+            self.busy = True
+            self.round_at = self.clock
+            self._run(self.writer.round(), self._round_ended)
+
+    def _round_ended(self) -> None:
+        self.busy = False
+        for name, worker in self.writer.living.workers.items():
+            if worker.seen_at == self.round_at:
+                self.db.heard.setdefault(name, []).append(self.round_at - EPOCH_TIME)
+        self._turn_soon(0.005)
+
+    def _hand_on(self, message: Any) -> None:
+        match message:
+            case Heard() as heard:
+                self.writer.hear(heard)
+            case Call() as call if work := self.gateway.take(call):
+                self._run(work)
 
     def _beat(self) -> None:
         """Heartbeats to Airflow; those it refuses cancel the job."""
-        for row in list(self.db.rows.values()):
-            if row["state"] == JobState.RUNNING and row["running_since"] and not row["final_state"] and self.airflow.up:
-                status, _ = self.airflow.call("PUT", f"task-instances/{row['subject']}/heartbeat", None)
-                if status == 409:
-                    self._stop_job(row["id"])
+        for job in heartbeats.wanted(self.writer.living.jobs.values()) if self.airflow.up else []:
+            status, _ = self.airflow.call("PUT", f"task-instances/{job.subject}/heartbeat", None)
+            if status == 409 and not self.gateway.is_ending(job.id):
+                self.writer.stop_job(job, "airflow: heartbeat answered 409")
         if self.alive:
-            self.sim.at(5.0, lambda: self._awake(self._beat))
+            self.sim.at(5.0, lambda: self.awake(self._beat))
 
-    def _stop_job(self, id_: str) -> None:
-        job = self.db.job(id_)
-        out = self._commit(lambda tx: self.dispatcher.cancel(tx, job, "airflow: heartbeat answered 409", self.clock))
-        self._publish(out or [])
-
-    # --- gateway: the order of `gateway.Gateway`, its rules the real ones ----------------------------------
-
-    def _call(self, call: Call) -> None:
-        key = (call.worker, call.request.journal, call.request.id)
-        if key in self.answers:
-            self._answer(call, self.answers[key])
-        elif key not in self.busy:
-            self.busy.add(key)
-            self._admit(call, key)
-
-    def _admit(self, call: Call, key: tuple[str, str, str]) -> None:
-        path = routes.normalise(call.request.path)
-        assert path is not None
-        gate = routes.is_gate(call.request.method, path)
-        job = self.db.job(call.request.job) if call.request.job in self.db.rows else None
-        verdict = gateway.admit(job, call, path, gate=gate)
-        if isinstance(verdict, Refusal):
-            self._finish(call, key, gateway._refusal(call.request, verdict))
-            return
-        known = self.db.workers.get(call.worker)
-        if gate and (verdict.state is JobState.DISPATCHED or not known or known.journal != call.request.journal):
-            self.busy.discard(key)  # early: the worker sends it again
-            return
-        if gate and verdict.state is not JobState.RUNNING:
-            # Between reading and writing others write: that is what compare-and-set is for.
-            pause = self.sim.random.choice([0.0, 0.001, 0.3, 4.0]) if self.broker.chaos else 0.0
-            self.sim.at(pause, lambda: self._awake(lambda: self._start(call, key, verdict, path)))
-            return
-        self._forward_soon(call, key, verdict, path)
-
-    def _start(self, call: Call, key: tuple[str, str, str], verdict: Job, path: str) -> None:
-        values = {"gate_request": call.request.id, **gateway._identity(orjson.loads(call.request.body or "{}"))}
-        started = self._commit(lambda tx: tx.move(verdict, JobEvent.START, now=self.clock, by=call.worker, **values))
-        if started is None:
-            self.busy.discard(key)
-        else:
-            self._forward_soon(call, key, started, path)
-
-    def _forward_soon(self, call: Call, key: tuple[str, str, str], job: Job, path: str) -> None:
-        self.sim.at(0.02, lambda: self._awake(lambda: self._forward(call, key, job, path)))
-
-    def _forward(self, call: Call, key: tuple[str, str, str], job: Job, path: str) -> None:
+    async def call(self, token: str, method: str, path: str, **values: Any) -> Answer:
+        """The Execution API, as the gateway knows it."""
+        await self.pause(0.02)
         if not self.airflow.up:
-            self.sim.at(1.0, lambda: self._awake(lambda: self._forward(call, key, job, path)))
-            return
-        request = call.request
-        status, body = self.airflow.call(request.method, path, request.body)
+            raise UnavailableError("down")
+        body = values["body"]
+        status, text = self.airflow.call(method, path, body.decode() if body else None)
         if self.broker.chaos and self.sim.chance(0.002, "bridge killed after Airflow answered"):
             self.die()
-            return
-        final = routes.is_final_state(request.method, path)
-        state = orjson.loads(request.body or "{}").get("state")
-        accepted = 200 <= status < 300
-        if final and accepted and self._commit(lambda tx: _noted(tx, job, state)) is None:
-            return
-        gate = routes.is_gate(request.method, path)
-        if gate and accepted and self._commit(lambda tx: _ran(tx, job, self.clock)) is None:
-            return
-        self._finish(call, key, Response(id=request.id, journal=request.journal, status=status, body=body))
-
-    def _finish(self, call: Call, key: tuple[str, str, str], response: Response) -> None:
-        self.busy.discard(key)
-        self.answers[key] = response
-        self._answer(call, response)
-
-    def _answer(self, call: Call, response: Response) -> None:
-        self._publish_one(TOPICS.worker(call.worker, TopicKind.RESPONSE), response.encode())
-
-
-async def _ran(tx: MemoryTx, job: Job, now: float) -> bool:
-    await tx.set_running_since(job, now)
-    return True
-
-
-async def _noted(tx: MemoryTx, job: Job, state: Any) -> bool:
-    await tx.set_final_state(job, str(state))
-    return True
+            await Future()
+        return Answer(status, {}, (text or "").encode())

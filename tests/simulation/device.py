@@ -21,6 +21,7 @@ class Device:
     def __init__(self, sim: Simulation, broker: Broker, name: str, *, slots: int = 2) -> None:
         self.sim, self.broker, self.name, self.slots = sim, broker, name, slots
         self.starts: Counter[str] = Counter()
+        self.started_at: dict[str, list[float]] = {}
         self.ended_code: set[str] = set()
         self.promised: set[str] = set()  # jobs whose final state was answered with success to the runner
         self.power_cuts: set[str] = set()  # jobs whose runner died with the power

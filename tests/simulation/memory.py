@@ -1,14 +1,15 @@
-"""A database in memory that the real `Dispatcher` works on, with the fence of the lease and transactions."""
+"""A database in memory behind the real writer: rows, the fence of the lease, and others who write at the same time."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from airflow_mqtt.bridge.dispatch.placement import Room, placement_order
-from airflow_mqtt.database import transitions
+from tasks import Pause
+
 from airflow_mqtt.database.errors import DeposedError
-from airflow_mqtt.database.records import JOB_COLUMNS, Job, Worker
-from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
+from airflow_mqtt.database.ledger import Committed, Conflict, News, Snapshot, Waiting, Writes
+from airflow_mqtt.database.records import JOB_COLUMNS, REPORTED, Job, Worker
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 
 class MemoryDatabase:
@@ -20,115 +21,106 @@ class MemoryDatabase:
         self.workers: dict[str, Worker] = {}
         self.logs: dict[tuple[str, int], bytes] = {}
         self.heard: dict[str, list[float]] = {}  # worker -> when a sign of life of it was applied; for the judge
-        self.history: list[tuple[float, str, int, str, str, str]] = []
-
-    def transaction(self, epoch: int) -> "MemoryTx":
-        """Begin; as `database.Database.write`, only for the bridge with the newest epoch."""
-        if epoch != self.epoch:
-            raise DeposedError(f"epoch {self.epoch}, not {epoch}")
-        return MemoryTx(self)
-
-    def snapshot(self) -> Any:
-        """What `restore` takes: a copy of everything, as it is between two transactions."""
-        rows = {id_: dict(row) for id_, row in self.rows.items()}
-        return rows, dict(self.workers), dict(self.logs), list(self.history)
-
-    def restore(self, snapshot: Any) -> None:
-        """Undo what came after `snapshot`: a transaction that did not commit."""
-        self.rows, self.workers, self.logs, self.history = snapshot
+        self.locked: set[str] = set()  # jobs whose rows a scheduler holds in a transaction that has not ended
+        self.superseded: dict[str, float] = {}  # jobs whose end was wished before they started -> when that committed
 
     def job(self, id_: str) -> Job:
         return _job(self.rows[id_])
 
+    def wish_for_end(self, id_: str, now: float) -> None:
+        """Commit what `operations.cancel(…, unstarted_only=True)` writes."""
+        row = self.rows[id_]
+        if row["state"] == JobState.QUEUED:
+            row |= {"state": JobState.CANCELLED, "reason": "superseded", "finished_at": now, "report_pending": True}
+        elif row["state"] in (JobState.DISPATCHED, JobState.ACCEPTED) and row["cancel_reason"] is None:
+            row |= {"cancel_reason": "superseded", "cancel_by": "scheduler"}
+        else:
+            return
+        row["news"] = True
+        self.superseded[id_] = now
 
-class MemoryTx:
-    """`store.Tx` over a `MemoryDatabase`."""
 
-    def __init__(self, database: MemoryDatabase) -> None:
-        self._db = database
+class MemoryLedger:
+    """`Ledger` of one leader. Between the scripts and the commit time passes, in which others write."""
 
-    def _select(self, condition: Any) -> list[Job]:
-        return [_job(row) for row in self._db.rows.values() if condition(row)]
+    def __init__(
+        self, database: MemoryDatabase, epoch: int, pause: Callable[[], Pause], fate: Callable[[str], Any]
+    ) -> None:
+        """`fate` is asked before and after a commit: what it returns is awaited, and may be never done, or raise."""
+        self._db, self._epoch, self._pause, self._fate = database, epoch, pause, fate
 
-    async def jobs(self, ids: Collection[str]) -> dict[str, Job]:
-        return {id_: _job(self._db.rows[id_]) for id_ in ids if id_ in self._db.rows}
+    async def snapshot(self) -> Snapshot:
+        await self._begin()
+        living = [_job(row) for row in self._db.rows.values() if row["state"] not in TERMINAL]
+        waiting = [Waiting.of(job) for job in living if job.state is JobState.QUEUED and job.cancel_reason is None]
+        ids = {one.id for one in waiting}
+        return Snapshot(
+            waiting, [job for job in living if job.id not in ids], list(self._db.workers.values()), frozenset()
+        )
 
-    async def jobs_of(self, worker: str) -> list[Job]:
-        return self._select(lambda row: row["worker"] == worker and row["state"] in HELD)
+    async def commit(self, writes: Writes) -> Committed | Conflict:
+        await self._begin()
+        conflict = frozenset(change.id for change in writes.changes if not self._is_as_seen(change))
+        if conflict:
+            return Conflict(conflict)
+        await self._fate("before")
+        if self._epoch != self._db.epoch:
+            raise DeposedError("deposed")
+        dispatched = self._write(writes)
+        await self._fate("after")
+        return Committed(dispatched)
 
-    async def due(self, gone: Collection[str]) -> list[Job]:
-        waiting = (JobState.DISPATCHED, JobState.CANCELLING)
-        started = (JobState.ACCEPTED, JobState.RUNNING)
-        return self._select(lambda row: row["state"] in waiting or (row["state"] in started and row["worker"] in gone))
+    def _is_as_seen(self, change: Any) -> bool:
+        row, seen = self._db.rows[change.id], change.seen
+        as_seen = (row["state"], row["attempt"], row["cancel_reason"]) == (seen.state, seen.attempt, seen.cancel_reason)
+        return as_seen and change.id not in self._db.locked
 
-    async def queued(self, room: Room, limit: int) -> list[Job]:
-        def fits(row: dict[str, Any]) -> bool:
-            kind, slots, queue = row["kind"], row["slots"], row["queue"]
-            return any(kind == of and slots <= free and queue in queues for (of, free), queues in room.items())
+    def _write(self, writes: Writes) -> dict[str, tuple[Job, str]]:
+        database = self._db
+        if writes.excused:
+            for name, worker in database.workers.items():
+                if worker.seen_at > 0:
+                    database.workers[name] = replace(worker, seen_at=min(writes.now, worker.seen_at + writes.excused))
+        dispatched = {}
+        for change in writes.changes:
+            row = database.rows[change.id]
+            row |= change.fields
+            if change.fields["state"] in REPORTED and change.fields["state"] != change.seen.state:
+                row["report_pending"] = True
+            if change.seen.state == JobState.QUEUED and change.fields["state"] == JobState.DISPATCHED:
+                dispatched[change.id] = (_job(row), row["workload"])
+        for chunk in writes.chunks:
+            key = (chunk.job_id, chunk.attempt)
+            assert len(database.logs.get(key, b"")) == chunk.offset, "a chunk of log twice, or behind a gap"
+            database.logs[key] = database.logs.get(key, b"") + chunk.data
+        for worker in writes.workers:
+            database.workers[worker.name] = worker
+        for name, (seq, seen_at) in writes.positions.items():
+            database.workers[name] = replace(database.workers[name], seq=seq, seen_at=seen_at)
+        return dispatched
 
-        found = self._select(lambda row: row["state"] == JobState.QUEUED and fits(row))
-        return sorted(found, key=placement_order)[:limit]
+    async def news(self) -> News:
+        await self._begin()
+        rows = [row for id_, row in self._db.rows.items() if row["news"] and id_ not in self._db.locked]
+        for row in rows:
+            row["news"] = False
+        return News([_job(row) for row in rows], [], frozenset(), more=False)
 
-    async def used_slots(self) -> dict[str, int]:
-        used: dict[str, int] = {}
-        for job in self._select(lambda row: row["state"] in HELD):
-            used[job.worker or ""] = used.get(job.worker or "", 0) + job.slots
-        return used
+    async def jobs(self, ids: Collection[str]) -> list[Job]:
+        await self._begin()
+        return [_job(self._db.rows[id_]) for id_ in ids if id_ in self._db.rows]
 
     async def workloads(self, ids: Collection[str]) -> dict[str, str]:
-        return {id_: self._db.rows[id_]["workload"] for id_ in ids}
+        await self._begin()
+        return {id_: self._db.rows[id_]["workload"] for id_ in ids if id_ in self._db.rows}
 
-    async def move(
-        self, job: Job, event: JobEvent, *, now: float, by: str, reason: str = "", **values: Any
-    ) -> Job | None:
-        row = self._db.rows[job.id]
-        if (row["state"], row["attempt"]) != (job.state, job.attempt):
-            return None
-        row |= transitions.changes(job.state, job.attempt, event, now=now, reason=reason, values=values)
-        self._db.history.append((now, job.id, job.attempt, by, event.value, row["state"]))
-        return _job(row)
+    async def close(self) -> None:
+        pass
 
-    async def published(self, ids: Collection[str], now: float) -> None:
-        for id_ in ids:
-            row = self._db.rows[id_]
-            if row["state"] in HELD:
-                row |= {"published_at": now, "publishes": row["publishes"] + 1}
-
-    async def workers(self, names: Collection[str] | None = None) -> dict[str, Worker]:
-        return {name: w for name, w in self._db.workers.items() if names is None or name in names}
-
-    async def save_worker(self, worker: Worker) -> None:
-        self._db.workers[worker.name] = worker
-
-    async def save_worker_state(self, worker: Worker) -> None:
-        self._db.workers[worker.name] = replace(self._db.workers[worker.name], state=worker.state)
-
-    async def last_heard(self) -> float | None:
-        return max((worker.seen_at for worker in self._db.workers.values() if worker.seen_at), default=None)
-
-    async def forgive(self, seconds: float, now: float) -> None:
-        for name, worker in self._db.workers.items():
-            if worker.seen_at:
-                self._db.workers[name] = replace(worker, seen_at=min(now, worker.seen_at + seconds))
-
-    async def append_log(self, job: Job, offset: int, data: bytes, end: int) -> bool:
-        row = self._db.rows[job.id]
-        if (row["attempt"], row["log_bytes"]) != (job.attempt, job.log_bytes):
-            return False
-        row["log_bytes"] = end
-        key = (job.id, job.attempt)
-        self._db.logs[key] = self._db.logs.get(key, b"") + data
-        return True
-
-    async def set_running_since(self, job: Job, now: float) -> None:
-        row = self._db.rows[job.id]
-        if row["attempt"] == job.attempt and row["state"] in (JobState.RUNNING, JobState.CANCELLING):
-            row["running_since"] = now
-
-    async def set_final_state(self, job: Job, final_state: str) -> None:
-        row = self._db.rows[job.id]
-        if row["attempt"] == job.attempt and row["state"] in (JobState.RUNNING, JobState.CANCELLING):
-            row["final_state"] = final_state
+    async def _begin(self) -> None:
+        await self._pause()
+        if self._epoch != self._db.epoch:
+            raise DeposedError(f"epoch {self._db.epoch}, not {self._epoch}")
 
 
 def _job(row: dict[str, Any]) -> Job:
@@ -137,20 +129,11 @@ def _job(row: dict[str, Any]) -> Job:
 
 def new_row(id_: str, subject: str, now: float, **values: Any) -> dict[str, Any]:
     """A row of `mqtt_job` as the executor makes it."""
-    row: dict[str, Any] = {
+    row: dict[str, Any] = dict.fromkeys(JOB_COLUMNS) | {
         "id": id_, "kind": "airflow", "workload_type": "ExecuteTask", "queue": "default", "priority": 1, "slots": 1,
-        "state": JobState.QUEUED.value, "attempt": 1, "reason": "", "worker": None, "subject": subject,
-        "dag_id": "dag", "run_id": "run", "task_id": id_, "map_index": -1, "try_number": 1, "gate_request": None, "accept_journal": None, "accept_seq": None,
-        "pid": None, "final_state": None, "log_bytes": 0, "publishes": 0, "published_at": None, "queued_at": now,
-        "started_at": None, "running_since": None, "workload": '{"type":"ExecuteTask"}', "report_pending": False,
+        "state": JobState.QUEUED.value, "attempt": 1, "reason": "", "cancel_by": "", "subject": subject,
+        "dag_id": "dag", "run_id": "run", "task_id": id_, "map_index": -1, "try_number": 1, "api_version": "",
+        "log_bytes": 0, "publishes": 0, "queued_at": now, "token": "token",
+        "workload": '{"type":"ExecuteTask"}', "report_pending": False, "news": True,
     }  # fmt: skip
     return row | values
-
-
-def drive(script: Any) -> Any:
-    """Run a coroutine that never waits, and return its result."""
-    try:
-        script.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("the script waited for something")

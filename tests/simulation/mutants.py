@@ -11,9 +11,10 @@ import memory
 import runner
 import scenario
 
-from airflow_mqtt.bridge import dispatcher
-from airflow_mqtt.bridge.calls import gateway
-from airflow_mqtt.bridge.dispatch import fleet, outage, timeouts
+from airflow_mqtt.bridge import state, writer
+from airflow_mqtt.bridge.calls import gate, heartbeats
+from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.dispatch import duties, fleet, outage, reports, timeouts
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.jobs import settle as real_settle
 from airflow_mqtt.worker.core import calls, completion, machine, orders, outbox, renewal, status
@@ -48,61 +49,67 @@ def caught_at(work: tuple[str, range]) -> tuple[int, str] | None:
 @mutant("gate: opens for any request, not once")
 def _():
     def verdict(job, request):
-        return job if job.state in (JobState.ACCEPTED, JobState.RUNNING) else gateway.Refusal(409, "x", "x")
+        return job if job.state in (JobState.ACCEPTED, JobState.RUNNING) else Refusal(409, "x", "x")
 
-    return mock.patch.object(gateway, "_gate_verdict", verdict)
+    return mock.patch.object(gate, "_gate_verdict", verdict)
 
 
 @mutant("gate: the attempt is not checked")
 def _():
     def admit(job, call, path, *, gate):
         if job is not None:
-            request = replace(call.request, attempt=job.attempt)
-            return real_admit(replace(job, worker=call.worker), sim_bridge.Call(call.worker, request), path, gate=gate)
+            call = replace(call, request=replace(call.request, attempt=job.attempt))
+            return real_admit(replace(job, worker=call.worker), call, path, gate=gate)
         return real_admit(job, call, path, gate=gate)
 
-    real_admit = gateway.admit
-    return mock.patch.object(gateway, "admit", admit)
+    real_admit = gate.admit
+    return mock.patch.object(gate, "admit", admit)
 
 
 @mutant("bridge: reports of older attempts count")
 def _():
     return mock.patch.object(
-        dispatcher, "settle", lambda state, attempt, event, _reported: real_settle(state, attempt, event, attempt)
+        reports, "settle", lambda state, attempt, event, _reported: real_settle(state, attempt, event, attempt)
     )
 
 
 @mutant("bridge: acknowledges before it commits")
 def _():
-    def commit(self, script):
-        try:
-            tx = self.db.transaction(self.epoch)
-        except sim_bridge.DeposedError:
-            self.die()
-            return None
-        before = self.db.snapshot()
-        result = memory.drive(script(tx))
-        if isinstance(result, list) and self.broker.chaos and self.sim.chance(0.01, "bridge killed before commit"):
-            self._publish(result)
-            self.db.restore(before)
-            self.die()
-            return None
-        return result
+    real = writer.Writer._commit
 
-    return mock.patch.object(sim_bridge.SimBridge, "_commit", commit)
+    async def commit(self, draft):
+        self._publish(draft.out)
+        return await real(self, draft)
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(writer.Writer, "_commit", commit))
+    stack.enter_context(_killed_before_commits())
+    return stack
+
+
+def _killed_before_commits():
+    """Bridges die more often at the moment that matters."""
+    real = sim_bridge.SimBridge.fate
+
+    def fate(self, when):
+        if when == "before" and self.broker.chaos and self.sim.chance(0.01, "bridge killed before commit"):
+            self.die()
+            return sim_bridge.Future()
+        return real(self, when)
+
+    return mock.patch.object(sim_bridge.SimBridge, "fate", fate)
 
 
 @mutant("bridge: acknowledges numbers beyond a gap")
 def _():
-    real = dispatcher.Dispatcher._hear_event
+    real = reports.Reports._event
 
-    async def hear_event(self, tx, worker, event, state, now):
+    def hear_event(self, draft, worker, event):
         if event.journal == worker.journal and event.seq > worker.seq:
             worker = replace(worker, seq=event.seq - 1)
-            state.workers[worker.name] = worker
-        await real(self, tx, worker, event, state, now)
+        real(self, draft, worker, event)
 
-    return mock.patch.object(dispatcher.Dispatcher, "_hear_event", hear_event)
+    return mock.patch.object(reports.Reports, "_event", hear_event)
 
 
 @mutant("bridge: `connection` is ignored, a late will counts")
@@ -112,7 +119,7 @@ def _():
         return replace(worker, status=message, connection=message.connection, instance=message.instance, seen_at=seen)
 
     stack = contextlib.ExitStack()
-    stack.enter_context(mock.patch.object(fleet, "hear_status", hear))
+    stack.enter_context(mock.patch.object(fleet, "after_status", hear))
     stack.enter_context(mock.patch.object(timeouts, "due", _lose_at_once))
     return stack
 
@@ -155,10 +162,7 @@ def _():
 
 @mutant("bridge: its own deafness counts as the fleet's silence")
 def _():
-    async def forgive(self, seconds, now):
-        pass
-
-    return mock.patch.object(memory.MemoryTx, "forgive", forgive)
+    return mock.patch.object(state.Draft, "excuse", lambda self, seconds: setattr(self, "excused", seconds))
 
 
 @mutant("bridge: its own sleep counts as the fleet's silence")
@@ -168,10 +172,7 @@ def _():
 
 @mutant("bridge: a birth does not settle what was forgotten")
 def _():
-    async def nothing(*_):
-        return None
-
-    return mock.patch.object(dispatcher.Dispatcher, "_settle_birth", nothing)
+    return mock.patch.object(reports.Reports, "_settle_birth", lambda *_: None)
 
 
 @mutant("bridge: a birth counts however late it comes")
@@ -185,51 +186,146 @@ def _():
 
 @mutant("bridge: a deposed leader still writes")
 def _():
-    async def save_worker(self, worker):
-        # A deposed leader has read before it slept: what it writes back is old.
-        self._db.workers[worker.name] = replace(worker, seq=max(0, worker.seq - 1)) if self._stale else worker
+    async def begin(self):
+        await self._pause()
+
+    real = memory.MemoryLedger.commit
+
+    async def commit(self, writes):
+        epoch, self._epoch = self._epoch, self._db.epoch
+        try:
+            return await real(self, writes)
+        finally:
+            self._epoch = epoch
 
     stack = contextlib.ExitStack()
-
-    def stale_transaction(self, epoch):
-        tx = memory.MemoryTx(self)
-        tx._stale = epoch != self.epoch
-        return tx
-
-    stack.enter_context(mock.patch.object(memory.MemoryDatabase, "transaction", stale_transaction))
-    stack.enter_context(mock.patch.object(memory.MemoryTx, "save_worker", save_worker))
+    stack.enter_context(mock.patch.object(memory.MemoryLedger, "_begin", begin))
+    stack.enter_context(mock.patch.object(memory.MemoryLedger, "commit", commit))
     return stack
 
 
 @mutant("bridge: writes are no compare-and-set")
 def _():
-    async def move(self, job, event, *, now, by, reason="", **values):
-        row = self._db.rows[job.id]
-        row |= memory.transitions.changes(job.state, job.attempt, event, now=now, reason=reason, values=values)
-        return memory._job(row)
-
-    return mock.patch.object(memory.MemoryTx, "move", move)
+    return mock.patch.object(memory.MemoryLedger, "_is_as_seen", lambda *_: True)
 
 
 @mutant("bridge: heartbeats before Airflow has accepted the start")
 def _():
-    real = sim_bridge.SimBridge._beat
+    def wanted(jobs):
+        return [job for job in jobs if job.state is JobState.RUNNING and job.final_state is None]
 
-    def beat(self):
-        for row in self.db.rows.values():
-            if row["state"] == JobState.RUNNING and row["running_since"] is None:
-                row["running_since"] = 1.0
-        real(self)
-
-    return mock.patch.object(sim_bridge.SimBridge, "_beat", beat)
+    return mock.patch.object(heartbeats, "wanted", wanted)
 
 
 @mutant("bridge: the finished event counts without an accepted final state")
 def _():
-    async def set_final_state(*_):
-        return None
+    real = gate.note_answer
 
-    return mock.patch.object(memory.MemoryTx, "set_final_state", set_final_state)
+    def note_answer(draft, job, *, started, final_state, token):
+        real(draft, job, started=started, final_state=None, token=token)
+
+    return mock.patch.object(gate, "note_answer", note_answer)
+
+
+@mutant("memory: changes before the commit")
+def _():
+    async def commit(self, draft):
+        writes = draft.writes()
+        for job in draft.jobs.values():
+            self.living.put_job(job)
+        for worker in draft.workers.values():
+            self.living.put_worker(worker)
+        return await self._ledger.commit(writes) if writes else writer.Committed({})
+
+    return mock.patch.object(writer.Writer, "_commit", commit)
+
+
+@mutant("memory: what a lost answer to a commit did is not read again")
+def _():
+    async def make_sure(self):
+        self._unsure = set()
+        await self._send_unsent()
+
+    return mock.patch.object(writer.Writer, "_make_sure", make_sure)
+
+
+@mutant("memory: it is not loaded anew at a takeover")
+def _():
+    real = memory.MemoryLedger.snapshot
+
+    async def snapshot(self):
+        return replace(await real(self), jobs=[])
+
+    return mock.patch.object(memory.MemoryLedger, "snapshot", snapshot)
+
+
+@mutant("memory: what others have changed is read neither after a conflict nor as news")
+def _():
+    async def after_conflict(self, conflict, *, last):
+        return frozenset(conflict.jobs)
+
+    real = writer.Writer._take_in
+
+    def take_in(self, news):
+        known = {*self.living.jobs, *self.living.waiting}
+        real(self, replace(news, jobs=[job for job in news.jobs if job.id not in known]))
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(writer.Writer, "_after_conflict", after_conflict))
+    stack.enter_context(mock.patch.object(writer.Writer, "_take_in", take_in))
+    return stack
+
+
+@mutant("memory: a wish of the scheduler is overlooked")
+def _():
+    real = memory.MemoryLedger._is_as_seen
+
+    def is_as_seen(self, change):
+        seen = replace(change.seen, cancel_reason=self._db.rows[change.id]["cancel_reason"])
+        return real(self, replace(change, seen=seen))
+
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(memory.MemoryLedger, "_is_as_seen", is_as_seen))
+    stack.enter_context(mock.patch.object(duties.Duties, "carry_out_wishes", lambda *_: None))
+    return stack
+
+
+@mutant("memory: the gate opens before the commit")
+def _():
+    def submit(self, name, script):
+        draft = state.Draft(self.living, self._clock())
+        result = script(draft)
+        real(self, name, script)
+        future = self._future()
+        future.set_result(result)
+        return future
+
+    real = writer.Writer.submit
+    return mock.patch.object(writer.Writer, "submit", submit)
+
+
+@mutant("memory: the gate opens for a job whose end is wished")
+def _():
+    real = gate.open_gate
+
+    def open_gate(draft, call, path):
+        job = draft.job(call.request.job)
+        if job is None or job.cancel_reason is None:
+            return real(draft, call, path)
+        with mock.patch.object(state.Draft, "job", lambda self, id_: replace(job, cancel_reason=None)):
+            return real(draft, call, path)
+
+    return mock.patch.object(gate, "open_gate", open_gate)
+
+
+@mutant("memory: a job is placed that the scheduler has ended in its queue")
+def _():
+    real = memory.MemoryLedger._is_as_seen
+
+    def is_as_seen(self, change):
+        return change.seen.state == "queued" or real(self, change)
+
+    return mock.patch.object(memory.MemoryLedger, "_is_as_seen", is_as_seen)
 
 
 @mutant("worker: no resend after a new epoch or connection")
@@ -351,11 +447,11 @@ def _():
     real = machine.Core.found
 
     def verdict(job, request):
-        return job if job.state in (JobState.ACCEPTED, JobState.RUNNING) else gateway.Refusal(409, "x", "x")
+        return job if job.state in (JobState.ACCEPTED, JobState.RUNNING) else Refusal(409, "x", "x")
 
     stack = contextlib.ExitStack()
     stack.enter_context(mock.patch.object(machine.Core, "found", found))
-    stack.enter_context(mock.patch.object(gateway, "_gate_verdict", verdict))
+    stack.enter_context(mock.patch.object(gate, "_gate_verdict", verdict))
     return stack
 
 
@@ -413,4 +509,4 @@ def _():
 
 @mutant("bridge: a journal that was replaced is not told")
 def _():
-    return mock.patch.object(dispatcher.Dispatcher, "_renew", lambda *_: None)
+    return mock.patch.object(reports.Reports, "_renew", lambda *_: None)

@@ -64,6 +64,7 @@ class Runner:
             return
         self.started = True
         self.device.starts[self.job] += 1
+        self.device.started_at.setdefault(self.job, []).append(self.sim.now)
         self.sim.note(f"{self.device.name}: user code of {self.job} attempt {self.attempt} starts")
         self.log.extend(b"hello from %s\n" % self.job.encode())
         self._ask("PUT", "rtif", {}, self._work)

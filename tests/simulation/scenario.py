@@ -1,5 +1,6 @@
 """One seed, one run: jobs flow while everything breaks, then the world heals, then the promises are held."""
 
+import random
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -78,6 +79,23 @@ class Scenario:
         self.airflow.states[subject] = "queued"
         self.sim.note(f"{id_} is queued")
 
+    def _supersede(self) -> None:
+        """A scheduler wishes for the end of a job that has not started, in a transaction that takes its time."""
+        unstarted = ("queued", "dispatched", "accepted")
+        ids = [id_ for id_, row in self.db.rows.items() if row["state"] in unstarted and id_ not in self.db.locked]
+        if not ids:
+            return
+        id_ = self.sim.random.choice(ids)
+        self.sim.faults["superseded by the scheduler"] += 1
+        self.sim.note(f"{id_} is being superseded")
+        self.db.locked.add(id_)
+
+        def commit() -> None:
+            self.db.locked.discard(id_)
+            self.db.wish_for_end(id_, EPOCH_TIME + self.sim.now)
+
+        self.sim.at(self.sim.random.choice([0.001, 0.05, 1.0]), commit)
+
     def _executor(self) -> None:
         """The executor: hears what is pending, once."""
         for row in self.db.rows.values():
@@ -104,7 +122,7 @@ class Scenario:
             fault = sim.random.choice(
                 [self._kill_bridge, self._sleep_bridge, self._sleep_alone, self._kill_worker, self._cut_power, self._kill_broker,
                  self._empty_broker, self._cut_link, self._clear_task, self._api_outage, self._wipe,
-                 self._go_back, self._forget_written, self._swap_disks, self._double]
+                 self._go_back, self._forget_written, self._swap_disks, self._double, self._supersede, self._supersede]
             )  # fmt: skip
             sim.at(sim.random.uniform(0, CHAOS), fault)
 
@@ -255,12 +273,16 @@ class Scenario:
         state, subject = row["state"], row["subject"]
         ended = {job for device in self._all() for job in device.ended_code}
         promised = {job for device in self._all() for job in device.promised}
-        harmed = {job for device in self._all() for job in device.power_cuts} | self.off_disk | self.unwanted
+        wished_away = self.unwanted | set(self.db.superseded)
+        harmed = {job for device in self._all() for job in device.power_cuts} | self.off_disk | wished_away
         if state not in TERMINAL:
             bad.append(f"1: {id_} is {state} and forgotten")
         heard = sum(count for (job, _), count in self.heard.items() if job == id_)
         if state in TERMINAL and heard != 1:
             bad.append(f"1: Airflow heard {heard} times of the end of {id_}")
+        started_at = min((at for device in self._all() for at in device.started_at.get(id_, ())), default=None)
+        if id_ in self.db.superseded and started_at and started_at > self.db.superseded[id_] - EPOCH_TIME:
+            bad.append(f"2: user code of {id_} started after the scheduler had superseded it")
         if starts > 1:
             bad.append(f"2: user code of {id_} started {starts} times")
         if state == JobState.SUCCEEDED and id_ not in ended:
@@ -270,12 +292,14 @@ class Scenario:
             and state != JobState.SUCCEEDED
             # Airflow had it, from a bridge that died before it noted that; its next heartbeat was refused for this.
             and not (state == JobState.CANCELLED and self.airflow.states[subject] == "success")
-            and id_ not in self.unwanted | self.off_disk | self._lost_fairly(id_)
+            and id_ not in wished_away | self.off_disk | self._lost_fairly(id_)
         ):
             bad.append(f"3: {id_} is {state} ({row['reason']}), though the worker took its result")
         if state in (JobState.FAILED, JobState.LOST) and id_ not in harmed | self._lost_fairly(id_):
             bad.append(f"5: {id_} is {state} ({row['reason']}) for no good reason")
-        if state == JobState.CANCELLED and self.airflow.states[subject] not in ("removed", "success"):
+        if state == JobState.CANCELLED and not (
+            self.airflow.states[subject] in ("removed", "success") or id_ in self.db.superseded
+        ):
             bad.append(f"5: {id_} is cancelled ({row['reason']}) for no good reason")
         if state == JobState.SUCCEEDED and self.airflow.states[subject] != "success" and id_ not in self.unwanted:
             bad.append(f"3: {id_} succeeded, but Airflow says {self.airflow.states[subject]}")
@@ -311,6 +335,7 @@ class Scenario:
 
 
 def run(seed: int) -> Outcome:
+    random.seed(seed)  # tenacity's pauses
     outcome = Scenario(seed).run()
     outcome.seed = seed
     return outcome

@@ -155,7 +155,7 @@ class Leader:
             Living.of(snapshot, self._rules),
             Reports(self._messages, self._epoch, by, settings.log_limit),
             Duties(self._messages, by, self._rules, settings.accept_timeout, settings.retention),
-            taken_over(snapshot.workers, now),
+            taken_over(snapshot.workers, now, save_interval(settings)),
             clock=time.time,
             future=asyncio.get_running_loop().create_future,
             publish=self._link.send,
@@ -335,15 +335,18 @@ class Leader:
 
 
 def save_interval(settings: BridgeSettings) -> float:
-    """Return for how many seconds a heartbeat may be in memory alone: a new leader counts them as silence."""
+    """Return for how many seconds a heartbeat may be in memory alone: a new leader excuses as many."""
     shortest = min((settings.lost_after, *settings.queue_lost_after.values()))
     return min(SAVE_INTERVAL, shortest / 8)
 
 
-def taken_over(workers: list[Worker], now: float) -> Outage:
-    """Return what a new leader excuses: since the bridge before it heard anybody, nobody could be heard."""
+def taken_over(workers: list[Worker], now: float, unsaved: float) -> Outage:
+    """Return what a new leader excuses: since the bridge before it heard anybody, nobody could be heard.
+
+    `unsaved` is for how many seconds the bridge before may have heard a worker without writing it down.
+    """
     last = max((worker.seen_at for worker in workers if worker.seen_at > 0), default=now)
-    return Outage(now, unheard=max(0.0, now - last))
+    return Outage(now, unheard=max(0.0, now - last) + unsaved)
 
 
 def _ledger(settings: BridgeSettings, epoch: int, renewed: Callable[[], None]) -> Ledger | SqliteLedger:

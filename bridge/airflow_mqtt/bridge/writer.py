@@ -277,7 +277,7 @@ class Writer:
 
     def _do_duties(self, draft: Draft, jobs: list[Job], workers: list[Worker]) -> None:
         duties = self._duties
-        for name in self._judged:
+        for name in sorted(self._judged):
             draft.save_worker(draft.worker(name))
         if draft.now >= self._saved_at + self._save_interval:
             duties.save_unsaved(draft)
@@ -315,7 +315,7 @@ class Writer:
         return frozenset(id_ for id_ in conflict.jobs if last or _seen(self.living, id_) == before[id_])
 
     async def _reload(self, ids: Iterable[str]) -> None:
-        wanted = list(ids)
+        wanted = sorted(ids)
         found = {job.id: job for job in await self._ledger.jobs(wanted)}
         for id_ in wanted:
             if id_ in found:
@@ -404,7 +404,7 @@ class Writer:
         """Read the jobs of a round whose commit was not answered. What it may have claimed was never published."""
         if self._unsure:
             await self._reload(self._unsure)
-            for id_ in self._unsure:
+            for id_ in sorted(self._unsure):
                 job = self.living.jobs.get(id_)
                 if job is not None and job.state in (JobState.DISPATCHED, JobState.CANCELLING):
                     self.living.put_job(replace(job, published_at=None))

@@ -44,6 +44,7 @@ from airflow_mqtt.worker.core.effects import (
     Stop,
 )
 from airflow_mqtt.worker.core.jobs import Result
+from log_schema import check
 
 TOPICS = Topics()
 NAME = "edge-1"
@@ -100,6 +101,7 @@ class Device:
     def _act(self, effect: Effect) -> None:
         self.done.append(effect)
         if isinstance(effect, AppendLog):
+            check(effect.line)
             self.logs[effect.job] = self.logs.get(effect.job, b"") + effect.line
         if isinstance(effect, ReadLog):
             data = self.logs.get(effect.job, b"")[effect.offset : effect.offset + effect.limit]

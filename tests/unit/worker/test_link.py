@@ -1,6 +1,7 @@
 """The link to the broker where no broker is needed: what cannot be set up, what is said, and how long it was away."""
 
 import selectors
+import socket
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,11 @@ def test_a_broker_that_says_what_it_denies_is_not_guessed_about(caplog: pytest.L
         link.service(60.0 * number)
     assert "the broker denies a; check its access rules" in caplog.text
     assert "check account" not in caplog.text
+
+
+def test_small_packets_are_sent_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = _link(broker_url=f"mqtt://127.0.0.1:{server.getsockname()[1]}")
+        link.connect(0.0)
+        assert link._client.socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        link.drop()

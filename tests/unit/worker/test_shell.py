@@ -28,6 +28,7 @@ from airflow_mqtt.worker.core.jobs import Result
 from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.job_files import JobFiles, directories
 from airflow_mqtt.worker.journal import Journal
+from airflow_mqtt.worker.keys import Keys
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.runners import task_environment
 from airflow_mqtt.worker.unix_sockets import connect, listen
@@ -192,12 +193,17 @@ def test_a_frame_over_the_limit_is_not_collected() -> None:
         list(Unpacker(100).feed((101).to_bytes(4, "big")))
 
 
+#: What the local socket takes in these tests.
+MAX_BYTES = 100_000
+
+
 class Server:
     """A local socket served by a thread, as the worker's loop would."""
 
     def __init__(self, path: Path, answer) -> None:
         self.selector = selectors.DefaultSelector()
-        self.api = LocalApi(path, self.selector)
+        self.keys = Keys(path.parent)
+        self.api = LocalApi(path, self.selector, admits=self.keys.fit, max_bytes=MAX_BYTES)
         self.answer = answer
         self.calls = []
         self.stop = threading.Event()
@@ -304,7 +310,94 @@ def test_garbage_on_the_socket_closes_that_connection_only(tmp_path: Path, clien
     try:
         with connect(tmp_path / "worker.sock") as channel:
             channel.sendall(pack({"id": 1}))
-            assert channel.recv(10) == b""
+            assert _answers(channel) == [400]
         assert client.get("variables/x").status_code == 200
     finally:
         server.close()
+
+
+def _answers(channel) -> list[int]:
+    """Return the statuses that come until the other side closes."""
+    unpacker, found = Unpacker(), []
+    channel.settimeout(20)
+    while data := channel.recv(4096):
+        found += [answer["status"] for answer in unpacker.feed(data)]
+    return found
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "worker.sock", lambda _call: 200)
+    yield server
+    server.close()
+
+
+def _transport(path: Path, job: str, key: str):
+    from airflow_mqtt.worker.runner.transport import WorkerTransport
+
+    return WorkerTransport(path, job, 2, key=key)
+
+
+def _client(path: Path, job: str, key: str):
+    import httpx
+
+    from airflow_mqtt.worker.runner.transport import BASE_URL
+
+    return httpx.Client(base_url=BASE_URL, transport=_transport(path, job, key))
+
+
+def test_nobody_speaks_in_the_name_of_another_job(tmp_path: Path, served: Server) -> None:
+    """All tasks run as one user, and may connect."""
+    pytest.importorskip("httpx")
+    keys = {}
+    for job in ("job", "other"):
+        JobFiles(tmp_path, job, 2).directory.mkdir(parents=True)
+        keys[job] = served.keys.give(job, 2)
+    assert _client(tmp_path, "job", keys["job"]).get("variables/x").status_code == 200
+    for wrong in (keys["other"], "", "x"):
+        assert _client(tmp_path, "job", wrong).get("variables/x").status_code == 400
+    assert [call.job for call in served.calls] == ["job"]
+    assert keys["job"] not in "".join(path.read_text() for path in tmp_path.glob("jobs/*/*"))
+
+
+def test_a_key_is_known_after_a_restart_and_beside_that_of_another_launch(tmp_path: Path) -> None:
+    JobFiles(tmp_path, "job", 2).directory.mkdir(parents=True)
+    keys = Keys(tmp_path)
+    given = [keys.give("job", 2)]
+    keys = Keys(tmp_path)
+    given.append(keys.give("job", 2))
+    (JobFiles(tmp_path, "job", 2).directory / "keys").write_text("what another task would have there")
+    assert [keys.fit("job", 2, key) for key in (*given, "")] == [True, True, False]
+    assert Keys(tmp_path).fit("before the update", 1, "")
+    keys.forget("job", 2)
+
+
+def test_unfinished_frames_have_little_room(tmp_path: Path, served: Server) -> None:
+    """The oldest are closed: not those of runners, which are finished at once."""
+    half = (MAX_BYTES - 10).to_bytes(4, "big") + b"x" * (MAX_BYTES // 4)
+    with contextlib.ExitStack() as stack:
+        channels = [stack.enter_context(connect(tmp_path / "worker.sock")) for _ in range(12)]
+        for channel in channels:
+            with contextlib.suppress(OSError):
+                channel.sendall(half)
+        assert _answers(channels[0]) == [400]
+        wait_for(lambda: sum(c.unpacker.waiting for c in served.api._connections.values()) <= MAX_BYTES, what="room")
+        with _client(tmp_path, "job", "") as client:
+            assert client.post("xcoms/d/r/t/x", content="x" * (MAX_BYTES // 2)).status_code == 200
+
+
+def test_a_frame_that_is_too_large_is_answered_and_not_kept(tmp_path: Path, served: Server) -> None:
+    """Else its sender, which may have had a higher limit, would send it for ever."""
+    pytest.importorskip("httpx")
+    answer = _client(tmp_path, "job", "").post("xcoms/d/r/t/x", content="x" * (MAX_BYTES + 1))
+    assert answer.status_code == 400
+    assert "over the limit" in answer.text
+
+
+def test_one_who_asks_and_does_not_read_is_closed(tmp_path: Path, served: Server) -> None:
+    frame = {"id": "a", "job": "job", "attempt": 2, "method": "GET", "path": "x" * 1000}
+    with connect(tmp_path / "worker.sock") as channel:
+        channel.settimeout(20)
+        with pytest.raises(OSError):
+            for _ in range(200_000):
+                channel.sendall(pack(frame))

@@ -57,6 +57,20 @@ def test_a_supervisor_that_was_stopped_goes_on_at_the_next_start(tmp_path: Path,
     assert os.WIFCONTINUED(os.waitpid(stopped.pid, os.WCONTINUED)[1])
 
 
+def test_a_worker_that_stays_warm_starts_another_host_after_a_pause(tmp_path: Path) -> None:
+    with selectors.DefaultSelector() as selector:
+        runners = Runners(tmp_path, "/nowhere/python", 0, selector, max_call_bytes=1000, keep_warm=True)
+        runners.tick(1000.0)
+        assert runners.deadline(1000.0) == 1000.0 + shell.WARM_PAUSE
+        runners._python = sys.executable
+        runners.tick(1000.0 + shell.WARM_PAUSE)
+        assert runners._host is not None
+        assert runners.deadline(1000.0 + shell.WARM_PAUSE) == float("inf")
+        runners.tick(1e6)
+        assert runners._host is not None
+        runners.close()
+
+
 # --- the core ---------------------------------------------------------------------------------------------
 
 

@@ -15,11 +15,14 @@ HEADER_BYTES = 4
 #: Above this a frame is a mistake, where nobody says another limit.
 MAX_FRAME_BYTES = 256 * 1024 * 1024
 
+#: The id in an answer to a frame that the worker does not take, and so has no id.
+UNREAD = ""
+
 
 def largest_call(max_message_bytes: int) -> int:
     """Return how large the frame may be that a runner sends, for a message of at most `max_message_bytes`.
 
-    The worker takes any: it may have been started again with a lower limit, and answers 413.
+    The worker takes twice that: it may have been started again with a lower limit, and answers 413.
     A body is JSON in JSON, and each of its bytes becomes at most six. `core.calls` measures the message itself.
     """
     return 6 * max_message_bytes + 64 * 1024
@@ -37,6 +40,11 @@ class Unpacker:
     def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
         self._buffer = bytearray()
         self._limit = limit
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes of an unfinished frame are here."""
+        return len(self._buffer)
 
     def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
         """Yield each object that `data` completes; `PayloadError` when a frame is none of ours."""

@@ -1,9 +1,11 @@
 """The local socket at which runners make their calls."""
 
+import contextlib
+import itertools
 import logging
 import selectors
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,9 @@ from typing import Any
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Method
 from airflow_mqtt.protocol.topics import JOB_ID
-from airflow_mqtt.worker.core.calls import LocalCall
+from airflow_mqtt.worker.core.calls import LocalCall, detail_body
 from airflow_mqtt.worker.core.effects import Answer
-from airflow_mqtt.worker.frames import Unpacker, pack
+from airflow_mqtt.worker.frames import UNREAD, Unpacker, pack
 from airflow_mqtt.worker.unix_sockets import listen
 
 log = logging.getLogger(__name__)
@@ -21,18 +23,37 @@ log = logging.getLogger(__name__)
 #: Leaves room for the counter of `Call.wire_id`.
 MAX_CALL_ID = 48
 
+#: Different words about what came that are said; anybody on the device can make us say them.
+MAX_SAID = 16
+
 
 @dataclass(slots=True)
 class _Connection:
     channel: socket.socket
     unpacker: Unpacker
     outgoing: bytearray = field(default_factory=bytearray)
+    began: int = 0  # when the frame began that is unfinished here: a number that grows; 0 when there is none
 
 
 class LocalApi:
-    """A listener and its connections, registered with the selector of the worker's loop."""
+    """A listener and its connections, registered with the selector of the worker's loop.
 
-    def __init__(self, path: Path, selector: selectors.BaseSelector) -> None:
+    Any process of the worker's user may connect. `admits` says whether a key is that of a runner of an attempt.
+    `max_bytes` bounds a frame, all unfinished ones together, and what one connection does not read.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        selector: selectors.BaseSelector,
+        *,
+        admits: Callable[[str, int, str], bool],
+        max_bytes: int,
+    ) -> None:
+        self._admits = admits
+        self._max_bytes = max_bytes
+        self._beginnings = itertools.count(1)
+        self._said: set[str] = set()
         self._selector = selector
         self._listener = listen(path)
         self._connections: dict[int, _Connection] = {}
@@ -55,11 +76,13 @@ class LocalApi:
         channel.setblocking(False)
         self._last_token += 1
         token = self._last_token
-        self._connections[token] = _Connection(channel, Unpacker())
+        self._connections[token] = _Connection(channel, Unpacker(self._max_bytes))
         self._selector.register(channel, selectors.EVENT_READ, lambda mask: self._ready(token, mask))
 
     def _ready(self, token: int, mask: int) -> None:
-        connection = self._connections[token]
+        connection = self._connections.get(token)
+        if connection is None:
+            return  # closed since the selector saw it
         try:
             if mask & selectors.EVENT_READ:
                 self._calls += self._read(token, connection)
@@ -67,8 +90,17 @@ class LocalApi:
                 self._write(token, connection)
         except (OSError, PayloadError) as error:
             if isinstance(error, PayloadError):
-                log.warning("closing a connection of the local socket: %s", error)
+                self._refuse(connection, str(error))
             self._close(token)
+
+    def _refuse(self, connection: _Connection, why: str) -> None:
+        """Answer what cannot be read: whoever asks again what is refused would do so for ever."""
+        if len(self._said) < MAX_SAID and why not in self._said:
+            self._said.add(why)
+            log.warning("closing a connection of the local socket: %s", why)
+        answer = {"id": UNREAD, "status": 400, "headers": {"content-type": "application/json"}}
+        with contextlib.suppress(OSError):
+            connection.channel.send(pack(answer | {"body": detail_body("malformed", why)}))
 
     def _read(self, token: int, connection: _Connection) -> Iterator[LocalCall]:
         try:
@@ -78,7 +110,30 @@ class LocalApi:
         if not data:
             raise ConnectionResetError
         for frame in connection.unpacker.feed(data):
-            yield parse_call(token, frame)
+            connection.began = 0
+            yield self._admitted(parse_call(token, frame), frame.get("key", ""))
+        self._bound(connection)
+
+    def _admitted(self, call: LocalCall, key: Any) -> LocalCall:
+        if not self._admits(call.job, call.attempt, str(key)):
+            raise PayloadError("a call in a job's name without that job's key")
+        return call
+
+    def _bound(self, read: _Connection) -> None:
+        """Close those whose frames have been unfinished for longest while there is too much of it in all.
+
+        A runner's frame is finished within milliseconds, so it is not the oldest.
+        """
+        if not read.unpacker.waiting:
+            read.began = 0
+            return
+        read.began = read.began or next(self._beginnings)
+        unfinished = {token: item for token, item in self._connections.items() if item.unpacker.waiting}
+        for token in sorted(unfinished, key=lambda token: unfinished[token].began):
+            if sum(item.unpacker.waiting for item in unfinished.values()) <= self._max_bytes:
+                return
+            self._refuse(unfinished.pop(token), "unfinished frames hold too much memory")
+            self._close(token)
 
     def answer(self, effect: Answer) -> None:
         """Send an answer; if its connection is gone, the runner asks again."""
@@ -91,6 +146,9 @@ class LocalApi:
             self._write(effect.token, connection)
         except OSError:
             self._close(effect.token)
+            return
+        if len(connection.outgoing) > self._max_bytes:
+            self._close(effect.token)  # it asks and does not read
 
     def _write(self, token: int, connection: _Connection) -> None:
         try:

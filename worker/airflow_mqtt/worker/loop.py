@@ -60,6 +60,7 @@ class Loop:
         self._selector = selector
         self._name_is_taken = name_is_taken
         self._must_probe = True
+        self._was_up = False
         self._log_lost = False
         self._signals = 0
         self._stop: Stop | None = None
@@ -67,7 +68,7 @@ class Loop:
     # --- running ------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Work until told to stop. `NameInUseError` when the worker's name is somebody else's."""
+        """Work until told to stop. `NameInUseError` when a living worker has the name at the start."""
         with self._signals_wake():
             self._perform()  # what followed from the start
             while self._stop is None:
@@ -97,6 +98,8 @@ class Loop:
         self._hear_runners(now)
         self._core.tick(now, self._runners.disk_free(), self._link.under_way)
         self._perform()
+        if self._core.state.jobs:  # else nobody waits, and the packet that this takes is saved
+            self._link.acknowledge()
 
     def _timeout(self, now: float) -> float:
         due = min(self._core.deadline(now), self._link.deadline(now), self._runners.deadline(now))
@@ -160,12 +163,14 @@ class Loop:
 
     def _link_event(self, event: LinkEvent, now: float) -> None:
         if event is LinkEvent.UP:
+            self._was_up = True
             self._core.connected(now)
         elif event is LinkEvent.DOWN:
             self._core.disconnected(now)
             self._must_probe = self._must_probe or self._link.short_lived
         else:
-            raise NameInUseError(IN_USE.format(name=self._core.state.config.name) + " (it took the session over)")
+            log.warning("another client came with this worker's client id; asking whether it is a worker of the name")
+            self._must_probe = True
 
     def _message(self, topic: str, payload: bytes, now: float, *, retained: bool) -> None:
         try:
@@ -186,9 +191,17 @@ class Loop:
                 self._link.failed(f"{type(error).__name__}: {error}", now)
                 return
             if taken:
-                raise NameInUseError(IN_USE.format(name=self._core.state.config.name))
+                self._name_in_use(now)
+                return
             self._must_probe = False
         self._link.connect(time.monotonic())
+
+    def _name_in_use(self, now: float) -> None:
+        """End, if we have only just come. One that had the name waits for the other to go: it has tasks to report."""
+        text = IN_USE.format(name=self._core.state.config.name)
+        if not self._was_up:
+            raise NameInUseError(text)
+        self._link.failed(text, now)
 
     def begin_connection(self) -> tuple[str, bytes]:
         """Number a connection and keep the number; return its will."""

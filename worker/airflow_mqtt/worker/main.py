@@ -14,6 +14,7 @@ from typing import Any
 from airflow_mqtt.protocol.errors import NameInUseError, PayloadError, RefusedError, SettingError, StorageError
 from airflow_mqtt.protocol.messages import JobKind
 from airflow_mqtt.protocol.topics import Topics
+from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.frames import largest_call
@@ -24,7 +25,7 @@ from airflow_mqtt.worker.loop import Loop
 from airflow_mqtt.worker.packages import installed_version
 from airflow_mqtt.worker.probe import name_is_taken
 from airflow_mqtt.worker.runners import Runners
-from airflow_mqtt.worker.settings import WorkerSettings
+from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,9 @@ EXIT_NAME_IN_USE = 3
 EXIT_STORAGE = 74  # EX_IOERR of sysexits.h
 
 JOURNAL = "journal.sqlite"
+
+#: Of the largest calls, how many have room on the local socket at a time.
+ROOM_OF_CALLS = 2
 
 #: What a state directory may hold although it has no journal: it was removed, or not made before the disk was full.
 OURS = frozenset({"jobs", "lock", "worker.sock", "host.log", "lost+found", f"{JOURNAL}-wal", f"{JOURNAL}-shm"})
@@ -48,6 +52,7 @@ def run(values: dict[str, Any]) -> int:
     is in use, 74 (EX_IOERR) when its disk fails. Runners go on, whatever it is.
     """
     settings = WorkerSettings.of(values)
+    _keep_secrets()
     logging.basicConfig(
         level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
     )
@@ -65,6 +70,14 @@ def run(values: dict[str, Any]) -> int:
         log.error("%s", _disk_failed(settings.state_dir, error))
         return EXIT_STORAGE
     return 0
+
+
+def _keep_secrets() -> None:
+    """Keep from tasks, which run as the same user, what this process knows; the password it has read by now."""
+    processes.close_memory()
+    for setting in SETTINGS:
+        if setting.secret:
+            os.environ.pop(setting.env, None)
 
 
 def _disk_failed(state_dir: Path, error: Exception) -> str:
@@ -88,8 +101,9 @@ def _own(state_dir: Path) -> Any:
                 f"state_dir: {state_dir} holds other things ({min(foreign)}) and no journal of a worker;"
                 " give --state-dir a directory that is empty or does not exist"
             )
+        _refuse_links(state_dir)
         (state_dir / "jobs").mkdir(exist_ok=True, mode=0o700)
-        lock = (state_dir / "lock").open("w")
+        lock = os.fdopen(os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+")
     except OSError as error:
         if error.errno in _MAY_PASS:
             raise
@@ -107,9 +121,20 @@ def _own(state_dir: Path) -> Any:
     return lock
 
 
-def _listen(state_dir: Path, selector: selectors.BaseSelector) -> LocalApi:
+def _refuse_links(state_dir: Path) -> None:
+    """Refuse what leads elsewhere: in a directory that was somebody else's, we would empty what it leads to."""
+    for name in sorted(OURS | {JOURNAL}):
+        if (state_dir / name).is_symlink():
+            raise SettingError(
+                f"state_dir: {state_dir / name} is a symbolic link; remove it, or give --state-dir another directory"
+            )
+
+
+def _listen(state_dir: Path, selector: selectors.BaseSelector, runners: Runners, max_call_bytes: int) -> LocalApi:
     try:
-        return LocalApi(state_dir / "worker.sock", selector)
+        return LocalApi(
+            state_dir / "worker.sock", selector, admits=runners.keys.fit, max_bytes=ROOM_OF_CALLS * max_call_bytes
+        )
     except OSError as error:
         if error.errno in _MAY_PASS:
             raise
@@ -133,9 +158,14 @@ def _work(settings: WorkerSettings) -> None:
         core = _recalled(config, restored, settings.state_dir / JOURNAL)
         max_call_bytes = largest_call(settings.max_message_bytes)
         runners = Runners(
-            settings.state_dir, settings.python, settings.runner_idle_timeout, selector, max_call_bytes=max_call_bytes
+            settings.state_dir,
+            settings.python,
+            settings.runner_idle_timeout,
+            selector,
+            max_call_bytes=max_call_bytes,
+            keep_warm=settings.warm == "start" and bool(config.kinds),
         )
-        local_api = _listen(settings.state_dir, selector)
+        local_api = _listen(settings.state_dir, selector, runners, max_call_bytes)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
         filters = Topics(settings.root).of_worker(settings.name)
         link = Link(settings, filters, selector, lambda: loop.begin_connection())  # noqa: PLW0108  made below

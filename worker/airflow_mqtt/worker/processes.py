@@ -82,11 +82,20 @@ def wake(process: ProcessId) -> None:
 
 def adopt_orphans() -> None:
     """Become the parent of each process below this one that loses its own (prctl(2), PR_SET_CHILD_SUBREAPER)."""
+    _prctl(36, 1)
+
+
+def close_memory() -> None:
+    """Let no other process of this user read our memory and environment (prctl(2), PR_SET_DUMPABLE; proc(5))."""
+    _prctl(4, 0)
+
+
+def _prctl(option: int, value: int) -> None:
     if sys.platform == "linux":
-        import ctypes  # noqa: PLC0415  only supervisors need it
+        import ctypes  # noqa: PLC0415  not everywhere
 
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def kill_attempt(mark: str, leader: ProcessId | None, *, spare_leader: bool = False) -> None:
@@ -121,12 +130,15 @@ def _send(pid: int, number: signal.Signals) -> None:
 def _members(mark: str, leader: ProcessId | None) -> set[int]:
     """Return the living processes of an attempt."""
     table = _living()
-    found = {pid for pid in table if _marked(pid, mark)}
-    if leader is not None and leader.boot == boot_id():
-        holder = table.get(leader.pid)
+    known = leader if leader is not None and leader.boot == boot_id() else None
+    # What carries the mark began after its supervisor: the environments of all others need not be read.
+    since = 0 if known is None else known.ticks
+    found = {pid for pid, stat in table.items() if stat["ticks"] >= since and _marked(pid, mark)}
+    if known is not None:
+        holder = table.get(known.pid)
         # While a session has members its id is not used again; a leader that began at another time is somebody else.
-        if holder is None or holder["ticks"] == leader.ticks:
-            found |= {pid for pid, stat in table.items() if leader.pid in (pid, stat["session"])}
+        if holder is None or holder["ticks"] == known.ticks:
+            found |= {pid for pid, stat in table.items() if known.pid in (pid, stat["session"])}
     while True:
         more = {pid for pid, stat in table.items() if stat["parent"] in found or stat["session"] in found} - found
         if not more:

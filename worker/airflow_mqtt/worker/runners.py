@@ -19,12 +19,16 @@ from airflow_mqtt.worker.core.effects import Force
 from airflow_mqtt.worker.core.jobs import Result
 from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.job_files import JobFiles
+from airflow_mqtt.worker.keys import Keys
 from airflow_mqtt.worker.processes import ProcessId
 
 log = logging.getLogger(__name__)
 
 #: How often runners that another worker process started are looked at. Our own report through their host.
 POLL_INTERVAL = 0.5
+
+#: How long a worker that keeps its host warm waits until it starts another in the place of one that ended.
+WARM_PAUSE = 60.0
 
 Attempt = tuple[str, int]
 
@@ -50,9 +54,13 @@ class Runners:
         selector: selectors.BaseSelector,
         *,
         max_call_bytes: int,
+        keep_warm: bool = False,
     ) -> None:
         self._max_call_bytes = max_call_bytes
+        self._keep_warm = keep_warm  # a host from the first `tick` on, whether or not there are tasks
+        self._warm_at = 0.0  # when it may be started, if there is none
         self._state_dir = state_dir
+        self.keys = Keys(state_dir)
         self._python = python
         self._idle_timeout = idle_timeout
         self._selector = selector
@@ -109,7 +117,7 @@ class Runners:
         """Start a runner. One that cannot be started has ended without a result: the core decides what follows."""
         attempt = (run.job, run.attempt)
         files = self.files(*attempt)
-        order = {
+        order: dict[str, Any] = {
             "op": "start",
             "job": run.job,
             "attempt": run.attempt,
@@ -121,15 +129,19 @@ class Runners:
         try:
             files.directory.mkdir(parents=True, exist_ok=True)
             (files.directory / "result.json").unlink(missing_ok=True)
-            if self._host is None:
-                self._host = _Host(self._python, self._state_dir, self._selector, self._host_ready)
-            self._host.send(order)
+            order["key"] = self.keys.give(*attempt)
+            self._started_host().send(order)
         except ConnectionError as error:  # it died since it was last looked at
             self._host_died(str(error))
         except OSError as error:
             self._complain(f"cannot start a runner with {self._python}: {error}")
             self._ours.discard(attempt)
             self._look_at(attempt)
+
+    def _started_host(self) -> "_Host":
+        if self._host is None:
+            self._host = _Host(self._python, self._state_dir, self._selector, self._host_ready)
+        return self._host
 
     def _complain(self, text: str) -> None:
         """Say why no runner can be started, once for each reason."""
@@ -148,6 +160,7 @@ class Runners:
     def remove(self, job: str, attempt: int) -> None:
         """Delete the directory of an attempt; again when its runner, killed just now, has left."""
         self.files(job, attempt).remove()
+        self.keys.forget(job, attempt)
         self._others.pop((job, attempt), None)
         if (job, attempt) in self._ours:
             self._removed.add((job, attempt))
@@ -166,7 +179,9 @@ class Runners:
                 if not processes.alive(process):
                     del self._others[attempt]
                     self._look_at(attempt)
-        if self._host is None or self._ours:
+        if self._keep_warm:
+            self._warm_up(now)
+        elif self._host is None or self._ours:
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
@@ -174,13 +189,24 @@ class Runners:
             log.info("the runner host has been idle for %g s and is ended", self._idle_timeout)
             self._drop_host()
 
+    def _warm_up(self, now: float) -> None:
+        if self._host is not None or now < self._warm_at:
+            return
+        self._warm_at = now + WARM_PAUSE
+        try:
+            self._started_host()
+        except OSError as error:
+            self._complain(f"cannot start a runner with {self._python}: {error}")
+
     def deadline(self, now: float) -> float:
         if self._ended:
             return now
         times = [float("inf")]
         if self._others:
             times.append(self._polled_at + POLL_INTERVAL)
-        if self._idle_since is not None:
+        if self._keep_warm:
+            times.append(self._warm_at if self._host is None else float("inf"))
+        elif self._idle_since is not None:
             times.append(self._idle_since + self._idle_timeout)
         elif self._host is not None and not self._ours:
             times.append(now)
@@ -244,7 +270,7 @@ class Runners:
 
 
 def _private(path: Path) -> Any:
-    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
+    return open(path, "wb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW, 0o600))
 
 
 def task_environment(ours: Mapping[str, str]) -> dict[str, str]:

@@ -166,6 +166,13 @@ SETTINGS: tuple[Setting, ...] = (
         "How long the warm process that has the Task SDK loaded is kept without tasks. It needs about 120 MB.",
         "300",
     ),
+    Setting(
+        "warm",
+        choice("demand", "start"),
+        "demand or start",
+        "When the warm process is there: from the first task on, or from the worker's start, for good.",
+        "demand",
+    ),
     Setting("log_rate", integer(1024, 1024**3), "1024 to 1073741824 bytes a second", "Limit for task logs.", "65536"),
     Setting("labels", _labels, "key=value, comma-separated", "Shown with the worker.", ""),
     Setting(
@@ -206,6 +213,7 @@ class WorkerSettings:
     drain_timeout: float
     kill_grace: float
     runner_idle_timeout: float
+    warm: str
     log_rate: int
     labels: dict[str, str]
     log_level: str

@@ -78,6 +78,8 @@ def open_gate(draft: Draft, call: Call, path: str) -> Job | Refusal | Early:
     verdict = admit(draft.job(request.job), call, path, gate=True)
     if isinstance(verdict, Refusal) or verdict.state is JobState.RUNNING:
         return verdict
+    if verdict.cancel_reason is not None:  # a wish that is known and not carried out yet: it was there first
+        return Refusal(409, "invalid_state", f"the job is to be ended: {verdict.cancel_reason}")
     if verdict.state is not JobState.ACCEPTED or draft.worker(call.worker).journal != request.journal:
         return EARLY
     values = {

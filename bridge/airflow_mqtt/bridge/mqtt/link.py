@@ -122,9 +122,9 @@ class _Client(aiomqtt.Client):
         self._receive(message.topic, bytes(message.payload), message.retain)
 
     async def until_lost(self) -> None:
-        """Wait until the connection has ended; raise why."""
-        await asyncio.shield(self._disconnected)
-        raise aiomqtt.MqttError("the connection ended")
+        """Wait until the connection has ended; raise `MqttError` from what aiomqtt noticed."""
+        await asyncio.wait([self._disconnected])
+        raise aiomqtt.MqttError("the connection ended") from self._disconnected.exception()
 
     async def __aenter__(self) -> Self:
         try:

@@ -41,9 +41,9 @@ class Messages:
                 job=job.id, attempt=job.attempt, kind=job.kind, slots=job.slots, workload=orjson.loads(workload)
             )
             plain = orjson.dumps(message)
-        except (ValueError, TypeError) as error:
+            Run.from_object(codec.decode(plain))
+        except (ValueError, TypeError, PayloadError) as error:
             raise PayloadError(f"its workload cannot be sent: {error}") from None
-        Run.from_object(codec.decode(plain))
         payload = codec.pack(plain)
         if len(payload) > max_bytes:  # a larger packet ends the connection to the broker, again and again
             raise PayloadError(

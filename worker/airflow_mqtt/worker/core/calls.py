@@ -15,6 +15,7 @@ from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import EventType, Request, Response
+from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core import completion
 from airflow_mqtt.worker.core.effects import Answer, DropCall, SaveCall
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
@@ -139,7 +140,7 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
         _answer(state, call.token, call.id, 413, _too_large_body(state))
         return
     if why := malformed(state, job, call):
-        _answer(state, call.token, call.id, 400, _detail_body("malformed", why))
+        _answer(state, call.token, call.id, 400, detail_body("malformed", why))
         return
     job.calls.append(call)
     if is_state(call):
@@ -230,7 +231,7 @@ def _answer(state: State, token: int | None, call_id: str, status: int, body: st
 
 def gone_body(message: str) -> str:
     """Return what the Execution API says of a task instance that should not run (heartbeat: 404, 409, 410)."""
-    return _detail_body("not_found", message)
+    return detail_body("not_found", message)
 
 
 def _too_large_body(state: State) -> str:
@@ -238,10 +239,10 @@ def _too_large_body(state: State) -> str:
         "The call is larger than a message may be on its way to Airflow: max_message_bytes of the worker is"
         f" {state.config.max_message_bytes}. Raise it there, in the bridge and in the broker, or pass less."
     )
-    return _detail_body("too_large", message)
+    return detail_body("too_large", message)
 
 
-def _detail_body(reason: str, message: str) -> str:
+def detail_body(reason: str, message: str) -> str:
     """Return the body of an error as the Execution API has it."""
     return orjson.dumps({"detail": {"reason": reason, "message": message}}).decode()
 
@@ -308,10 +309,9 @@ def _refused(state: State, job: Job, call: Call, response: Response, now: float)
     """A write that the runner was told had succeeded has not. A 409 on the state: Airflow has another already."""
     if is_state(call) and response.status == 409:
         return
-    what = f"{call.method} {call.path}"
-    job.refused = f"Airflow refused {what} with status {response.status}"
+    job.refused = task_log.refusal(call.method, call.path, response.status, response.body or "")
     job.final_refused = job.final_refused or is_state(call)
-    note(state, job, now, f"{job.refused}: {(response.body or '')[:1000]}")
+    note(state, job, now, job.refused)
     say(state, "warning", f"job {job.id}: {job.refused}")
     if job.final == "success":
         _fail_stored(state, job, now)

@@ -1,15 +1,14 @@
 """The state of a worker's core, and the small things that every part of it does."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
-import orjson
-
+from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, sanitise
 from airflow_mqtt.protocol.topics import TopicKind, Topics
+from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
 from airflow_mqtt.worker.core.outbox import Outbox
@@ -145,11 +144,20 @@ def report(
         reason=sanitise(reason),
         **details,
     )
-    payload = event.encode()
+    payload = _fitting(state, event).encode()
     state.outbox.add(payload)
     state.out.append(SaveEvent(event.seq, payload))
     send_events(state, now)
     return event.seq
+
+
+def _fitting(state: State, event: Event) -> Event:
+    """Return `event` as the bridge takes it: one that it refuses is never acknowledged, and all behind it wait."""
+    try:
+        return Event.from_object(asdict(event))
+    except PayloadError as error:
+        say(state, "error", f"job {event.job}: its report says less than it should: {error}")
+        return replace(event, ts=0.0, exit_code=None, log_size=None)
 
 
 def send_events(state: State, now: float) -> None:
@@ -165,10 +173,8 @@ def send_call(state: State, job: Job, call: Call, now: float) -> None:
 
 
 def note(state: State, job: Job, now: float, text: str, level: str = "error") -> None:
-    """Say something in the task's log, as a line of the form that Airflow's log reader shows."""
-    stamp = datetime.fromtimestamp(wall(state, now), UTC).isoformat().replace("+00:00", "Z")
-    entry = {"timestamp": stamp, "level": level, "event": text, "logger": "airflow_mqtt.worker"}
-    line = orjson.dumps(entry) + b"\n"
+    """Say something in the task's log."""
+    line = task_log.line(wall(state, now), level, text, "airflow_mqtt.worker")
     state.out.append(AppendLog(job.id, job.attempt, line))
     if job.phase is Phase.ENDED:
         job.log_size += len(line)

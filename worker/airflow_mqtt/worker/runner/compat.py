@@ -2,43 +2,100 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
 from airflow.sdk.execution_time import supervisor
 
+from airflow_mqtt.worker import task_log
+from airflow_mqtt.worker.runner import sentinel
 from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
 
-#: Modules that every task needs sooner or later; the warm process has them before it forks.
+#: Modules that every task loads, or nearly; the warm process has them before it forks. Not all are in each version, or
+#: there where the SDK is without Airflow's core beside it.
 WARM = (
     "airflow.sdk.execution_time.task_runner",
     "airflow.sdk.log",
-    "airflow.dag_processing.bundles.manager",
+    "airflow.sdk.plugins_manager",
     "airflow.sdk.execution_time.callback_supervisor",  # 3.3 and later
+    "airflow.dag_processing.bundles.manager",
+    "airflow.dag_processing.bundles.local",
+    "airflow.dag_processing.dagbag",  # 3.2 and later
+    "airflow.models.dagbag",
+    "airflow.models.dag",
+    "airflow.sdk.serde",  # 3.2 and later
+    "airflow.sdk.definitions.decorators",
+    "airflow.sdk.definitions.connection",
+    "airflow.sdk.definitions.asset.metadata",
+    "airflow.sdk._shared.logging.remote",  # 3.2 and later
+    "airflow.sdk._shared.logging.factory",  # 3.3 and later
+    "airflow.version",
+    "airflow.providers.standard.decorators.python",
+    "airflow.providers.standard.operators.python",
+    "jinja2.ext",
+    "setproctitle",
+    "encodings.idna",
 )
 
 
 def warm_up() -> None:
-    """Import what tasks need, and make what a `Client` caches."""
+    """Do what each task would do: import what it needs, make what a `Client` caches, configure the supervisor's log."""
     for module in WARM:
         try:
             importlib.import_module(module)
         except ImportError:
-            continue  # an older SDK, or one without Airflow's core beside it
+            continue
+    _take_any_executor()
     Client(base_url=BASE_URL, token="").close()
+    _configure_logging()
+
+
+def _take_any_executor() -> None:
+    """Let a Dag name executors that the device's configuration does not know.
+
+    They are the site's, whose dag-processor and scheduler have checked `executor=…`. Here the Dag bag checks it again,
+    and would drop the Dag (`_validate_executor_fields` in `airflow.dag_processing.dagbag`; 3.1: in `models.dagbag`).
+    """
+    try:
+        from airflow.exceptions import AirflowConfigException, UnknownExecutorException  # noqa: PLC0415
+        from airflow.executors.executor_loader import ExecutorLoader  # noqa: PLC0415
+        from airflow.executors.executor_utils import ExecutorName  # noqa: PLC0415
+    except ImportError:
+        return  # the SDK without Airflow's core beside it
+    lookup = ExecutorLoader.lookup_executor_name_by_str
+
+    def found(name: str, *arguments: Any, **options: Any) -> Any:
+        try:
+            return lookup(name, *arguments, **options)
+        except (UnknownExecutorException, AirflowConfigException):
+            return ExecutorName(module_path=name)
+
+    ExecutorLoader.lookup_executor_name_by_str = found
 
 
 def make_client(transport: WorkerTransport) -> Any:
     return Client(base_url=BASE_URL, token="", transport=transport)
 
 
-def configure_logging() -> None:
-    """Let the supervisor's own messages (not the task's) go to stdout as JSON."""
-    from airflow.sdk.log import configure_logging as configure  # noqa: PLC0415  slow, and only children need it
+def _configure_logging() -> None:
+    """Let the supervisors' own messages (not the task's) go to stdout as JSON, wherever that leads after the fork."""
+    from airflow.sdk.log import configure_logging  # noqa: PLC0415  slow
 
-    configure(json_output=True, output=sys.stdout.buffer)
+    configure_logging(json_output=True, output=sys.stdout.buffer)
+
+
+def hear_of_ends(ended: Callable[[], None]) -> None:
+    """Let supervisors of this process hear at once that theirs has ended; `ended` is called first."""
+    sentinel.watch(supervisor.ActivitySubprocess, ended)
+    try:
+        from airflow.sdk.execution_time.callback_supervisor import CallbackSubprocess  # noqa: PLC0415  3.3 and later
+    except ImportError:
+        return
+    sentinel.watch(CallbackSubprocess, ended)
 
 
 def run_task(workload: dict[str, Any], client: Any, log_path: Path) -> int:
@@ -56,6 +113,18 @@ def run_task(workload: dict[str, Any], client: Any, log_path: Path) -> int:
         arguments["sentry_integration"] = sentry  # 3.2 and later
     supervise = getattr(supervisor, "supervise_task", None) or supervisor.supervise
     return int(supervise(**arguments))
+
+
+def refusal(error: BaseException) -> str:
+    """Return what Airflow refused and why, where that is what `error` comes from; else nothing."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, httpx.HTTPStatusError):
+            request = cause.request
+            path = request.url.path.removeprefix(httpx.URL(BASE_URL).path)
+            return task_log.refusal(request.method, path, cause.response.status_code, cause.response.text)
+        cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def run_callback(workload: dict[str, Any], client: Any, log_path: Path) -> int:

@@ -3,7 +3,7 @@
 `python -m airflow_mqtt.worker.runner.host FD STATE_DIR`, started by the worker. It has one thread and no sockets
 but its end of a socket pair (FD), so that forking is safe. When the worker is gone it ends; its children go on.
 
-Frames in: `{"op": "start", "job", "attempt", "workload", "max_call_bytes"}`. Frames out:
+Frames in: `{"op": "start", "job", "attempt", "workload", "max_call_bytes", "key"}`. Frames out:
 `{"op": "ready"}`, `{"op": "exited", "job", "attempt", "status"}`, `{"op": "unusable", "reason"}`.
 """
 
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
     if _alone(channel):
         return 0
     try:
-        _load()
+        load()
     except Exception as error:
         channel.sendall(pack({"op": "unusable", "reason": f"{type(error).__name__}: {error}"}))
         return 1
@@ -49,9 +49,9 @@ def _alone(channel: socket.socket) -> bool:
         return True
 
 
-def _load() -> None:
+def load() -> None:
     gc.disable()
-    from airflow_mqtt.worker.runner import compat  # noqa: PLC0415  loads the Task SDK
+    from airflow_mqtt.worker.runner import compat, supervise  # noqa: F401, PLC0415  they load the Task SDK
 
     compat.warm_up()
     gc.enable()

@@ -2,27 +2,22 @@
 
 import contextlib
 import fcntl
+import functools
 import os
 import signal
 import sys
 import time
 import traceback
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-import orjson
-
 from airflow_mqtt.protocol.messages import sanitise
-from airflow_mqtt.worker import processes
+from airflow_mqtt.worker import processes, task_log
 from airflow_mqtt.worker.job_files import JobFiles
 from airflow_mqtt.worker.runner import compat
 from airflow_mqtt.worker.runner.transport import WorkerTransport
 
 CALLBACK = "ExecuteCallback"
-
-#: Characters of a traceback in the task's log.
-MAX_TRACE = 64 * 1024
 
 
 def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
@@ -36,9 +31,12 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
             files.write_runner(me)
             processes.adopt_orphans()
             os.environ[processes.MARK] = files.mark
+            end_the_rest = functools.partial(processes.kill_attempt, files.mark, me, spare_leader=True)
+            compat.hear_of_ends(end_the_rest)
+            # What the task has started must not run beside its retry, whatever the exit code: the SDK's process exits 0
+            # once it has reported a failure. And at once: the SDK waits a minute for whoever holds its output open.
             result = _run(state_dir, order, files)
-            if result["exit_code"] != 0:  # what a task that failed has started must not run beside its retry
-                processes.kill_attempt(files.mark, me, spare_leader=True)
+            end_the_rest()
             files.sync_log()
             files.write_result(result)
         status = 0
@@ -82,17 +80,16 @@ def _first(files: JobFiles) -> bool:
 
 def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, Any]:
     workload = order["workload"]
-    transport = WorkerTransport(state_dir, order["job"], order["attempt"], order["max_call_bytes"])
+    transport = WorkerTransport(state_dir, order["job"], order["attempt"], order["max_call_bytes"], key=order["key"])
     try:
-        compat.configure_logging()
         client = compat.make_client(transport)
         if workload.get("type") == CALLBACK:
             return _run_callback(workload, client, files)
         return _result(returned=True, exit_code=compat.run_task(workload, client, files.task_log))
     except BaseException as error:
         traceback.print_exc()
-        reason = sanitise(f"the supervisor failed: {type(error).__name__}: {error}")
-        _tell(files, reason, sanitise(traceback.format_exc(), MAX_TRACE))
+        reason = sanitise(compat.refusal(error) or f"the supervisor failed: {type(error).__name__}: {error}")
+        _tell(files, reason, error)
         return _result(returned=False, reason=reason)
 
 
@@ -109,13 +106,6 @@ def _result(*, returned: bool, exit_code: int | None = None, reason: str = "") -
     return {"returned": returned, "exit_code": exit_code, "reason": reason}
 
 
-def _tell(files: JobFiles, reason: str, trace: str) -> None:
+def _tell(files: JobFiles, reason: str, error: BaseException) -> None:
     """Say it in the task's log, where people look first."""
-    entry = {
-        "timestamp": datetime.fromtimestamp(time.time(), UTC).isoformat().replace("+00:00", "Z"),
-        "level": "error",
-        "event": reason,
-        "logger": "airflow_mqtt.runner",
-        "error_detail": trace,
-    }
-    files.append_log(orjson.dumps(entry) + b"\n")
+    files.append_log(task_log.line(time.time(), "error", reason, "airflow_mqtt.runner", error))

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.worker.frames import HEADER_BYTES, MAX_FRAME_BYTES, Unpacker, pack
+from airflow_mqtt.worker.frames import HEADER_BYTES, MAX_FRAME_BYTES, UNREAD, Unpacker, pack
 from airflow_mqtt.worker.unix_sockets import connect
 
 #: What the SDK believes the API server's address to be.
@@ -40,8 +40,11 @@ class WorkerTransport(httpx.BaseTransport):
         job: str,
         attempt: int,
         max_call_bytes: int = MAX_FRAME_BYTES,
+        *,
+        key: str = "",
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
+        self._key = key
         self._max_call_bytes = max_call_bytes
         self._path = state_dir / "worker.sock"
         self._job = job
@@ -73,6 +76,7 @@ class WorkerTransport(httpx.BaseTransport):
             "id": uuid.uuid4().hex,
             "job": self._job,
             "attempt": self._attempt,
+            "key": self._key,
             "method": request.method,
             "path": path,
             "query": query,
@@ -105,7 +109,7 @@ class WorkerTransport(httpx.BaseTransport):
             if not data:
                 raise ConnectionResetError
             for answer in unpacker.feed(data):
-                if answer.get("id") == call_id and isinstance(answer.get("status"), int):
+                if answer.get("id") in (call_id, UNREAD) and isinstance(answer.get("status"), int):
                     return answer
 
     def _connected(self) -> socket.socket:

@@ -1,0 +1,94 @@
+"""What a task costs that the warm process could have done before it forked."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import servers
+from servers import running, wait_for
+from worker_bench import SDK, FakeBridge, WorkerProcess, workload
+
+NAME = "edge-1"
+
+DAG = """
+import atexit, sys
+from pathlib import Path
+from airflow.sdk import dag, task
+
+@atexit.register
+def note():
+    Path({file!r}).write_text("\\n".join(sys.modules))
+
+@dag(schedule=None)
+def lean():
+    @task
+    def noop():
+        return 1
+    noop()
+
+lean()
+"""
+
+#: Modules that a no-op imports anew, though the warm process could have them. May only become fewer.
+ANEW: frozenset[str] = frozenset()
+
+
+def _hosts(worker: WorkerProcess) -> list[int]:
+    """Return the process groups of warm processes: each begins a session."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(worker.pid)], capture_output=True, text=True)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "airflow_mqtt.worker.runner.host" in line]
+
+
+def test_a_worker_can_be_warm_from_its_start(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> None:
+    """And stays so: however long it has nothing to do, and after the process has ended."""
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME), warm="start", runner_idle_timeout=0)
+    with running(process):
+        bridge.status("idle")
+        wait_for(lambda: "the runner host is ready" in process.tail(), what="the warm process")
+        (host,) = _hosts(process)
+        assert bridge.event(bridge.run("quick"), "finished").outcome == "succeeded"
+        assert _hosts(process) == [host]
+
+
+def test_a_worker_that_is_warm_on_demand_has_no_such_process(
+    tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge
+) -> None:
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME), runner_idle_timeout=0)
+    with running(process):
+        bridge.status("idle")
+        assert _hosts(process) == []
+        bridge.event(bridge.run("quick"), "finished")
+        wait_for(lambda: not _hosts(process), what="the end of the warm process")
+
+
+@pytest.fixture
+def worker(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> Iterator[WorkerProcess]:
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME))
+    with running(process):
+        bridge.status("idle")
+        yield process
+
+
+@pytest.mark.skipif(not SDK.startswith("1.3."), reason="the list is that of the newest Airflow")
+def test_a_task_imports_nothing_that_its_parent_has_not(
+    bridge: FakeBridge, worker: WorkerProcess, tmp_path: Path
+) -> None:
+    found = tmp_path / "modules"
+    (tmp_path / "worker/dags/lean.py").write_text(DAG.format(file=str(found)))
+    order = workload("noop")
+    order["ti"]["dag_id"] = "lean"
+    job = bridge.run("noop", workload=order | {"dag_rel_path": "lean.py"})
+    assert bridge.event(job, "finished").exit_code == 0
+    wait_for(found.exists, what="the modules of the task")
+    anew = set(found.read_text().split()) - _warm(worker)
+    assert {name for name in anew if not name.startswith("unusual_prefix_")} == ANEW  # but the Dag file itself
+
+
+def _warm(worker: WorkerProcess) -> set[str]:
+    """Return the modules that the warm process has before it forks."""
+    code = "import sys; from airflow_mqtt.worker.runner import host; host.load(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=worker.env, capture_output=True, text=True, check=True)
+    return set(done.stdout.split()) | {"runpy"}  # it runs as a module

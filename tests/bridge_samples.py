@@ -55,7 +55,11 @@ RULES = Rules(accept_timeout=10, accept_tries=3, lost_after=900)
 def living_of(*rows: Job | Worker) -> Living:
     """What a leader begins with that finds these rows: jobs that wait, jobs that workers hold, workers."""
     jobs = [row for row in rows if isinstance(row, Job)]
-    waiting = [one for one in jobs if one.state is JobState.QUEUED and one.cancel_reason is None]
-    held = [one for one in jobs if one not in waiting]
+    waiting = [one for one in jobs if _waits(one)]
+    held = [one for one in jobs if not _waits(one)]
     workers = [row for row in rows if isinstance(row, Worker)]
     return Living.of(Snapshot(list(map(Waiting.of, waiting)), held, workers, frozenset()), lambda _: RULES)
+
+
+def _waits(one: Job) -> bool:
+    return one.state is JobState.QUEUED and one.cancel_reason is None

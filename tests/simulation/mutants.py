@@ -78,7 +78,11 @@ def _():
     real = writer.Writer._commit
 
     async def commit(self, draft):
-        self._publish(draft.out)
+        acks = [
+            self._reports.messages.ack(draft.worker(n), self._reports.epoch, draft.marks.get(n, {}))
+            for n in draft.answered
+        ]
+        self._publish([*draft.out, *acks])
         return await real(self, draft)
 
     stack = contextlib.ExitStack()

@@ -26,6 +26,9 @@ _ENDED: Final = 4096
 #: Seconds before something is looked at again that was due and could not be done.
 _AGAIN: Final = 0.05
 
+#: Seconds in which acknowledgements of one worker are gathered. Nobody waits for one but to forget what it holds.
+ACK_DELAY: Final = 0.1
+
 #: Kind and slots: jobs that are alike to whoever looks for room.
 Size = tuple[str, int]
 
@@ -63,6 +66,14 @@ class Queue:
         return max((slots for _, slots in self.by_size), default=0)
 
 
+@dataclass(slots=True)
+class PendingAck:
+    """An acknowledgement that a worker gets at `due`; `marks` are the bytes of log that it says, by job."""
+
+    due: float
+    marks: dict[str, int]
+
+
 class Living:
     """Workers, jobs that workers hold, jobs that wait; and what follows from them, kept up to date.
 
@@ -85,6 +96,8 @@ class Living:
         self.unsaid: dict[str, None] = {}  # workers whose desired document may have to be published
         self.removals: dict[str, None] = {}  # workers that an operator wants forgotten
         self.unsaved: dict[str, bool] = {}  # workers of which something is not written yet; true: more than `seen_at`
+        self.acks: dict[str, PendingAck] = {}  # in the order in which they are due
+        self.urgent: dict[str, None] = {}  # workers that get theirs now: they have introduced themselves
         self.connected_since = 0.0
         # Conveniences: a new leader begins without them, and comes to the same end.
         self.pauses: dict[str, Pause] = {}
@@ -313,6 +326,23 @@ class Living:
         """Look at `at` whether the worker follows what is desired of it."""
         heapq.heappush(self._unheeded, (at, name))
 
+    def acknowledge(self, name: str, marks: Mapping[str, int], now: float, *, at_once: bool) -> None:
+        """Acknowledge what a worker said, together with what it says within `ACK_DELAY`."""
+        ack = self.acks.setdefault(name, PendingAck(now + ACK_DELAY, {}))
+        ack.marks.update(marks)
+        if at_once:
+            self.urgent[name] = None
+
+    def due_acks(self, now: float) -> list[str]:
+        """The workers whose acknowledgement is due."""
+        due = dict.fromkeys(self.urgent)
+        self.urgent = {}
+        for name, ack in self.acks.items():
+            if ack.due > now:
+                break
+            due[name] = None
+        return list(due)
+
     @property
     def next_deadline(self) -> float | None:
         heaps = (self._due, self._silent, self._resting, self._unheeded)
@@ -495,6 +525,8 @@ class Draft:
             living.forget_worker(name)
         for work in self._afterwards:
             work()
+        for name in self.answered:
+            living.acknowledge(name, self.marks.get(name, {}), self.now, at_once=name in self.births)
 
 
 #: A job that is given to a worker for the first time, or again.

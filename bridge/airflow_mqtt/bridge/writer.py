@@ -177,6 +177,8 @@ class Writer:
     def next_deadline(self) -> float:
         """When there is something to do if nothing comes in before."""
         times = [self._news_at + NEWS_INTERVAL]
+        if self.living.acks:
+            times.append(next(iter(self.living.acks.values())).due)
         if self._put_off:
             times.append(self._put_off_until)
         if self.living.unsaved:
@@ -350,6 +352,7 @@ class Writer:
                 one.future.set_result(one.result)
         if draft.again:
             self.resend(draft.again)
+        self._publish(self._reports.acks(self.living, draft.now))
 
     def _messages(self, draft: Draft, committed: Committed) -> list[Outgoing]:
         out = list(draft.out)

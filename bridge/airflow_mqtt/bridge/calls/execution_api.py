@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
@@ -24,8 +25,8 @@ CALLS: Final = 64
 #: Heartbeats made at a time. They have connections of their own: no call of a worker holds them up.
 HEARTBEATS: Final = 16
 
-#: Seconds for one call.
-_TIMEOUT: Final = aiohttp.ClientTimeout(total=60.0, sock_connect=30.0, sock_read=30.0)
+#: Seconds until there is a connection, and between two pieces of an answer.
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=30.0, sock_read=30.0)
 
 #: Statuses by which a server, or a proxy before it, says "not now".
 _NOT_NOW: Final = frozenset({429, 502, 503, 504})
@@ -80,8 +81,9 @@ class ExecutionApi:
             timeout=_TIMEOUT,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            trust_env=True,
         )
+        #: Asked of the environment once: aiohttp would read it, and ~/.netrc, for each call.
+        self._proxy = proxy_of(url)
         self._calls = asyncio.Semaphore(CALLS)
         self._heartbeats = asyncio.Semaphore(HEARTBEATS)
 
@@ -143,13 +145,24 @@ class ExecutionApi:
         is declined: 64 KiB of it, which is what is read at a time, may be 64 MiB.
         """
         headers["accept-encoding"] = "identity"
-        async with self._session.request(method, url, data=body, headers=headers, allow_redirects=False) as response:
+        async with self._session.request(
+            method, url, data=body, headers=headers, allow_redirects=False, proxy=self._proxy
+        ) as response:
             content = await response.content.read(codec.MAX_DECODED_BYTES + 1) if response.content else b""
             while content and len(content) <= codec.MAX_DECODED_BYTES and (more := await response.content.readany()):
                 content += more
             if len(content) > codec.MAX_DECODED_BYTES:
                 response.close()
             return Answer(response.status, response.headers, content, response.headers.get(_REFRESHED))
+
+
+def proxy_of(url: str) -> str | None:
+    """Return the HTTP proxy by which `url` is reached, as the environment has it (`https_proxy`, `no_proxy`, …)."""
+    parts = urlsplit(url)
+    if proxy_bypass(parts.netloc):
+        return None
+    proxy = getproxies().get(parts.scheme)
+    return proxy if proxy and urlsplit(proxy).scheme in ("http", "https") else None
 
 
 def _token_refused(answer: Answer) -> bool:

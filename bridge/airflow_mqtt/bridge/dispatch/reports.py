@@ -8,8 +8,8 @@ import logging
 from dataclasses import dataclass, replace
 
 from airflow_mqtt.bridge.dispatch import fleet, placement
-from airflow_mqtt.bridge.mqtt.outbox import Messages
-from airflow_mqtt.bridge.state import Draft
+from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
+from airflow_mqtt.bridge.state import Draft, Living
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import (
@@ -97,10 +97,16 @@ class Reports:
             self._settle_birth(draft, name, born)
         for name, worker in list(draft.workers.items()):
             self._judge(draft, name, worker)
-        for name in draft.answered:
-            worker = draft.worker(name)
-            if worker.journal:
-                draft.publish(self.messages.ack(worker, self.epoch, draft.marks.get(name, {})))
+
+    def acks(self, living: Living, now: float) -> list[Outgoing]:
+        """Return the acknowledgements that are due. They say what has been committed by now."""
+        found = []
+        for name in living.due_acks(now):
+            ack = living.acks.pop(name)
+            worker = living.workers.get(name)
+            if worker is not None and worker.journal:
+                found.append(self.messages.ack(worker, self.epoch, ack.marks))
+        return found
 
     def _judge(self, draft: Draft, name: str, worker: Worker) -> None:
         before = draft.living.workers.get(name)

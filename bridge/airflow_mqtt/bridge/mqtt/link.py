@@ -93,6 +93,7 @@ class _Client(aiomqtt.Client):
         self._quota = Quota(each=_UNDER_WAY)
         self._under_way: dict[int, int] = {}  # number of a message -> its bytes
         self._client.on_message = self._on_message
+        self._client.disable_logger()  # it is asked for each packet, and what is to be said is said here
 
     def send(self, message: Outgoing, properties: Properties | None) -> bool:
         """Publish without waiting for the PUBACK; return whether there was room for one message more to wait for it.

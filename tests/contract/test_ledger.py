@@ -18,7 +18,17 @@ from airflow_mqtt.database import postgres as postgres_module
 from airflow_mqtt.database import records, tables, transitions
 from airflow_mqtt.database import sqlite as sqlite_module
 from airflow_mqtt.database.errors import DeposedError, is_transient
-from airflow_mqtt.database.ledger import Change, Chunk, Committed, Conflict, Seen, Transition, Waiting, Writes, fields_of
+from airflow_mqtt.database.ledger import (
+    Change,
+    Chunk,
+    Committed,
+    Conflict,
+    Seen,
+    Transition,
+    Waiting,
+    Writes,
+    fields_of,
+)
 from airflow_mqtt.database.postgres import PostgresLedger
 from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol.jobs import HELD, TABLE, JobEvent, JobState

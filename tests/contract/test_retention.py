@@ -300,7 +300,9 @@ class Explained:
     def _postgres(self, execute):
         async def explained(connection, statement, *values):
             self.seen.add(statement)
-            counts = {table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in plans_module.TABLES}
+            counts = {
+                table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in plans_module.TABLES
+            }
             await connection.execute("SAVEPOINT explained")
             rows = await connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values)
             await connection.execute("ROLLBACK TO explained")

@@ -68,7 +68,14 @@ def test_what_follows_is_kept_up_to_date_whatever_comes(seed):
 
 
 def test_a_snapshot_and_single_rows_come_to_the_same():
-    rows = [job(), job(id="wished", cancel_reason="x"), held(), held("two", "edge-2", slots=3), worker(), worker(name="w")]
+    rows = [
+        job(),
+        job(id="wished", cancel_reason="x"),
+        held(),
+        held("two", "edge-2", slots=3),
+        worker(),
+        worker(name="w"),
+    ]
     at_once, one_by_one = living_of(*rows), Living(lambda _: RULES)
     for row in rows:
         (one_by_one.put_worker if hasattr(row, "seen_at") else one_by_one.put_job)(row)
@@ -147,7 +154,9 @@ def test_a_worker_that_is_heard_less_often_from_now_on_is_judged_later_and_one_t
 
 
 def test_a_clock_that_was_set_back_makes_all_deadlines_anew():
-    living = living_of(worker(seen_at=NOW + 3600), held(state=JobState.DISPATCHED, published_at=NOW + 3600, publishes=1))
+    living = living_of(
+        worker(seen_at=NOW + 3600), held(state=JobState.DISPATCHED, published_at=NOW + 3600, publishes=1)
+    )
     assert living.take_due(NOW) == ([], [])
     living.look_at_all(NOW)
     jobs, workers = living.take_due(NOW)
@@ -249,6 +258,7 @@ def test_a_heartbeat_is_not_written_at_once():
 
 
 def test_a_position_is_written_alone():
-    draft = Draft(living_of(worker(seq=4)), NOW)
-    draft.save_worker(worker(seq=5, seen_at=NOW + 1))
+    living = living_of(worker(seq=4))
+    draft = Draft(living, NOW)
+    draft.save_worker(replace(living.workers["edge-1"], seq=5, seen_at=NOW + 1))
     assert draft.writes().positions == {"edge-1": (5, NOW + 1)} and draft.writes().workers == []

@@ -12,13 +12,13 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+import plans as plans_module
 from airflow_mqtt.bridge.upkeep.retention import BATCH, BUSY_PAUSE, IDLE_PAUSE, UNHEARD, Retention
 from airflow_mqtt.database import sqlite, tables, transitions
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Writes, fields_of
 from airflow_mqtt.protocol.jobs import JobEvent
-import plans as plans_module
 from bridge_samples import worker
 from contract.test_ledger import new_ledger
 from plans import Plans

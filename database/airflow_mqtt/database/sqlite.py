@@ -43,13 +43,14 @@ def _extract(names: Collection[str]) -> str:
     return ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
 
 
+#: The plus keeps SQLite from reading all jobs of the team by their index: https://www.sqlite.org/optoverview.html#uplus
 _CHANGE: Final = f"""
 UPDATE mqtt_job AS j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
     token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
     report_pending = j.report_pending OR c.report
 FROM (SELECT {_extract(("id", "seen_state", "seen_attempt", "seen_cancel", "report", "token", "token_at", *WRITTEN))}
     FROM json_each(?)) AS c
-WHERE j.id = c.id AND j.team_name = ? AND j.state = c.seen_state AND j.attempt = c.seen_attempt
+WHERE j.id = c.id AND +j.team_name = ? AND j.state = c.seen_state AND j.attempt = c.seen_attempt
     AND j.cancel_reason IS c.seen_cancel
 RETURNING id
 """  # noqa: S608  names of columns, none of them anybody's words
@@ -90,7 +91,7 @@ WHERE team_name = ? AND finished_at IS NULL AND NOT (state = 'queued' AND cancel
 """  # noqa: S608
 _FLEET: Final = f"SELECT {_WORKERS}, removal FROM mqtt_worker WHERE team_name = ?"  # noqa: S608
 _BY_ID: Final = (
-    f"SELECT {JOB_LIST}, workload FROM mqtt_job WHERE team_name = ? AND id IN (SELECT value FROM json_each(?))"  # noqa: S608, E501
+    f"SELECT {JOB_LIST}, workload FROM mqtt_job WHERE +team_name = ? AND id IN (SELECT value FROM json_each(?))"  # noqa: S608
 )
 
 

@@ -98,9 +98,10 @@ def make_history(url: str, count: int) -> None:
 
 
 def _copies(made: int, size: int) -> sa.Insert:
+    number = tables.job.c.map_index + made
     changed: dict[str, sa.ColumnElement[Any]] = {
-        "id": sa.func.concat(tables.job.c.id, f"-{made}"),
-        "map_index": tables.job.c.map_index + made,
+        "id": sa.literal("00000000-0000-7000-8000-") + sa.cast(number, sa.Text),
+        "map_index": number,
     }
     columns = [changed.get(column.name, column) for column in tables.job.c]
     ended = sa.select(*columns).where(tables.job.c.dag_id == "history").limit(size)

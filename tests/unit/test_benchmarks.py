@@ -4,10 +4,11 @@ import json
 import xml.etree.ElementTree as ET
 
 import pytest
+import sqlalchemy as sa
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.messages import Run
-from fleet.jobs import job_values, queue_name
+from fleet.jobs import engine_of, job_values, make_history, make_tables, queue_name
 from fleet.report import BEGIN, END, PARTS, Result, fill, percentile, plot, table
 from fleet.scenarios import QUICK, ROWS
 from fleet.stub import request_end
@@ -104,3 +105,21 @@ def test_the_stub_finds_where_a_request_ends():
     assert request_end(request[:-1]) is None
     assert request_end(b"GET / HTTP/1.1\r\n") is None
     assert request_end(b"GET / HTTP/1.1\r\n\r\n") == 18
+
+
+def test_a_history_is_made_by_doubling(tmp_path):
+    url = f"sqlite:///{tmp_path}/airflow.db"
+    make_tables(url)
+    make_history(url, 777)
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        count, ids, numbers, living = connection.execute(
+            sa.select(
+                sa.func.count(),
+                sa.func.count(tables.job.c.id.distinct()),
+                sa.func.count(tables.job.c.map_index.distinct()),
+                sa.func.sum(tables.job.c.finished_at.is_(None)),
+            )
+        ).one()
+    engine.dispose()
+    assert (count, ids, numbers, living) == (777, 777, 777, 0)

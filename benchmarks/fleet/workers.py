@@ -163,6 +163,8 @@ class Fleet:
 
     def _send_again(self, worker: Worker) -> None:
         now = time.monotonic()
+        if not worker.heard and now - worker.born_at >= _RESEND:
+            self._introduce(worker)
         for kind, waiting in ((TopicKind.EVENTS, worker.outbox), (TopicKind.REQUEST, worker.calls)):
             for sent in [*waiting.values()]:
                 if now - sent.at >= _RESEND:

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from airflow_mqtt.bridge.dispatch.timeouts import Rules
+from airflow_mqtt.bridge.state import Living
+from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Desired, WorkerInfo, WorkerStatus
@@ -13,10 +16,12 @@ NOW = 1_000_000.0
 def job(**values: Any) -> Job:
     base: dict[str, Any] = {
         "id": "job-1", "kind": "airflow", "workload_type": "ExecuteTask", "queue": "default", "priority": 1,
-        "slots": 1, "state": JobState.QUEUED, "attempt": 1, "reason": "", "worker": None, "subject": "ti-1",
-        "dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1, "try_number": 1, "gate_request": None, "accept_journal": None, "accept_seq": None,
-        "pid": None, "final_state": None, "log_bytes": 0, "publishes": 0, "published_at": None, "queued_at": NOW,
-        "started_at": None, "running_since": None,
+        "slots": 1, "state": JobState.QUEUED, "attempt": 1, "reason": "", "worker": None, "cancel_reason": None,
+        "cancel_by": "", "subject": "ti-1", "dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1,
+        "try_number": 1, "accept_journal": None, "accept_seq": None, "gate_request": None, "api_version": "",
+        "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "publishes": 0,
+        "published_at": None, "queued_at": NOW, "dispatched_at": None, "accepted_at": None, "started_at": None,
+        "running_since": None, "finished_at": None, "token": "token of job-1",
     }  # fmt: skip
     return Job(**(base | values))
 
@@ -42,3 +47,19 @@ def worker(**values: Any) -> Worker:
         "instance": "i", "connection": 1, "seen_at": NOW, "journal": "j", "past_journals": (), "seq": 0, "birth": 1,
     }  # fmt: skip
     return Worker(**(base | values))
+
+
+RULES = Rules(accept_timeout=10, accept_tries=3, lost_after=900)
+
+
+def living_of(*rows: Job | Worker) -> Living:
+    """What a leader begins with that finds these rows: jobs that wait, jobs that workers hold, workers."""
+    jobs = [row for row in rows if isinstance(row, Job)]
+    waiting = [one for one in jobs if _waits(one)]
+    held = [one for one in jobs if not _waits(one)]
+    workers = [row for row in rows if isinstance(row, Worker)]
+    return Living.of(Snapshot(list(map(Waiting.of, waiting)), held, workers, frozenset()), lambda _: RULES)
+
+
+def _waits(one: Job) -> bool:
+    return one.state is JobState.QUEUED and one.cancel_reason is None

@@ -1,15 +1,18 @@
 """How long a worker was silent, over changes of the leader: on real databases."""
 
-from types import SimpleNamespace
-
 import sqlalchemy as sa
 
 from airflow_mqtt.bridge.dispatch import fleet
-from airflow_mqtt.bridge.dispatcher import Dispatcher
-from airflow_mqtt.bridge.store import SqlTx
+from airflow_mqtt.bridge.leader import taken_over
+from airflow_mqtt.bridge.state import Draft, Living
 from airflow_mqtt.database import tables
-from bridge_samples import NOW
+from airflow_mqtt.database.ledger import Committed
+from bridge_samples import NOW, RULES
+from contract.test_ledger import new_ledger
 from contract.test_lease import lead, run_with_two
+
+#: Seconds for which the leader before may have heard a worker without writing it down.
+UNSAVED = 5.0
 
 
 async def _insert(database, **seen_at):
@@ -18,39 +21,50 @@ async def _insert(database, **seen_at):
             await connection.execute(sa.insert(tables.worker).values(name=name, state="idle", seen_at=seen))
 
 
-async def _silences(database, now):
-    async with database.write() as connection:
-        workers = await SqlTx(connection, "").workers()
-    return {name: fleet.silent_for(worker, now=now) for name, worker in workers.items() if worker.seen_at}
+def _silences(workers, now):
+    return {one.name: fleet.silent_for(one, now=now) for one in workers if one.seen_at}
 
 
-async def _take_over(database, now):
-    settings = SimpleNamespace(instance="one", root="airflow", accept_timeout=10.0, accept_tries=3)
-    async with database.write() as connection:
-        await Dispatcher(settings, database.epoch).take_over(SqlTx(connection, ""), now)
+async def _take_over(ledger, now):
+    """What a new leader does about the time before it: it excuses that with its first batch."""
+    snapshot = await ledger.snapshot()
+    living, outage = Living.of(snapshot, lambda _: RULES), taken_over(snapshot.workers, now, UNSAVED)
+    await _excuse(ledger, living, outage.unheard, now)
+
+
+async def _excuse(ledger, living, seconds, now):
+    """Memory and database come to the same."""
+    draft = Draft(living, now)
+    draft.excuse(seconds)
+    assert isinstance(await ledger.commit(draft.writes()), Committed)
+    draft.apply({})
+    assert _silences(living.workers.values(), now) == _silences((await ledger.snapshot()).workers, now)
 
 
 def test_a_new_leader_counts_on_from_where_the_last_one_heard_anybody(database_url):
     """An hour without a bridge, by a clock that is an hour ahead, or behind: the dead is silent for as long as it was."""
 
     async def test(one, other):
-        await lead(one, "one")
+        held = await lead(one, "one")
         await _insert(one, never=0.0, dead=NOW - 600, living=NOW - 2)
-        now = NOW
-        for hour in (3600.0, 2 * 3600.0, -3600.0):
+        ledger, now = new_ledger(database_url, held.epoch), NOW
+        for number, hour in enumerate((3600.0, 2 * 3600.0, -3600.0), 1):
             now += hour
-            await _take_over(one, now)
-            assert await _silences(one, now) == {"dead": 598.0, "living": 0.0}
+            await _take_over(ledger, now)
+            silences = _silences((await ledger.snapshot()).workers, now)
+            assert silences == {"dead": 598.0 - number * UNSAVED, "living": 0.0}
+        await ledger.close()
 
     run_with_two(database_url, test)
 
 
-def test_deaf_seconds_are_nobodys_silence_and_no_more_than_that(database_url):
+def test_unheard_seconds_are_nobodys_silence_and_no_more_than_that(database_url):
     async def test(one, other):
-        await lead(one, "one")
-        await _insert(one, dead=NOW - 600, living=NOW - 2)
-        async with one.write() as connection:
-            await SqlTx(connection, "").forgive(50.0, NOW)
-        assert await _silences(one, NOW) == {"dead": 550.0, "living": 0.0}
+        held = await lead(one, "one")
+        await _insert(one, never=0.0, dead=NOW - 600, living=NOW - 2)
+        ledger = new_ledger(database_url, held.epoch)
+        await _excuse(ledger, Living.of(await ledger.snapshot(), lambda _: RULES), 50.0, NOW)
+        assert _silences((await ledger.snapshot()).workers, NOW) == {"dead": 550.0, "living": 0.0}
+        await ledger.close()
 
     run_with_two(database_url, test)

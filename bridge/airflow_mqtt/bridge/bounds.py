@@ -68,6 +68,7 @@ class Recent:
     """
 
     def __init__(self, *, total: Bound, each: Bound) -> None:
+        self._largest = min(total.bytes, each.bytes)
         self._each = Quota(each=each)
         self._total = Quota(each=total)
         self._payloads: OrderedDict[Hashable, OrderedDict[Hashable, bytes]] = OrderedDict()
@@ -78,28 +79,25 @@ class Recent:
 
     def add(self, owner: Hashable, key: Hashable, payload: bytes) -> None:
         """Keep the payload of a `key` that has none yet, if it fits into the bounds at all."""
-        self._payloads.setdefault(owner, OrderedDict())
-        self._payloads.move_to_end(owner)
-        while not self._each.enter(owner, len(payload)):
-            if not self._forget(owner):
-                return
-        while not self._total.enter(None, len(payload)):
-            if not self._forget(next(iter(self._payloads))):
-                self._each.leave(owner, len(payload))
-                return
+        size = len(payload)
+        if size > self._largest:
+            return
+        if owner in self._payloads:
+            self._payloads.move_to_end(owner)
+        while not self._each.enter(owner, size):
+            self._forget(owner)
+        while not self._total.enter(None, size):
+            self._forget(next(iter(self._payloads)))
         self._payloads.setdefault(owner, OrderedDict())[key] = payload
 
-    def _forget(self, owner: Hashable) -> bool:
-        """Forget the oldest of `owner`, if there is one."""
+    def _forget(self, owner: Hashable) -> None:
+        """Forget the oldest of `owner`, which has one."""
         own = self._payloads[owner]
-        if own:
-            _, oldest = own.popitem(last=False)
-            self._each.leave(owner, len(oldest))
-            self._total.leave(None, len(oldest))
-        found = bool(own) or owner in self._payloads
+        _, oldest = own.popitem(last=False)
+        self._each.leave(owner, len(oldest))
+        self._total.leave(None, len(oldest))
         if not own:
             del self._payloads[owner]
-        return found and bool(self._payloads)
 
 
 class Once:

@@ -352,10 +352,11 @@ def save_interval(settings: BridgeSettings) -> float:
 def taken_over(workers: list[Worker], now: float, unsaved: float) -> Outage:
     """Return what a new leader excuses: since the bridge before it heard anybody, nobody could be heard.
 
-    `unsaved` is for how many seconds the bridge before may have heard a worker without writing it down.
+    By a clock that is behind that bridge's, this is less than nothing: else all would be heard in the future, and lost
+    later by as much. `unsaved` is for how many seconds it may have heard a worker without writing it down.
     """
     last = max((worker.seen_at for worker in workers if worker.seen_at > 0), default=now)
-    return Outage(now, unheard=max(0.0, now - last) + unsaved)
+    return Outage(now, unheard=now - last + unsaved)
 
 
 def _ledger(settings: BridgeSettings, epoch: int, renewed: Callable[[], None]) -> Ledger | SqliteLedger:

@@ -292,11 +292,12 @@ class Living:
     def connect(self, now: float) -> None:
         """There is a new connection to the broker: what was sent on the last one may be lost."""
         self.connected_since = now
-        for job in self.jobs.values():
-            self._watch_job(job)
+        self.look_at_all(now)
 
     def look_at_all(self, now: float) -> None:
-        """The clock was set back: deadlines that it has made before would not come."""
+        """Look at all that lives now: a clock that was set back, or the leader's before us, has made deadlines that
+        would not come.
+        """
         self._due = [(now, id_) for id_ in self.jobs]
         self._silent = [(now, name) for name in self.workers]
 

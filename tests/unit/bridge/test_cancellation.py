@@ -2,20 +2,23 @@
 
 import asyncio
 import threading
+import time
 from types import SimpleNamespace
 
 import aiomqtt
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_mqtt.bridge import leader
+from airflow_mqtt.bridge import leadership
 from airflow_mqtt.bridge.cancellation import pause
-from airflow_mqtt.bridge.leader import Leader, LeaseKeeper
+from airflow_mqtt.bridge.leader import Leader
+from airflow_mqtt.bridge.leadership import LeaseKeeper
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.mqtt import link as link_module
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.bridge.upkeep import wakeup
+from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.protocol.topics import Topics
 
 #: Turns of the event loop between what happens and the cancellation; nothing here takes more.
@@ -39,7 +42,6 @@ class Connection:
     def __init__(self):
         self.lost = asyncio.Event()
         self.serving = asyncio.Event()
-        self.messages = self
 
     async def __aenter__(self):
         return self
@@ -54,10 +56,7 @@ class Connection:
         self.serving.set()
         await asyncio.Event().wait()
 
-    def __aiter__(self):
-        return self
-
-    async def __anext__(self):
+    async def until_lost(self):
         await self.lost.wait()
         raise aiomqtt.MqttError("lost")
 
@@ -67,7 +66,7 @@ async def test_the_link_when_it_loses_its_connection(monkeypatch, moment):
     connection = Connection()
     settings = SimpleNamespace(instance="b", mqtt_version="5", broker_url="mqtt://b")
     link = Link(settings, Topics("airflow"), will=Outgoing("t", b""))
-    monkeypatch.setattr(link, "_connect", lambda version: connection)
+    monkeypatch.setattr(link, "_connect", lambda version, receive: connection)
 
     async def connected():
         pass
@@ -220,13 +219,81 @@ async def away(*arguments):
         raise SwallowedError from None
 
 
-async def test_the_keeper_of_the_lease(monkeypatch):
-    monkeypatch.setattr(leader.lease, "renew", away)
-    monkeypatch.setattr(leader, "pause", lambda *of: turns(1))
-    task = asyncio.create_task(LeaseKeeper(SimpleNamespace(lease_ttl=60), None, Lease("b", 1, 0)).run())
-    await turns(5)
+def keeper(tmp_path, *, ttl=60.0):
+    (tmp_path / "bridge.db").touch()
+    url = f"sqlite:///{tmp_path}/bridge.db"
+    settings = SimpleNamespace(database_url=url, team_name="", instance="b", lease_ttl=ttl)
+    return LeaseKeeper(settings, Lease("b", 1, 0))
+
+
+async def no_keepers():
+    """Wait until its thread has ended too."""
+    async with asyncio.timeout(5):
+        while any(thread.name == "keep the lease" for thread in threading.enumerate()):
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("moment", ["between two renewals", "in a renewal"])
+async def test_the_keeper_of_the_lease(monkeypatch, tmp_path, moment):
+    asked = threading.Event()
+
+    async def renew(*arguments):
+        asked.set()
+        await away()
+
+    monkeypatch.setattr(leadership.lease, "renew", renew)
+    in_renewal = moment == "in a renewal"
+    task = asyncio.create_task(keeper(tmp_path, ttl=1 if in_renewal else 60).run())
+    await asyncio.sleep(0.05)
+    if in_renewal:
+        await asyncio.to_thread(asked.wait, 10)
     task.cancel()
     await ends(task)
+    await no_keepers()
+
+
+async def test_a_lease_that_cannot_be_renewed_for_all_its_life_is_given_up(monkeypatch, tmp_path):
+    """Whatever the database's driver makes of a time that is over."""
+    monkeypatch.setattr(leadership.lease, "renew", away)
+    with pytest.raises(DeposedError, match="could not be renewed"):
+        await asyncio.wait_for(keeper(tmp_path, ttl=0.2).run(), 10)
+    await no_keepers()
+
+
+async def test_a_batch_that_renews_the_lease_keeps_it(monkeypatch, tmp_path):
+    """SQLite has one lock: while batches take it without a gap, renewals of their own come late, or never."""
+    monkeypatch.setattr(leadership.lease, "renew", away)
+    kept = keeper(tmp_path, ttl=0.2)
+    task = asyncio.create_task(kept.run())
+    for _ in range(20):
+        kept.note_renewed()
+        assert not task.done()
+        await asyncio.sleep(0.05)
+    with pytest.raises(DeposedError):
+        await asyncio.wait_for(task, 10)
+    await no_keepers()
+
+
+async def test_another_bridge_has_taken_the_lease(monkeypatch, tmp_path):
+    async def taken(*arguments):
+        return False
+
+    monkeypatch.setattr(leadership.lease, "renew", taken)
+    with pytest.raises(DeposedError, match="another bridge"):
+        await asyncio.wait_for(keeper(tmp_path, ttl=0.2).run(), 10)
+
+
+async def test_a_leader_whose_loop_stands_still_gives_its_lease_up(monkeypatch, tmp_path):
+    async def renews(*arguments):
+        return True
+
+    monkeypatch.setattr(leadership.lease, "renew", renews)
+    monkeypatch.setattr(leadership, "_STANDSTILL", 0.3)
+    kept, alive_at = keeper(tmp_path, ttl=0.05), time.monotonic()
+    kept.watch(lambda: alive_at)
+    with pytest.raises(DeposedError, match="stands still"):
+        await asyncio.wait_for(kept.run(), 10)
+    assert time.monotonic() - alive_at > 0.3
 
 
 async def test_what_the_leader_tries_again():
@@ -240,15 +307,35 @@ async def test_what_the_leader_tries_again():
     await ends(task)
 
 
-async def test_the_watch_for_new_rows(monkeypatch):
-    async def interrupted(*arguments):
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            raise ConnectionError("away") from None
+async def interrupted(*arguments):
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        raise ConnectionError("away") from None
 
+
+@pytest.mark.parametrize("database", ["postgresql", "sqlite"])
+async def test_the_watch_for_new_rows(monkeypatch, database):
     monkeypatch.setattr(wakeup, "_listen", interrupted)
-    task = asyncio.create_task(wakeup.watch("postgresql://h/d", "", lambda: None))
+    watches = {
+        "postgresql": lambda: wakeup.watch_postgres("postgresql://h/d", "", lambda: None),
+        "sqlite": lambda: wakeup.watch_sqlite(interrupted, lambda: None),
+    }
+    task = asyncio.create_task(watches[database]())
     await turns(3)
     task.cancel()
     await ends(task)
+
+
+async def test_the_writer_of_a_leader(monkeypatch):
+    """Between two rounds, in one, and while it waits to try one again."""
+    writer = SimpleNamespace(has_work=lambda now: True, round=away, next_deadline=0.0)
+    itself = SimpleNamespace(
+        _wake=asyncio.Event(), _feed=lambda writer: None, _health_file=SimpleNamespace(touch=lambda: None),
+        _guarded=lambda work: Leader._guarded(None, work),
+    )  # fmt: skip
+    for moment in MOMENTS:
+        task = asyncio.create_task(Leader._write(itself, writer))
+        await turns(moment)
+        task.cancel()
+        await ends(task)

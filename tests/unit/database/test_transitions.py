@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, select, update
 
-from airflow_mqtt.database import tables, transitions
+from airflow_mqtt.database import records, tables, transitions
 from airflow_mqtt.protocol.jobs import HELD, RETURNABLE, TABLE, TERMINAL, JobEvent, JobState
 
 ROW = {
@@ -215,8 +215,8 @@ def test_a_whole_life_is_told_by_its_events(connection):
 
 
 def test_the_executor_hears_of_running_and_of_every_end():
-    assert {JobState.RUNNING, *TERMINAL} == transitions.REPORTED
-    assert {JobState.RUNNING} == transitions.REPORTED & HELD
+    assert {JobState.RUNNING, *TERMINAL} == records.REPORTED
+    assert {JobState.RUNNING} == records.REPORTED & HELD
 
 
 @pytest.mark.parametrize("state", [JobState.DISPATCHED, JobState.ACCEPTED, JobState.RUNNING])

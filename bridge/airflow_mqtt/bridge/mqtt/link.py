@@ -104,7 +104,12 @@ class _Client(aiomqtt.Client):
         size = len(message.payload)
         if message.qos and not self._quota.enter(None, size):
             return False
-        info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        try:
+            info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
+        except BaseException:
+            if message.qos:
+                self._quota.leave(None, size)
+            raise
         if message.qos and info.rc == MQTT_ERR_SUCCESS and not info.is_published():
             self._under_way[info.mid] = size
         elif message.qos:

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mqtt.bridge.calls import gateway, routes
-from airflow_mqtt.bridge.calls.gateway import admit
+from airflow_mqtt.bridge.calls.gate import Call, admit
 from airflow_mqtt.bridge.calls.routes import Refusal
-from airflow_mqtt.bridge.mqtt.inbox import Call
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Request

@@ -1,60 +1,119 @@
-"""The gateway over a database of its own and an Execution API that does what a test says."""
+"""The gateway over a ledger and a writer of its own, and an Execution API on loopback that does what a test says."""
 
 import asyncio
 import contextlib
 import json
 import logging
 import sqlite3
+import time
+from dataclasses import dataclass, replace
 
-import httpx
+import aiohttp
 import pytest
 import sqlalchemy as sa
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
-from airflow_mqtt.bridge.calls import execution_api, gateway
+from airflow_mqtt.bridge.calls import execution_api, gate, gateway
 from airflow_mqtt.bridge.calls.execution_api import ExecutionApi
+from airflow_mqtt.bridge.calls.gate import Call
 from airflow_mqtt.bridge.calls.gateway import Gateway
 from airflow_mqtt.bridge.calls.heartbeats import beat
-from airflow_mqtt.bridge.mqtt.inbox import Call
-from airflow_mqtt.bridge.store import SqlTx
+from airflow_mqtt.bridge.cancellation import pause
+from airflow_mqtt.bridge.dispatch.duties import Duties
+from airflow_mqtt.bridge.dispatch.outage import Outage
+from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
+from airflow_mqtt.bridge.mqtt.outbox import Messages
+from airflow_mqtt.bridge.state import Living
+from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database import tables, transitions
-from airflow_mqtt.database.engine import Database, make_engine
+from airflow_mqtt.database.errors import is_transient
+from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol import codec
-from airflow_mqtt.protocol.messages import Request, Response
+from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.messages import Event, Request, Response
 from airflow_mqtt.protocol.topics import Topics
+from bridge_samples import RULES, worker
+
+
+@dataclass
+class Seen:
+    """One call that reached the Execution API."""
+
+    method: str
+    url: str
+    headers: dict
+    content: bytes
 
 
 class Bench:
     """A gateway, and what its two sides have seen: `calls` of the API, `answers` to workers."""
 
-    def __init__(self, url):
-        self.engine = make_engine(url)
-        self.database = Database(self.engine, "")
-        self.api = ExecutionApi("http://api/execution/", self.database, lambda: 5.0)
-        self.api._client = httpx.AsyncClient(
-            base_url="http://api/execution/", transport=httpx.MockTransport(self._serve), timeout=5
-        )
-        self.calls: list[httpx.Request] = []
-        self.answer = lambda _: httpx.Response(204)
+    def __init__(self, path):
+        self.engine = sa.create_engine(f"sqlite:///{path}")
+        tables.metadata.create_all(self.engine)
+        self.execute(sa.insert(tables.bridge).values(epoch=1, beat=0))
+        self.ledger = SqliteLedger(str(path), "", 1, renewed=lambda: None)
+        self.calls: list[Seen] = []
+        self.answer = lambda _: web.Response(status=204)
         self.answers: list[Response] = []
         self.payloads: list[bytes] = []
-        self.gateway = Gateway(
-            self.database, self.api, topics=Topics("airflow"), publish=self._publish, clock=lambda: 5.0,
+
+    async def start(self):
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._serve)
+        self.server = TestServer(app)
+        await self.server.start_server()
+        self.api = ExecutionApi(str(self.server.make_url("/execution/")))
+        messages, self.wake = Messages(Topics("airflow"), 31), asyncio.Event()
+        self.living = Living.of(await self.ledger.snapshot(), lambda _: RULES)
+        self.writer = Writer(
+            self.ledger, self.living, Reports(messages, 1, "bridge:b", 10**6),
+            Duties(messages, "bridge:b", lambda _: RULES, 10.0, 0.0), Outage(time.time()), clock=time.time,
+            future=asyncio.get_running_loop().create_future, publish=self._publish, wake=self.wake.set,
             max_message_bytes=8192,
         )  # fmt: skip
+        self.gateway = Gateway(
+            self.writer, self.api, messages, publish=self._publish, sleep=asyncio.sleep, max_message_bytes=8192
+        )
+        self._writing = asyncio.create_task(self._write())
+
+    async def close(self):
+        self._writing.cancel()
+        await asyncio.gather(self._writing, return_exceptions=True)
+        await self.api.close()
+        await self.server.close()
+        await self.ledger.close()
+        self.engine.dispose()
+
+    async def _write(self):
+        """As the leader does."""
+        while True:
+            self.wake.clear()
+            if self.writer.has_work(time.time()):
+                try:
+                    await self.writer.round()
+                except Exception as error:
+                    assert is_transient(error), error
+                    await asyncio.sleep(0.01)
+            else:
+                await pause(self.wake, 0.05)
 
     async def _serve(self, request):
-        self.calls.append(request)
+        self.calls.append(Seen(request.method, request.raw_path, request.headers, await request.read()))
         answer = self.answer(request)
-        if asyncio.iscoroutine(answer):
-            answer = await answer
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        return await answer if asyncio.iscoroutine(answer) else answer
 
-    async def _publish(self, message):
-        if message.topic.endswith("/response"):
-            self.payloads.append(message.payload)
-            self.answers.append(Response.decode(message.payload))
+    def _publish(self, messages):
+        for message in messages:
+            if message.topic.endswith("/response"):
+                self.payloads.append(message.payload)
+                self.answers.append(Response.decode(message.payload))
+
+    def execute(self, *statements):
+        with self.engine.begin() as connection:
+            for statement in statements:
+                connection.execute(statement)
 
     async def add(self, id_, *, worker="edge-1", state="running", **values):
         row = {
@@ -62,15 +121,15 @@ class Bench:
             "token_at": 0.0, "queue": "default", "priority": 1, "slots": 1, "subject": f"ti-{id_}", "owner": "1",
             "dag_id": "dag", "run_id": "run", "task_id": "task",
         }  # fmt: skip
-        async with self.engine.begin() as connection:
-            for statement in transitions.creation(row, now=1.0, by="test"):
-                await connection.execute(statement)
-            values = {"state": state, "worker": worker, "attempt": 1, "running_since": 1.0, **values}
-            await connection.execute(sa.update(tables.job).where(tables.job.c.id == id_).values(**values))
+        values = {"state": state, "worker": worker, "attempt": 1, "running_since": 1.0, "news": False, **values}
+        change = sa.update(tables.job).where(tables.job.c.id == id_).values(**values)
+        self.execute(*transitions.creation(row, now=1.0, by="test"), change)
+        for job in await self.ledger.jobs([id_]):
+            self.living.put_job(job)
 
-    async def row(self, id_):
-        async with self.engine.connect() as connection:
-            return (await connection.execute(sa.select(tables.job).where(tables.job.c.id == id_))).one()
+    def row(self, id_):
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(tables.job).where(tables.job.c.id == id_)).one()
 
     def take(self, call):
         work = self.gateway.take(call)
@@ -78,8 +137,11 @@ class Bench:
 
     async def ask(self, method="GET", path="variables/x", **values):
         """Make one call and return its answer."""
-        await self.gateway.take(request(method, path, **values))
+        await asyncio.wait_for(self.gateway.take(request(method, path, **values)), 20)
         return self.answers[-1]
+
+    async def beat(self, stop=None):
+        await beat(list(self.living.jobs.values()), self.api, stop)
 
 
 def request(method="GET", path="variables/x", *, worker="edge-1", job="one", id_="", size=0, **values):
@@ -93,18 +155,19 @@ def request(method="GET", path="variables/x", *, worker="edge-1", job="one", id_
 request.count = 0
 
 
+def response(status=200, text=None, headers=None, json=None):
+    if json is not None:
+        return web.json_response(json, status=status, headers=headers)
+    return web.Response(status=status, text=text, headers=headers)
+
+
 @pytest.fixture
 async def bench(tmp_path):
-    (tmp_path / "bridge.db").touch()
-    made = Bench(f"sqlite:///{tmp_path}/bridge.db")
-    async with made.engine.begin() as connection:
-        await connection.run_sync(tables.metadata.create_all)
-        await connection.execute(sa.insert(tables.bridge).values(epoch=1, beat=0))
-    made.database.epoch = 1
+    made = Bench(tmp_path / "bridge.db")
+    await made.start()
     await made.add("one")
     yield made
-    await made.api.close()
-    await made.engine.dispose()
+    await made.close()
 
 
 @pytest.fixture
@@ -121,7 +184,29 @@ async def test_a_header_that_is_none_is_answered_400(bench, value):
     answer = await bench.ask(headers={"airflow-api-version": value})
     assert (answer.status, json.loads(answer.body)["detail"]["reason"]) == (400, "malformed")
     assert bench.calls == []
-    assert bench.api._versions == {}  # our own heartbeats would speak it
+
+
+async def test_nor_does_such_a_header_come_through_the_gate(bench):
+    """Our own heartbeats would speak it."""
+    await bench.add("two", state="accepted")
+    bench.living.put_worker(worker())
+    headers = {"airflow-api-version": "a\nb"}
+    assert (await bench.ask("PATCH", "task-instances/ti-two/run", job="two", headers=headers)).status == 400
+    assert (bench.row("two").state, bench.row("two").api_version) == ("accepted", "")
+
+
+async def test_heartbeats_speak_the_version_that_the_task_does(bench):
+    await bench.add("two", state="accepted", running_since=None)
+    bench.living.put_worker(worker())
+    headers = {"airflow-api-version": "2026-06-30"}
+    body = json.dumps({"pid": 7, "hostname": "h"})
+    assert (await bench.ask("PATCH", "task-instances/ti-two/run", job="two", headers=headers, body=body)).status == 204
+    assert bench.row("two").running_since is not None
+    await bench.beat()
+    calls = {call.url.split("/")[3]: call for call in bench.calls if call.url.endswith("heartbeat")}
+    assert calls["ti-two"].headers["airflow-api-version"] == "2026-06-30"
+    assert json.loads(calls["ti-two"].content) == {"hostname": "edge-1", "pid": 7}
+    assert "airflow-api-version" not in calls["ti-one"].headers
 
 
 async def test_a_header_that_is_one_goes_through(bench):
@@ -145,25 +230,30 @@ async def test_a_call_that_http_has_no_form_for_is_answered_400(bench, method, v
 
 @pytest.mark.parametrize(
     "error",
-    [httpx.LocalProtocolError("x"), httpx.InvalidURL("x"), UnicodeEncodeError("ascii", "ü", 0, 1, "x")],
+    [aiohttp.InvalidURL("x"), ValueError("Newline in header"), UnicodeEncodeError("ascii", "ü", 0, 1, "x")],
     ids=lambda error: type(error).__name__,
 )
-async def test_what_the_client_refuses_is_answered_400(bench, error):
-    bench.answer = lambda _: error
+async def test_what_the_client_refuses_is_answered_400(bench, monkeypatch, error):
+    tried = []
+
+    def refuses(*arguments, **options):
+        tried.append(arguments)
+        raise error
+
+    monkeypatch.setattr(bench.api._session, "request", refuses)
     assert (await bench.ask()).status == 400
-    assert len(bench.calls) == 1
+    assert len(tried) == 1
 
 
 async def test_a_name_that_the_database_would_refuse(bench):
     await bench.add("two", state="accepted")
-    async with bench.engine.begin() as connection:
-        await connection.execute(sa.insert(tables.worker).values(name="edge-1", state="idle", seen_at=1.0, journal="j"))
+    bench.living.put_worker(worker())
     path = "task-instances/ti-two/run"
     for name in ("a\x00b", {"deep": 1}, None):
-        assert "\x00" not in gateway._identity({"unixname": name, "pid": True})["unixname"]
+        assert "\x00" not in gate.identity({"unixname": name, "pid": True})["unixname"]
     answer = await bench.ask("PATCH", path, job="two", body=json.dumps({"unixname": "a\x00b", "pid": 2**40}))
     assert answer.status == 204
-    row = await bench.row("two")
+    row = bench.row("two")
     assert (row.unixname, row.pid) == ("a\N{REPLACEMENT CHARACTER}b", 0)
 
 
@@ -173,19 +263,19 @@ async def test_a_name_that_the_database_would_refuse(bench):
 async def test_calls_that_are_tried_for_ever_leave_the_slots_to_others(bench, fast):
     """One device with many calls that get 503, and one call of another."""
     await bench.add("two", worker="edge-2")
-    bench.answer = lambda call: httpx.Response(503 if "bad" in str(call.url) else 200, json={})
+    bench.answer = lambda call: response(503 if "bad" in call.path else 200, json={})
     bad = [bench.take(request(path="variables/bad", job="one")) for _ in range(200)]
     under_way = [task for task in bad if task]
     assert len(under_way) == 4  # of one job
     await asyncio.wait_for(bench.ask(worker="edge-2", job="two"), 10)
     assert bench.answers[-1].status == 200
     await asyncio.wait_for(_cancelled(under_way), 10)
-    assert bench.gateway._room._of == {}
+    assert bench.gateway._quota._of == {}
 
 
 async def test_a_slot_is_held_for_one_try_alone(bench, monkeypatch, fast):
-    monkeypatch.setattr(bench.gateway, "_slots", asyncio.Semaphore(1))
-    bench.answer = lambda call: httpx.Response(503 if "bad" in str(call.url) else 200, json={})
+    monkeypatch.setattr(bench.api, "_calls", asyncio.Semaphore(1))
+    bench.answer = lambda call: response(503 if "bad" in call.path else 200, json={})
     under_way = [bench.take(request(path="variables/bad"))]
     while len(bench.calls) < 3:
         await asyncio.sleep(0)
@@ -206,7 +296,7 @@ async def test_a_worker_and_all_together_have_bounds_in_bytes(bench):
     assert sum(task is not None for task in others) == 3
     hang.set()
     await asyncio.gather(*(task for task in sizes + others if task))
-    assert bench.gateway._room._of == {} and bench.gateway._room_of_jobs._of == {}
+    assert bench.gateway._quota._of == {} and bench.gateway._quota_of_jobs._of == {}
     assert len(bench.answers) == 6
 
 
@@ -225,7 +315,7 @@ async def test_what_has_no_room_is_said_once_and_taken_when_it_comes_again(bench
 
 async def _after(event):
     await event.wait()
-    return httpx.Response(204)
+    return web.Response(status=204)
 
 
 async def _cancelled(tasks):
@@ -238,11 +328,54 @@ async def _cancelled(tasks):
 
 
 async def test_a_request_that_comes_again_gets_its_answer_again(bench):
-    bench.answer = lambda _: httpx.Response(200, json={"n": len(bench.calls)})
+    bench.answer = lambda _: response(200, json={"n": len(bench.calls)})
     call = request(id_="same")
     await bench.gateway.take(call)
     await bench.gateway.take(call)
     assert len(bench.calls) == 1 and bench.payloads[0] == bench.payloads[1]
+
+
+async def test_a_request_that_comes_again_while_it_is_answered_is_left_to_that(bench):
+    hang, call = asyncio.Event(), request(id_="same")
+    bench.answer = lambda _: _after(hang)
+    first = bench.take(call)
+    assert [bench.take(call) for _ in range(5)] == [None] * 5
+    hang.set()
+    await first
+    assert len(bench.calls) == len(bench.answers) == 1
+
+
+async def test_answers_of_one_worker_push_out_no_others(bench, monkeypatch):
+    await bench.add("two", worker="edge-2")
+    own = request(id_="own", worker="edge-2", job="two")
+    monkeypatch.setattr(bench.gateway, "_answers", gateway.Recent(total=gateway.Bound(20), each=gateway.Bound(4)))
+    await bench.gateway.take(own)
+    first = request(id_="first")
+    await bench.gateway.take(first)
+    for _ in range(10):
+        await bench.ask()
+    asked = len(bench.calls)
+    await bench.gateway.take(own)
+    assert len(bench.calls) == asked
+    await bench.gateway.take(first)
+    assert len(bench.calls) == asked + 1
+
+
+async def test_a_worker_does_not_get_the_answer_of_another(bench):
+    """Ids are the worker's own choice."""
+    await bench.gateway.take(request(id_="same"))
+    await bench.gateway.take(request(id_="same", worker="edge-2"))
+    assert [answer.status for answer in bench.answers] == [204, 403]
+
+
+async def test_a_refusal_is_made_anew_each_time(bench):
+    """It costs as little as to remember it, and says what is so now."""
+    await bench.add("two", state="accepted")
+    call = request(job="two", id_="same")
+    await bench.gateway.take(call)
+    bench.living.put_job(replace(bench.living.jobs["two"], state=JobState.RUNNING))
+    await bench.gateway.take(call)
+    assert [answer.status for answer in bench.answers] == [409, 204]
 
 
 @pytest.mark.parametrize(
@@ -257,36 +390,42 @@ async def test_a_request_that_comes_again_gets_its_answer_again(bench):
     ids=["bytes", "escapes"],
 )
 async def test_an_answer_is_measured_as_it_is_sent(bench, path, method, text):
-    bench.answer = lambda _: httpx.Response(200, text=text)
+    bench.answer = lambda _: response(200, text=text)
     answer = await bench.ask(method, path)
     assert answer.status == 413 and "max_message_bytes" in answer.body
     assert max(map(len, bench.payloads)) <= 8192
 
 
 async def test_an_answer_that_shrinks_enough_is_sent(bench):
-    bench.answer = lambda _: httpx.Response(200, text="x" * 100_000)
+    bench.answer = lambda _: response(200, text="x" * 100_000)
     assert len((await bench.ask()).body) == 100_000
 
 
 async def test_an_answer_that_no_worker_would_unpack_is_not_sent(bench, monkeypatch):
     monkeypatch.setattr(codec, "MAX_DECODED_BYTES", 50_000)
-    bench.answer = lambda _: httpx.Response(200, text="x" * 100_000)
+    bench.answer = lambda _: response(200, text="x" * 100_000)
     assert (await bench.ask()).status == 413
 
 
-class Huge(httpx.AsyncByteStream):
-    """120 MiB in chunks of 64 KiB; counts those that were read. Short in UTF-16, long in JSON."""
+class Huge:
+    """120 MiB in chunks of 64 KiB; counts those that were taken. Short in UTF-16, long in JSON."""
 
-    read = 0
-    closed = False
+    sent, whole = 0, False
 
-    async def __aiter__(self):
-        for _ in range(120 * 16):
-            self.read += 1
-            yield b"x\0" * 32768
+    def __init__(self, status=200, **headers):
+        self.status, self.headers, self.ended = status, headers, asyncio.Event()
 
-    async def aclose(self):
-        self.closed = True
+    async def __call__(self, request):
+        answer = web.StreamResponse(status=self.status, headers=self.headers)
+        await answer.prepare(request)
+        try:
+            for _ in range(120 * 16):
+                await answer.write(b"x\0" * 32768)
+                self.sent += 1
+            self.whole = True
+        finally:
+            self.ended.set()
+        return answer
 
 
 @pytest.mark.parametrize(
@@ -299,16 +438,17 @@ async def test_a_huge_answer_is_read_up_to_the_limit(bench, monkeypatch, method,
     def packed(_):
         raise AssertionError("compressed for nothing")
 
-    huge = Huge()
-    headers = {"content-type": f"application/json; charset={charset}"}
-    bench.answer = lambda _: httpx.Response(200, headers=headers, stream=huge)
+    huge = Huge(**{"content-type": f"application/json; charset={charset}"})
+    bench.answer = huge
     with monkeypatch.context() as patched:
         patched.setattr(codec, "pack", lambda plain: plain if len(plain) < 1000 else packed(plain))
         answer = await bench.ask(method, path, body='{"state": "success"}')
     assert answer.status == 413
     assert f"over {codec.MAX_DECODED_BYTES} bytes unpacked" in answer.body and "max_message_bytes" in answer.body
-    assert huge.read == codec.MAX_DECODED_BYTES // 65536 + 1 and huge.closed
-    assert (await bench.row("one")).final_state == ("success" if method == "PATCH" else None)
+    await asyncio.wait_for(huge.ended.wait(), 10)  # the connection is closed under it
+    on_its_way = 16 * 1024 * 1024  # what the sockets hold
+    assert not huge.whole and huge.sent * 65536 < codec.MAX_DECODED_BYTES + on_its_way
+    assert bench.row("one").final_state == ("success" if method == "PATCH" else None)
 
 
 async def test_an_answer_is_asked_for_as_it_is(bench):
@@ -318,22 +458,31 @@ async def test_an_answer_is_asked_for_as_it_is(bench):
 
 
 async def test_a_huge_answer_to_a_heartbeat_is_let_be(bench, caplog):
-    huge = Huge()
-    bench.answer = lambda _: httpx.Response(400, stream=huge)
-    await beat(bench.database, bench.api, stop=None)
-    assert huge.closed and "status 400: 'x" in caplog.text
+    bench.answer = huge = Huge(400)
+    await bench.beat()
+    await asyncio.wait_for(huge.ended.wait(), 10)
+    assert not huge.whole and "status 400: 'x" in caplog.text
 
 
-@pytest.mark.parametrize("error", [httpx.ReadError("x"), httpx.RemoteProtocolError("x"), httpx.ReadTimeout("x")])
-async def test_an_answer_that_breaks_off_is_asked_for_again(bench, fast, error):
-    class Broken(httpx.AsyncByteStream):
-        async def __aiter__(self):
-            yield b"some"
-            raise error
+@pytest.mark.parametrize("how", ["closed", "malformed", "silent", "before its head"])
+async def test_an_answer_that_breaks_off_is_asked_for_again(bench, fast, how):
+    bench.api._session._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=0.3)
 
-    bench.answer = lambda _: (
-        httpx.Response(200, stream=Broken()) if len(bench.calls) == 1 else httpx.Response(200, text="all")
-    )
+    async def broken(request):
+        if how == "before its head":
+            request.transport.abort()
+        answer = web.StreamResponse()
+        answer.enable_chunked_encoding()
+        await answer.prepare(request)
+        await answer.write(b"some")
+        if how == "silent":
+            await asyncio.sleep(1)
+        elif how == "malformed":
+            request.transport.write(b"no length\r\n")
+        request.transport.close()
+        return answer
+
+    bench.answer = lambda request: broken(request) if len(bench.calls) == 1 else response(200, text="all")
     assert (await bench.ask()).body == "all"
     assert len(bench.calls) == 2
 
@@ -357,12 +506,12 @@ async def test_connections_serve_again_unless_an_answer_was_left_unread(bench, m
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    bench.api._client = ExecutionApi(f"http://127.0.0.1:{port}/", bench.database, lambda: 5.0)._client
+    bench.gateway._api = api = ExecutionApi(f"http://127.0.0.1:{port}/")
     async with server:
         for path, expected in (("a", 1), ("b", 1), ("big", 1), ("c", 2), ("d", 2)):
             answer = await asyncio.wait_for(bench.ask(path=f"variables/{path}"), 10)
             assert (answer.status, opened) == (413 if path == "big" else 200, expected)
-        await bench.api.close()
+        await api.close()
 
 
 async def test_a_value_of_the_name_heartbeat_is_left_alone(bench):
@@ -373,43 +522,180 @@ async def test_a_value_of_the_name_heartbeat_is_left_alone(bench):
     assert [json.loads(call.content)["hostname"] for call in bench.calls] == ["h", "h", "h", "edge-1"]
 
 
-# --- tokens
+# --- what is written
 
 
-async def test_a_token_that_cannot_be_stored_does_not_cost_the_answer(bench, monkeypatch, caplog):
-    async def locked(*_):
-        raise sqlite3.OperationalError("database is locked")
+async def test_a_database_that_is_locked_costs_neither_the_answer_nor_a_second_call(bench, monkeypatch):
+    commit, refused = bench.ledger.commit, []
 
-    bench.answer = lambda _: httpx.Response(200, json={}, headers={"refreshed-api-token": "new"})
-    with monkeypatch.context() as broken:
-        broken.setattr(SqlTx, "set_token", locked)
-        assert (await bench.ask()).status == 200
-    assert len(bench.calls) == 1 and "could not be stored" in caplog.text
-    assert (await bench.row("one")).token == "token of one"
+    async def locked(writes):
+        if len(refused) < 3:
+            refused.append(writes)
+            raise sqlite3.OperationalError("database is locked")
+        return await commit(writes)
+
+    monkeypatch.setattr(bench.ledger, "commit", locked)
+    bench.answer = lambda _: response(200, json={}, headers={"refreshed-api-token": "new"})
+    assert (await bench.ask()).status == 200
+    assert len(bench.calls) == 1 and len(refused) == 3
+    assert bench.row("one").token == "new"
+
+
+async def test_a_new_token_is_stored_and_serves_the_next_call(bench):
+    bench.answer = lambda _: response(200, json={}, headers={"refreshed-api-token": "new"})
     await bench.ask()
-    assert (await bench.row("one")).token == "new"
+    await bench.ask()
+    await bench.beat()
+    assert [call.headers["authorization"].split(" ", 1)[1] for call in bench.calls] == ["token of one", "new", "new"]
+    assert bench.row("one").token == "new" and bench.row("one").token_at > 1.0
 
 
-async def test_heartbeats_bring_their_tokens_along(bench, monkeypatch):
-    async def token(*_):
-        raise AssertionError("read once more")
+async def test_the_token_that_a_scheduler_has_made_serves_the_next_call(bench, fast):
+    """A call whose token has expired is tried until there is another."""
+    refused = '{"detail": "Invalid auth token: Signature has expired"}'
+    bench.answer = lambda call: (
+        response(200) if call.headers["authorization"] == "Bearer newer" else response(403, text=refused)
+    )
+    asking = bench.take(request())
+    while len(bench.calls) < 3:
+        await asyncio.sleep(0.001)
+    bench.execute(sa.update(tables.job).values(token="newer", news=True))
+    bench.writer.look_for_news()
+    await asyncio.wait_for(asking, 10)
+    assert bench.answers[-1].status == 200
 
+
+async def test_an_answer_comes_after_what_it_says_is_written(bench, monkeypatch):
+    """Else a leader that dies in between would not know the final state that its worker has heard of."""
+    seen = []
+    publish = bench.gateway._publish
+    monkeypatch.setattr(
+        bench.gateway, "_publish", lambda messages: (seen.append(bench.row("one").final_state), publish(messages))
+    )
+    await bench.ask("PATCH", "task-instances/ti-one/state", body='{"state": "success"}')
+    assert seen == ["success"]
+
+
+async def test_a_final_state_that_airflow_refuses_is_none(bench):
+    bench.answer = lambda _: response(422, json={"detail": "no"})
+    assert (await bench.ask("PATCH", "task-instances/ti-one/state", body='{"state": "success"}')).status == 422
+    assert bench.row("one").final_state is None
+
+
+async def test_a_task_that_ends_is_no_task_to_stop(bench):
+    """While its final state is on its way, Airflow refuses its heartbeats too."""
+    hang = asyncio.Event()
+    bench.answer = lambda _: _after(hang)
+    ending = bench.take(request("PATCH", "task-instances/ti-one/state", body='{"state": "success"}'))
+    while not bench.calls:
+        await asyncio.sleep(0.001)
+    assert bench.gateway.is_ending("one")
+    hang.set()
+    await ending
+    assert not bench.gateway.is_ending("one")
+    await bench.beat()
+    assert len(bench.calls) == 1  # Airflow has heard its end
+
+
+async def test_a_call_of_a_job_that_ends_meanwhile_is_given_up(bench, fast):
+    bench.answer = lambda _: response(503)
+    asking = bench.take(request())
+    while len(bench.calls) < 3:
+        await asyncio.sleep(0.001)
+    bench.living.put_job(replace(bench.living.jobs["one"], state=JobState.LOST))
+    await asyncio.wait_for(asking, 10)
+    assert json.loads(bench.answers[-1].body)["detail"]["reason"] == "invalid_state"
+
+
+# --- the gate
+
+
+async def test_the_gate_opens_once_and_before_airflow_is_asked(bench):
+    await bench.add("two", state="accepted", running_since=None)
+    bench.living.put_worker(worker())
+    states = []
+
+    def serve(_):
+        states.append((bench.row("two").state, bench.row("two").gate_request, bench.row("two").running_since))
+        return response(200, json={"dag_run": {}})
+
+    bench.answer, path = serve, "task-instances/ti-two/run"
+    both = [bench.take(request("PATCH", path, job="two", id_=id_)) for id_ in ("first", "second")]
+    await asyncio.gather(*both)
+    assert sorted(answer.status for answer in bench.answers) == [200, 409]
+    assert states == [("running", "first", None)]
+    assert bench.row("two").running_since is not None and bench.row("two").report_pending
+
+
+async def test_a_gate_waits_for_the_report_of_acceptance_that_it_has_overtaken(bench):
+    await bench.add("two", state="dispatched")
+    bench.living.put_worker(worker())
+    await bench.writer.submit("", lambda draft: draft.saved.__setitem__("edge-1", None) or draft.save_worker(worker()))
+    asking = bench.take(request("PATCH", "task-instances/ti-two/run", job="two"))
+    await asyncio.sleep(0.05)
+    assert not asking.done() and bench.calls == []
+    bench.writer.hear(Heard("edge-1", Event(type="accepted", journal="j", seq=1, job="two", attempt=1, ts=1.0)))
+    await asyncio.wait_for(asking, 10)
+    assert (bench.answers[-1].status, bench.row("two").state) == (204, "running")
+
+
+async def test_a_wish_that_nobody_told_the_leader_of_closes_the_gate(bench):
+    await bench.add("two", state="accepted")
+    bench.living.put_worker(worker())
+    bench.execute(transitions.wish_for_end("two", JobState.ACCEPTED, 1, by="operator", reason="enough"))
+    answer = await bench.ask("PATCH", "task-instances/ti-two/run", job="two")
+    assert answer.status == 409 and bench.calls == []
+    assert (bench.row("two").state, bench.row("two").cancel_reason) == ("accepted", "enough")
+
+
+# --- heartbeats
+
+
+async def test_heartbeats_bring_their_tokens_along(bench):
     await bench.add("two")
-    monkeypatch.setattr(SqlTx, "token", token)
-    await beat(bench.database, bench.api, stop=None)
+    before = bench.ledger.statements
+    await bench.beat()
     assert {call.headers["authorization"] for call in bench.calls} == {"Bearer token of one", "Bearer token of two"}
+    assert bench.ledger.statements == before  # nothing is read for them
 
 
-async def test_a_heartbeat_that_cannot_be_sent_stops_no_other(bench, caplog):
+@pytest.mark.parametrize("error", [ValueError("x"), aiohttp.ClientConnectionError("x")])
+async def test_a_heartbeat_that_cannot_be_sent_stops_no_other(bench, monkeypatch, caplog, error):
     await bench.add("two")
-    bench.answer = lambda call: httpx.LocalProtocolError("x") if "ti-one" in str(call.url) else httpx.Response(204)
-    await beat(bench.database, bench.api, stop=None)
-    assert len(bench.calls) == 2 and "heartbeat of job one" in caplog.text
+    send = bench.api._session.request
+
+    def sends(method, url, **options):
+        if "ti-one" in str(url):
+            raise error
+        return send(method, url, **options)
+
+    monkeypatch.setattr(bench.api._session, "request", sends)
+    await bench.beat()
+    assert len(bench.calls) == 1 and "heartbeat of job one" in caplog.text
 
 
-def test_heartbeats_have_connections_of_their_own():
-    pool = ExecutionApi("http://api/", None, None)._client._transport._pool
-    assert pool._max_connections == execution_api.CALLS + execution_api.HEARTBEATS
+async def test_heartbeats_have_connections_of_their_own(bench):
+    assert bench.api._session.connector.limit == execution_api.CALLS + execution_api.HEARTBEATS
+    hang = asyncio.Event()
+    bench.answer = lambda call: response(204) if call.path.endswith("heartbeat") else _after(hang)
+    calls = [asyncio.ensure_future(bench.api.call("t", "GET", f"x/{number}", headers={}, body=None)) for number in range(200)]  # noqa: E501
+    while len(bench.calls) < execution_api.CALLS:
+        await asyncio.sleep(0.001)
+    await asyncio.wait_for(bench.beat(), 10)
+    assert len(bench.calls) == execution_api.CALLS + 1
+    hang.set()
+    await asyncio.gather(*calls)
+
+
+async def test_a_task_that_airflow_wants_ended_is_asked_for(bench):
+    bench.answer = lambda _: response(409)
+    stopped = []
+
+    async def stop(job, reason):
+        stopped.append((job.id, reason))
+
+    await bench.beat(stop)
+    assert stopped == [("one", "airflow: heartbeat answered 409")]
 
 
 # --- the log
@@ -433,7 +719,7 @@ async def test_refusals_of_invented_jobs_have_an_end(bench, caplog):
 
 
 async def test_tries_are_logged_ever_less(bench, fast, caplog):
-    bench.answer = lambda _: httpx.Response(503 if len(bench.calls) < 40 else 204, text="\nno\n" * 99)
+    bench.answer = lambda _: response(503 if len(bench.calls) < 40 else 204, text="\nno\n" * 99)
     await bench.ask()
     lines = [record.getMessage() for record in caplog.records if "trying again" in record.message]
     assert len(lines) == 6  # 1, 2, 4, 8, 16, 32

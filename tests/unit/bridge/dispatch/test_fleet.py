@@ -1,12 +1,13 @@
 from airflow_mqtt.bridge.dispatch import fleet
+from airflow_mqtt.bridge.state import Draft
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.messages import Born, Desired
 from airflow_mqtt.protocol.workers import WorkerState
-from bridge_samples import NOW, info, job, status, worker
+from bridge_samples import NOW, info, job, living_of, status, worker
 
 
-def judge(w, now=NOW, deaf=0.0):
-    return fleet.judge(w, now=now, deaf=deaf)
+def judge(w, now=NOW):
+    return fleet.judge(w, now=now).state
 
 
 def born(**values):
@@ -24,24 +25,23 @@ def born(**values):
 
 
 def test_a_status_is_heard():
-    after = fleet.hear_status(worker(seen_at=0.0), status(connection=2, running=1), live=True, now=NOW)
+    after = fleet.after_status(worker(seen_at=0.0), status(connection=2, running=1), live=True, now=NOW)
     assert (after.connection, after.seen_at, after.status.running) == (2, NOW, 1)
 
 
 def test_the_will_of_an_older_connection_is_ignored():
     before = worker(connection=5)
-    assert fleet.hear_status(before, status(state="offline", connection=4), live=True, now=NOW) is before
+    assert fleet.after_status(before, status(state="offline", connection=4), live=True, now=NOW) is before
 
 
 def test_what_was_retained_tells_nothing_about_now():
-    after = fleet.hear_status(worker(seen_at=3.0), status(), live=False, now=NOW)
+    after = fleet.after_status(worker(seen_at=3.0), status(), live=False, now=NOW)
     assert after.seen_at == 3.0
 
 
 def test_an_unheard_worker_is_unknown_however_its_retained_status_looks():
     assert judge(worker(status=None)) is WorkerState.UNKNOWN
     assert judge(worker(seen_at=0.0)) is WorkerState.UNKNOWN
-    assert judge(worker(seen_at=0.0), deaf=NOW) is WorkerState.UNKNOWN
 
 
 def test_three_intervals_of_silence():
@@ -49,9 +49,39 @@ def test_three_intervals_of_silence():
     assert judge(worker(), now=NOW + 91) is WorkerState.UNKNOWN
 
 
-def test_our_own_deafness_is_not_the_fleets_silence():
-    assert judge(worker(), now=NOW + 1000, deaf=950) is WorkerState.IDLE
-    assert fleet.silent_for(worker(), now=NOW + 1000, deaf=950) == 50
+def test_silence_is_seen_no_sooner_than_it_begins():
+    """`silent_at` is when a leader looks: up to then nothing is to be seen, and right after it is."""
+    for interval in (0.0, 0.1, 1.0, 30.0, 600.0):
+        w = worker(status=status(interval=interval))
+        at = fleet.silent_at(w)
+        assert judge(w, now=at) is WorkerState.IDLE
+        assert judge(w, now=at + 0.001) is WorkerState.UNKNOWN
+
+
+def test_what_we_could_not_hear_is_not_the_fleets_silence():
+    """Time that is excused moves `seen_at`; of a worker that was never heard there is none."""
+    living = living_of(worker(name="heard"), worker(name="never", seen_at=0.0))
+    draft = Draft(living, NOW + 1000)
+    draft.excuse(950)
+    assert judge(draft.worker("heard"), now=NOW + 1000) is WorkerState.IDLE
+    assert fleet.silent_for(draft.worker("heard"), now=NOW + 1000) == 50
+    assert draft.worker("never").seen_at == 0.0
+    draft.excuse(5000)  # no worker was heard in the future
+    assert draft.worker("heard").seen_at == NOW + 1000
+
+
+def test_a_worker_whose_state_stays_is_the_same_value():
+    """The leader tells by identity whether anything is to be written."""
+    w = worker()
+    assert fleet.judge(w, now=NOW + 1) is w
+
+
+def test_what_is_written_at_once_and_what_may_wait():
+    before = worker()
+    heartbeat = fleet.after_status(before, status(ts=NOW + 30, free=1), live=True, now=NOW + 30)
+    assert fleet.is_saved_alike(before, heartbeat) and fleet.is_placed_alike(before, heartbeat)
+    for values in ({"slots": 3}, {"maintenance": True}, {"revision": 7}, {"state": "running"}, {"connection": 2}):
+        assert not fleet.is_saved_alike(before, fleet.after_status(before, status(**values), live=True, now=NOW))
 
 
 def test_wishes_show_in_the_state():
@@ -60,9 +90,9 @@ def test_wishes_show_in_the_state():
 
 
 def test_a_birth_settles_the_position():
-    assert fleet.hear_birth(worker(seq=7), born(first=8, last=9), NOW).seq == 7
-    assert fleet.hear_birth(worker(seq=3), born(first=8, last=9), NOW).seq == 7  # we forgot 4 to 7
-    assert fleet.hear_birth(worker(seq=7), born(journal="new", first=1, last=2), NOW).seq == 0
+    assert fleet.after_birth(worker(seq=7), born(first=8, last=9), NOW).seq == 7
+    assert fleet.after_birth(worker(seq=3), born(first=8, last=9), NOW).seq == 7  # we forgot 4 to 7
+    assert fleet.after_birth(worker(seq=7), born(journal="new", first=1, last=2), NOW).seq == 0
 
 
 def test_late_births():
@@ -78,14 +108,14 @@ def test_a_worker_of_another_protocol_is_told_who_must_be_updated():
 
 
 def test_what_places_jobs_is_said_by_the_introduction_alone():
-    introduced = fleet.hear_birth(worker(), born(queues=["q"], kinds=["airflow"]), NOW)
-    after = fleet.hear_info(introduced, info(version="2", queues=["other"], kinds=[]))
+    introduced = fleet.after_birth(worker(), born(queues=["q"], kinds=["airflow"]), NOW)
+    after = fleet.after_info(introduced, info(version="2", queues=["other"], kinds=[]))
     assert (after.info.version, after.info.queues, after.info.kinds) == ("2", ["q"], ["airflow"])
-    assert fleet.hear_info(introduced, info(instance="before")) is introduced
+    assert fleet.after_info(introduced, info(instance="before")) is introduced
 
 
 def test_a_replaced_journal_is_past():
-    after = fleet.hear_birth(worker(), born(journal="new"), NOW)
+    after = fleet.after_birth(worker(), born(journal="new"), NOW)
     assert after.past_journals == ("j",)
     assert fleet.is_late(after, born(journal="j", connection=99))
     assert not fleet.is_late(after, born(journal="newer"))

@@ -1,12 +1,11 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from airflow_mqtt.bridge.dispatch.timeouts import NOTHING, Due, Resend, Rules, due
+from airflow_mqtt.bridge.dispatch.timeouts import NOTHING, Due, Resend, due, next_look
 from airflow_mqtt.protocol.jobs import TABLE, JobEvent, JobState
 from airflow_mqtt.protocol.workers import GONE, WorkerState
-from bridge_samples import NOW, job, worker
-
-RULES = Rules(accept_timeout=10, accept_tries=3, lost_after=900)
-
+from bridge_samples import NOW, RULES, job, worker
 
 def of(j, w=None, now=NOW, connected_since=0.0):
     return due(j, w or worker(), RULES, now=now, connected_since=connected_since)
@@ -74,3 +73,33 @@ def test_a_cancellation_of_a_worker_that_is_gone():
 def test_what_is_due_is_always_a_move_of_the_table(state, worker_state, later):
     result = of(held(state), worker(state=worker_state), now=NOW + later)
     assert result.event is None or (state, result.event) in TABLE
+
+
+MOMENTS = st.one_of(st.sampled_from([0.0, 1.0, 9.0, 10.0, 11.0, 900.0, 901.0]), st.floats(0, 2000))
+
+
+@settings(max_examples=1000)
+@given(
+    st.sampled_from(list(JobState)), st.sampled_from(list(WorkerState)), st.one_of(st.none(), MOMENTS),
+    st.integers(0, 4), st.one_of(st.none(), MOMENTS), MOMENTS, MOMENTS, MOMENTS,
+)  # fmt: skip
+def test_nobody_looks_later_than_something_is_due(
+    state, worker_state, published, publishes, started, seen, connected, later
+):
+    """A clock that is set back is `Living.look_at_all`'s business: no publication lies in the future here."""
+    now = NOW + later
+    times = [NOW + at if at is not None else None for at in (published, started, seen, connected)]
+    published_at, started_at, seen_at, connected_since = (None if at is None else min(at, now) for at in times)
+    j = held(state, published_at=published_at, publishes=publishes, started_at=started_at)
+    w = worker(state=worker_state, seen_at=seen_at)
+    look = next_look(j, w, RULES, connected_since=connected_since)
+    if of(j, w, now=now, connected_since=connected_since) != NOTHING:
+        assert look is not None and look <= now
+
+
+def test_a_deadline_is_no_sooner_than_it_must_be():
+    """Else a leader would turn round for nothing."""
+    assert next_look(held(JobState.DISPATCHED), worker(), RULES, connected_since=0.0) == NOW + 10
+    assert next_look(held(JobState.RUNNING), worker(), RULES, connected_since=0.0) is None
+    gone = worker(state=WorkerState.UNKNOWN, seen_at=NOW)
+    assert next_look(held(JobState.RUNNING), gone, RULES, connected_since=0.0) == NOW + 900

@@ -1,16 +1,16 @@
-"""Whatever arrives, the intake takes it or drops it, and says so once."""
+"""Whatever arrives, the inbox takes it or drops it, and says so once."""
 
 import logging
 import zlib
-from collections import Counter
 
 import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_mqtt.bridge.dispatcher import Heard
-from airflow_mqtt.bridge.mqtt.inbox import Backlog, Call, Echo, Intake, Other
+from airflow_mqtt.bridge.calls.gate import Call
+from airflow_mqtt.bridge.mqtt import inbox as module
+from airflow_mqtt.bridge.mqtt.inbox import LARGE, Echo, Inbox, Other
 from airflow_mqtt.protocol.messages import Born, BridgeStatus, Event, LogChunk, Request
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.worker.core.logs import CHUNK
@@ -25,40 +25,55 @@ VALID = {
 }
 
 
-def intake():
-    return Intake(Topics("airflow"), 10_000)
+def new(max_message_bytes=10_000):
+    return Inbox(Topics("airflow"), max_message_bytes)
 
 
-def take(i, level, payload, worker="edge-1"):
-    return i.take(f"airflow/v1/worker/{worker}/{level}", payload, retained=False)
+def put(i, level, payload, worker="edge-1", *, retained=False):
+    return i.put(f"airflow/v1/worker/{worker}/{level}", payload, retained=retained)
+
+
+def take(i, level, payload, worker="edge-1", *, retained=False):
+    """Let a message arrive, and return what it says."""
+    assert put(i, level, payload, worker, retained=retained) is None
+    return next(iter(decoded(i)), None)
+
+
+def decoded(i, count=1_000_000):
+    """What has arrived, as the leader takes it: what is large is decoded elsewhere."""
+    found = []
+    for raw in i.take(count):
+        found.append(i.decode(raw))
+        if raw.is_large:
+            i.done(raw.topic.worker)
+    return found
 
 
 def test_valid_messages_are_taken():
-    i = intake()
+    i = new()
     for level, payload in VALID.items():
         assert take(i, level, payload) is not None
     born = Born(journal="j", first=1, last=0, instance="i", connection=1, number=1, queues=[], kinds=[]).encode()
     assert take(i, "events", born).message.number == 1
     assert isinstance(take(i, "request", VALID["request"]), Call)
-    assert isinstance(i.take("airflow/v1/bridge/echo/x", b"{}", retained=False), Echo)
+    assert isinstance(i.put("airflow/v1/bridge/echo/x", b"{}", retained=False), Echo)
     other = BridgeStatus(state="leading", instance="i", epoch=1, ts=1.0).encode()
-    assert isinstance(i.take("airflow/v1/bridge/status", other, retained=True), Other)
+    assert isinstance(i.put("airflow/v1/bridge/status", other, retained=True), Other)
     assert not i.dropped
 
 
 def test_a_retained_status_is_not_live():
-    heard = intake().take("airflow/v1/worker/edge-1/status", VALID["status"], retained=True)
-    assert heard.live is False
+    assert take(new(), "status", VALID["status"], retained=True).live is False
 
 
 def test_a_cleared_message_is_no_mistake():
-    i = intake()
+    i = new()
     assert take(i, "status", b"") is None
     assert not i.dropped
 
 
 def test_drops_are_counted_and_logged_once_per_sender_and_kind(caplog):
-    i = intake()
+    i = new()
     with caplog.at_level(logging.WARNING):
         for _ in range(5):
             take(i, "events", b"{")
@@ -69,12 +84,14 @@ def test_drops_are_counted_and_logged_once_per_sender_and_kind(caplog):
 
 
 def test_oversized_and_foreign():
-    i = intake()
+    i = new()
     assert take(i, "events", b" " * 10_001) is None
-    assert i.take("airflow/v2/worker/edge-1/events", VALID["events"], retained=False) is None
-    assert i.take("other/v1/worker/edge-1/events", VALID["events"], retained=False) is None
+    assert i.put("airflow/v2/worker/edge-1/events", VALID["events"], retained=False) is None
+    assert i.put("other/v1/worker/edge-1/events", VALID["events"], retained=False) is None
+    assert i.put("airflow/v1/bridge/status", b"{", retained=False) is None
     assert take(i, "ack", b"{}") is None
-    assert sum(i.dropped.values()) == 4
+    assert sum(i.dropped.values()) == 5
+    assert decoded(i) == []
 
 
 @settings(max_examples=2000)
@@ -84,8 +101,8 @@ def test_mutated_and_random_payloads_stop_nothing(level, data):
     for _ in range(data.draw(st.integers(0, 6))):
         position = data.draw(st.integers(0, len(payload)))
         payload[position : position + data.draw(st.integers(0, 4))] = data.draw(st.binary(max_size=4))
-    take(intake(), level, bytes(payload))
-    take(intake(), level, data.draw(st.binary(max_size=200)))
+    take(new(), level, bytes(payload))
+    take(new(), level, data.draw(st.binary(max_size=200)))
 
 
 def chunk_of(size):
@@ -96,7 +113,7 @@ def chunk_of(size):
     ("limit", "unpacked"), [(4096, 128 * 1024), (100_000, 800_000), (2**20, 2**23), (2**23, 2**23)]
 )
 def test_what_a_payload_unpacks_to_has_a_limit(limit, unpacked):
-    i = Intake(Topics("airflow"), limit)
+    i = new(limit)
     envelope = len(orjson.dumps(LogChunk(attempt=1, offset=0, text="")))
     assert take(i, "logs/job", chunk_of(unpacked - envelope)).size == unpacked
     assert take(i, "logs/job", chunk_of(unpacked - envelope + 1)) is None
@@ -104,13 +121,13 @@ def test_what_a_payload_unpacks_to_has_a_limit(limit, unpacked):
 
 
 def test_a_chunk_of_our_worker_fits_however_it_is_escaped():
-    i = Intake(Topics("airflow"), 16_384)
+    i = new(16_384)
     payload = LogChunk.of(2**53, 2**53, b"\x01" * CHUNK).encode()
     assert take(i, "logs/job", payload) is not None
 
 
 def test_what_is_compressed_twice_is_dropped():
-    i = intake()
+    i = new()
     take(i, "status", zlib.compress(zlib.compress(VALID["status"])))
     assert i.dropped == {"status": 1}
 
@@ -118,12 +135,12 @@ def test_what_is_compressed_twice_is_dropped():
 def test_the_size_is_that_of_the_text():
     text = orjson.dumps(LogChunk.of(1, 0, b"text" * 300))
     assert len(VALID["logs/job"]) < len(text)
-    assert take(intake(), "logs/job", VALID["logs/job"]).size == len(text)
-    assert take(intake(), "request", VALID["request"]).size == len(VALID["request"])
+    assert take(new(), "logs/job", VALID["logs/job"]).size == len(text)
+    assert take(new(), "request", VALID["request"]).size == len(VALID["request"])
 
 
 def test_drops_are_said_when_there_are_more(caplog):
-    i = intake()
+    i = new()
     for _ in range(3):
         take(i, "events", b"{")
     take(i, "status", b"{")
@@ -138,33 +155,138 @@ def test_drops_are_said_when_there_are_more(caplog):
     ]
 
 
-def heard(worker, size):
-    return Heard(worker, status(), size=size)
+@pytest.mark.parametrize(("level", "most"), [("status", 16), ("info", 256), ("events", 512)])
+def test_what_each_kind_unpacks_to_has_a_limit_of_its_own(level, most, caplog):
+    """A status has a dozen fields: nobody unpacks megabytes to find that it is none."""
+    texts = []
+    for size in (most * 1024, most * 1024 + 1):
+        caplog.clear()
+        take(new(2**20), level, zlib.compress(b" " * size))
+        texts.append(caplog.text)
+    assert ("decompresses" in texts[0], "decompresses" in texts[1]) == (False, True), texts
+
+
+# --- what waits ---------------------------------------------------------------------------------------------
+
+MIB = 1024 * 1024
 
 
 def test_what_waits_is_bounded_by_bytes_for_each_worker_and_for_all():
-    mib = 1024 * 1024
-    dropped = Counter()
-    backlog = Backlog(dropped)
+    i = new()
     for _ in range(20):
-        backlog.add(heard("edge-1", mib))
-    assert (len(backlog), dropped["no room"]) == (16, 4)
+        put(i, "events", b"x" * MIB)
+    assert i.dropped["no room"] == 12
     for number in range(100):
-        backlog.add(heard(f"edge-{number + 2}", mib))
-    assert (len(backlog), dropped["no room"]) == (64, 56)
-    assert len(backlog.take(10)) == 10
+        put(i, "events", b"x" * MIB, f"edge-{number + 2}")
+    assert i.dropped["no room"] == 12 + 44
+    assert len(decoded(i, 10)) == 10
     for _ in range(20):
-        backlog.add(heard("edge-1", mib))
-    assert len(backlog) == 64
-    assert len(backlog.take(1000)) == 64 and backlog.take(1000) == []
-    assert backlog._room._of == {}
+        put(i, "events", b"x" * MIB)
+    assert i.dropped["no room"] == 12 + 44 + 20 - 1  # one of its own was taken: lanes take turns
+    assert len(decoded(i)) == 64 - 10 + 1 and decoded(i) == []
+    assert i._quota._of == {} and i._lanes == {} and not i._turns
 
 
 def test_what_waits_is_bounded_by_count():
-    backlog = Backlog(Counter())
-    for number in range(70_000):
-        backlog.add(heard(f"edge-{number % 7}", 100))
-    assert len(backlog) == 50_000
-    for _ in range(20_000):
-        backlog.add(heard("edge-x", 0))
-    assert [one.worker for one in backlog.take(3)] == ["edge-0", "edge-1", "edge-2"]  # in their order
+    i = new()
+    for _ in range(2_100):
+        put(i, "events", b"x")
+    assert i.dropped["no room"] == 100
+    for number in range(100_000):
+        put(i, "events", b"x", f"edge-{number % 70 + 2}")
+    assert i.dropped["no room"] == 100 + 2_000
+    assert put(i, "events", b"", "edge-x") is None
+    assert i.dropped["no room"] == 2_100
+
+
+def test_nothing_is_decoded_before_its_turn(monkeypatch):
+    """Whoever sends most would else cost most."""
+    i = new()
+    monkeypatch.setattr(module, "_decoded", lambda *_: pytest.fail("decoded"))
+    for payload in VALID.values():
+        put(i, "events", payload)
+    assert len(list(i.take(100))) == len(VALID)
+
+
+# --- turns --------------------------------------------------------------------------------------------------
+
+
+def order(i, count=1_000_000):
+    return [(raw.topic.worker, raw.payload) for raw in i.take(count)]
+
+
+def test_who_says_much_waits_longer_and_nobody_waits_for_it():
+    i = new()
+    for number in range(1000):
+        put(i, "events", b"%d" % number, "loud")
+    put(i, "events", b"a", "quiet-1")
+    put(i, "events", b"b", "quiet-2")
+    assert order(i, 5) == [("loud", b"0"), ("quiet-1", b"a"), ("quiet-2", b"b"), ("loud", b"1"), ("loud", b"2")]
+    put(i, "events", b"c", "quiet-1")
+    assert order(i, 2) == [("loud", b"3"), ("quiet-1", b"c")]
+    assert [payload for _, payload in order(i)] == [b"%d" % number for number in range(4, 1000)]
+
+
+def test_behind_a_large_one_its_sender_stands_and_all_others_go_on():
+    i = new(2**20)
+    for payload in (b"x" * (LARGE + 1), b"after", b"last"):
+        put(i, "events", payload, "large")
+    for number in range(3):
+        put(i, "events", b"%d" % number, "small")
+    taken = list(i.take(100))
+    assert [(raw.topic.worker, raw.is_large) for raw in taken] == [("large", True)] + [("small", False)] * 3
+    put(i, "events", b"more", "large")
+    assert order(i) == []
+    i.done("large")
+    assert order(i) == [("large", b"after"), ("large", b"last"), ("large", b"more")]
+    assert i._lanes == {}
+
+
+def test_what_is_packed_small_may_be_large():
+    i = new(2**20)
+    packed = zlib.compress(bytes(number * 7919 % 251 for number in range(2**16)) + b"\0" * 2**22)
+    assert 2048 < len(packed) < LARGE
+    for payload, large in ((packed, True), (b"{" * LARGE, False), (b"{" * (LARGE + 1), True), (zlib.compress(b"x"), False)):
+        put(i, "logs/job", payload)
+        (raw,) = i.take(1)
+        assert raw.is_large == large
+        if large:
+            i.done("edge-1")
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("put"), st.sampled_from("abc"), st.booleans()),
+            st.tuples(st.just("take"), st.integers(0, 4), st.none()),
+            st.tuples(st.just("done"), st.none(), st.none()),
+        ),
+        max_size=60,
+    )
+)
+def test_the_order_of_each_sender_stays_and_nothing_is_lost(steps):
+    i, sent, got, elsewhere = new(2**20), [], [], []
+
+    def take(count):
+        for raw in i.take(count):
+            assert raw.topic.worker not in elsewhere, "overtaken"
+            got.append((raw.topic.worker, raw.payload))
+            if raw.is_large:
+                elsewhere.append(raw.topic.worker)
+
+    for number, (step, value, large) in enumerate(steps):
+        if step == "put":
+            payload = b"%d" % number + b"x" * (LARGE + 1 if large else 0)
+            put(i, "events", payload, value)
+            sent.append((value, payload))
+        elif step == "take":
+            take(value)
+        elif elsewhere:
+            i.done(elsewhere.pop(0))
+    for _ in range(len(steps) + 1):
+        while elsewhere:
+            i.done(elsewhere.pop())
+        take(1000)
+    for sender in "abc":
+        assert [one for one in got if one[0] == sender] == [one for one in sent if one[0] == sender]
+    assert i._quota._of == {} and i._lanes == {} and not i.dropped

@@ -1,29 +1,40 @@
-from airflow_mqtt.bridge.store import QueueFigures
 from airflow_mqtt.bridge.upkeep.queue_status import queue_statuses
+from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.workers import WorkerState
-from bridge_samples import NOW, info, worker
+from bridge_samples import NOW, info, job, living_of, worker
 
 
 def test_a_queue_with_jobs_and_no_worker_says_so():
-    statuses = queue_statuses({"x": QueueFigures(3, 0, NOW - 7.04, 1)}, {}, {}, NOW)
+    jobs = [job(id=str(n), queue="x", queued_at=NOW - at) for n, at in enumerate((1, 7.04, 3))]
+    statuses = queue_statuses(living_of(*jobs), NOW)
     assert statuses["x"].queued == 3
     assert statuses["x"].oldest_age == 7.0
     assert "no worker serves queue 'x'" in statuses["x"].note
 
 
 def test_a_job_too_wide_says_so():
-    statuses = queue_statuses({"default": QueueFigures(1, 0, NOW, 5)}, {"edge-1": worker()}, {}, NOW)
+    statuses = queue_statuses(living_of(job(slots=5), job(id="narrow"), worker()), NOW)
     assert "5 slots" in statuses["default"].note
+    assert queue_statuses(living_of(job(slots=2), worker()), NOW)["default"].note == ""
 
 
 def test_free_slots_and_workers_online():
-    workers = {
-        "a": worker(name="a"),
-        "b": worker(name="b", info=info(queues=["default", "q2"])),
-        "c": worker(name="c", state=WorkerState.OFFLINE),
-        "d": worker(name="d", state=WorkerState.MAINTENANCE_MODE),
-    }
-    statuses = queue_statuses({"default": QueueFigures(0, 1, None, 0)}, workers, {"a": 1}, NOW)
+    living = living_of(
+        worker(name="a"),
+        worker(name="b", info=info(queues=["default", "q2"])),
+        worker(name="c", state=WorkerState.OFFLINE),
+        worker(name="d", state=WorkerState.MAINTENANCE_MODE),
+        job(state=JobState.RUNNING, worker="a"),
+    )
+    statuses = queue_statuses(living, NOW)
     assert (statuses["default"].workers_online, statuses["default"].free_slots) == (3, 3)
     assert (statuses["q2"].workers_online, statuses["q2"].free_slots) == (1, 2)
+    assert (statuses["default"].running, statuses["default"].queued, statuses["q2"].running) == (1, 0, 0)
     assert statuses["default"].note == ""
+
+
+def test_a_queue_of_which_nothing_is_left_is_none():
+    living = living_of(job(), worker())
+    living.take_out("job-1")
+    living.forget_worker("edge-1")
+    assert queue_statuses(living, NOW) == {}

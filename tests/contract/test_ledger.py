@@ -18,7 +18,17 @@ from airflow_mqtt.database import postgres as postgres_module
 from airflow_mqtt.database import records, tables, transitions
 from airflow_mqtt.database import sqlite as sqlite_module
 from airflow_mqtt.database.errors import DeposedError, is_transient
-from airflow_mqtt.database.ledger import Change, Chunk, Committed, Conflict, Seen, Transition, Waiting, Writes, fields_of
+from airflow_mqtt.database.ledger import (
+    Change,
+    Chunk,
+    Committed,
+    Conflict,
+    Seen,
+    Transition,
+    Waiting,
+    Writes,
+    fields_of,
+)
 from airflow_mqtt.database.postgres import PostgresLedger
 from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol.jobs import HELD, TABLE, JobEvent, JobState
@@ -536,7 +546,7 @@ async def test_what_one_batch_holds_that_no_column_takes_is_no_fault_of_the_data
     job = await site.job("one")
     before = site.rows()
     change = change_of(job, JobEvent.SUCCEED)
-    with pytest.raises(Exception) as raised:  # noqa: PT011
+    with pytest.raises(Exception) as raised:
         await site.ledger.commit(Writes([replace(change, fields={**change.fields, "state": None})]))
     assert not is_transient(raised.value)
     assert site.rows() == before
@@ -560,7 +570,7 @@ async def test_a_connection_that_the_server_ends_is_made_again(postgres_url):
 async def test_a_connection_that_ends_in_a_batch_is_a_fault_that_passes(postgres_url):
     site = await asyncio.to_thread(Site, postgres_url)
     site.add("one", "accepted")
-    with pytest.raises(Exception) as raised:  # noqa: PT011
+    with pytest.raises(Exception) as raised:
         async with site.ledger._transaction() as connection:
             with contextlib.suppress(Exception):
                 await connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")

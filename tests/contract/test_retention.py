@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
+from airflow_mqtt.bridge.store import SqlTx
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.bridge.store import SqlTx
 from airflow_mqtt.bridge.upkeep.retention import BATCH, BUSY_PAUSE, IDLE_PAUSE, UNHEARD, Retention
 from airflow_mqtt.database import tables, transitions
 from airflow_mqtt.database.engine import Database, make_engine

@@ -678,7 +678,9 @@ async def test_heartbeats_have_connections_of_their_own(bench):
     assert bench.api._session.connector.limit == execution_api.CALLS + execution_api.HEARTBEATS
     hang = asyncio.Event()
     bench.answer = lambda call: response(204) if call.path.endswith("heartbeat") else _after(hang)
-    calls = [asyncio.ensure_future(bench.api.call("t", "GET", f"x/{number}", headers={}, body=None)) for number in range(200)]  # noqa: E501
+    calls = [
+        asyncio.ensure_future(bench.api.call("t", "GET", f"x/{number}", headers={}, body=None)) for number in range(200)
+    ]
     while len(bench.calls) < execution_api.CALLS:
         await asyncio.sleep(0.001)
     await asyncio.wait_for(bench.beat(), 10)

@@ -121,10 +121,10 @@ def test_who_does_not_answer_is_left_alone_for_longer_each_time():
         pause = after_silence(pause, NOW)
         seconds.append(pause.seconds)
     assert seconds == [10, 20, 40, 80, 160, 320, 600, 600]
-    for later, given in ((9.9, 0), (10, 1)):
+    for later, placed in ((9.9, 0), (10, 1)):
         living = living_of(job(), worker())
         living.pause("edge-1", Pause(NOW, 10))
-        assert len(placed(living, NOW + later)) == given
+        assert len(placed(living, NOW + later)) == placed
 
 
 def test_the_end_of_a_pause_is_noticed():
@@ -140,7 +140,9 @@ def test_the_end_of_a_pause_is_noticed():
 def test_what_has_not_changed_is_not_looked_at_again():
     living = living_of(job(), job(id="too wide", slots=3), job(id="other", queue="q2"), worker())
     assert names(placed(living)) == ["job-1"]
-    assert living.stirred == {"default"}  # the worker holds something now: that is looked at once more, and then no more
+    assert living.stirred == {
+        "default"
+    }  # the worker holds something now: that is looked at once more, and then no more
     assert not placed(living) and not living.stirred
     living.put_worker(offer("edge-2", 3))
     assert living.stirred == {"default"} and names(placed(living)) == ["too wide"]

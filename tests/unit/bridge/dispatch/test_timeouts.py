@@ -7,6 +7,7 @@ from airflow_mqtt.protocol.jobs import TABLE, JobEvent, JobState
 from airflow_mqtt.protocol.workers import GONE, WorkerState
 from bridge_samples import NOW, RULES, job, worker
 
+
 def of(j, w=None, now=NOW, connected_since=0.0):
     return due(j, w or worker(), RULES, now=now, connected_since=connected_since)
 

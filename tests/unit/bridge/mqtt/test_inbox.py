@@ -246,7 +246,12 @@ def test_what_is_packed_small_may_be_large():
     i = new(2**20)
     packed = zlib.compress(bytes(number * 7919 % 251 for number in range(2**16)) + b"\0" * 2**22)
     assert 2048 < len(packed) < LARGE
-    for payload, large in ((packed, True), (b"{" * LARGE, False), (b"{" * (LARGE + 1), True), (zlib.compress(b"x"), False)):
+    for payload, large in (
+        (packed, True),
+        (b"{" * LARGE, False),
+        (b"{" * (LARGE + 1), True),
+        (zlib.compress(b"x"), False),
+    ):
         put(i, "logs/job", payload)
         (raw,) = i.take(1)
         assert raw.is_large == large

@@ -108,4 +108,4 @@ async def test_without_a_connection_nothing_is_sent(wire):
 
 
 def test_the_bound_is_one_that_a_device_like_ours_can_hold():
-    assert module._UNDER_WAY == Bound(50_000, 64 * MIB)
+    assert Bound(50_000, 64 * MIB) == module._UNDER_WAY

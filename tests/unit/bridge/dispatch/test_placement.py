@@ -109,10 +109,10 @@ def test_a_worker_that_was_not_introduced_is_given_nothing():
 def test_slots_held_and_pauses_count():
     held = job(id="held", slots=2, state=JobState.RUNNING, worker="edge-1")
     assert not of([job(), held], [worker()])
-    for rejected_at, given in ((NOW - 4.9, 0), (NOW - 5, 1), (NOW, 0), (NOW + 3600, 1)):
+    for rejected_at, count in ((NOW - 4.9, 0), (NOW - 5, 1), (NOW, 0), (NOW + 3600, 1)):
         living = living_of(job(), worker())
         living.pause("edge-1", after_rejection(rejected_at))
-        assert len(placed(living)) == given
+        assert len(placed(living)) == count
 
 
 def test_who_does_not_answer_is_left_alone_for_longer_each_time():
@@ -121,7 +121,7 @@ def test_who_does_not_answer_is_left_alone_for_longer_each_time():
         pause = after_silence(pause, NOW)
         seconds.append(pause.seconds)
     assert seconds == [10, 20, 40, 80, 160, 320, 600, 600]
-    for later, placed in ((9.9, 0), (10, 1)):
+    for later, count in ((9.9, 0), (10, 1)):
         living = living_of(job(), worker())
         living.pause("edge-1", Pause(NOW, 10))
         assert len(placed(living, NOW + later)) == placed

@@ -4,18 +4,23 @@
 """
 
 import asyncio
+import json
+import re
 from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from airflow_mqtt.bridge.store import SqlTx
 from sqlalchemy.orm import Session
 
+import plans as plans_module
 from airflow_mqtt.bridge.upkeep.retention import BATCH, BUSY_PAUSE, IDLE_PAUSE, UNHEARD, Retention
-from airflow_mqtt.database import tables, transitions
+from airflow_mqtt.database import sqlite, tables, transitions
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Writes, fields_of
 from airflow_mqtt.protocol.jobs import JobEvent
+from bridge_samples import worker
+from contract.test_ledger import new_ledger
 from plans import Plans
 from retention.months import DAY, START, Site
 
@@ -166,17 +171,25 @@ def test_it_goes_in_small_transactions(site: Site) -> None:
 
 
 def test_a_log_that_is_being_appended_leaves_no_orphan(shared_postgres) -> None:
-    """The appender holds the job's row: retention leaves that job for the next time."""
+    """Who appends holds the job's row, as the leader's batch does: retention leaves that job for the next time."""
     site = Site(shared_postgres.new_database(), retention=KEEP)
     add(site, "old")
     add(site, "older", ended=NOW - 9 * DAY)
 
     async def race() -> None:
-        async with Leading(site) as database, database.write() as connection:
-            tx = SqlTx(connection, "")
-            job = (await tx.jobs(["old"]))["old"]
-            assert await tx.append_log(job, 100, b"tail", 104)
-            await asyncio.wait_for(Retention(database, KEEP).step(NOW), 10)
+        async with Leading(site) as database:
+            ledger = new_ledger(site.url)
+            (job,) = await ledger.jobs(["old"])
+            change = Change("old", Seen(job.state, job.attempt, None), fields_of(job))
+            add_to = ledger._add
+
+            async def pauses(connection, writes):
+                await add_to(connection, writes)
+                await asyncio.wait_for(Retention(database, KEEP).step(NOW), 10)
+
+            ledger._add = pauses  # the batch has written, and not committed
+            await ledger.commit(Writes([change], chunks=[Chunk("old", 1, 100, b"tail")]))
+            await ledger.close()
 
     asyncio.run(race())
     assert owners(site) == [{"old"}] * 3
@@ -219,38 +232,86 @@ def busy(site: Site) -> Site:
 def test_the_bridge_reads_no_whole_table(busy: Site, monkeypatch) -> None:
     monkeypatch.setattr("airflow_mqtt.bridge.upkeep.retention.BATCH", 20)  # small, as a batch is beside a real history
 
-    async def everything() -> Plans:
+    async def retention() -> Plans:
         async with Leading(busy) as database:
             plans = Plans(database.engine.sync_engine)
-            async with database.write() as connection:
-                await use(SqlTx(connection, ""))
             retention = Retention(database, KEEP)
             await retention.step(START + 3.5 * DAY)
             await retention._forget_orphans()
             return plans
 
-    plans = asyncio.run(everything())
-    assert len(plans.statements) > 15
+    plans = asyncio.run(retention())
+    plans.engine = busy.engine
+    assert len(plans.statements) > 5
     assert plans.whole_reads() == []
 
 
-async def use(tx: SqlTx) -> None:
-    """Every query of `SqlTx` on jobs."""
-    jobs = await tx.jobs(["live-0", "live-3"])
-    await tx.jobs_of("edge-1")
-    await tx.due(["edge-1", "edge-2"])
-    await tx.queued({("airflow", 2): ["default", "queue-1"]}, 100)
-    await tx.used_slots()
-    await tx.workloads(["live-0"])
-    await tx.move(jobs["live-0"], JobEvent.DISPATCH, now=NOW, by="test", worker="edge-2")
-    await tx.published(["live-1"], NOW)
-    await tx.append_log(jobs["live-3"], 10, b"x", 11)
-    await tx.token("live-3")
-    await tx.set_token(jobs["live-3"], "new", NOW)
-    await tx.set_running_since(jobs["live-3"], NOW)
-    await tx.set_final_state(jobs["live-3"], "success")
-    await tx.running_tasks()
-    await tx.queue_figures()
+def test_nor_does_the_ledger_of_the_leader(busy: Site) -> None:
+    """However long the history is. The statements that it makes are explained as it makes them."""
+
+    async def everything() -> None:
+        async with Leading(busy):
+            ledger = new_ledger(busy.url)
+            explained = Explained(ledger, busy.dialect)
+            await use(ledger)
+            await ledger.close()
+            assert len(explained.seen) >= (9 if busy.dialect == "sqlite" else 14)
+            assert explained.whole == []
+
+    asyncio.run(everything())
+
+
+async def use(ledger) -> None:
+    """All that the writer does with it."""
+    await ledger.snapshot()
+    jobs = {job.id: job for job in await ledger.jobs(["live-0", "live-2", "live-3"])}
+    await ledger.workloads(["live-0"])
+    events = {"live-0": JobEvent.DISPATCH, "live-2": JobEvent.START, "live-3": JobEvent.SUCCEED}
+    changes = [
+        Change(job.id, Seen(job.state, job.attempt, None), fields_of(job.after(events[id_], now=NOW)))
+        for id_, job in jobs.items()
+    ]
+    records = [Transition(id_, 1, NOW, "test", "x", "before", "after", "") for id_ in jobs]
+    writes = Writes(changes, records, [worker()], {"edge-1": (7, NOW)}, [Chunk("live-3", 1, 10, b"x")], ["edge-9"], 5.0)
+    outcome = await ledger.commit(writes)
+    assert set(outcome.dispatched) == {"live-0"}
+    assert (await ledger.news()).jobs
+
+
+class Explained:
+    """Explains what a ledger executes, on its own connection and with its own values, before it is executed."""
+
+    def __init__(self, ledger, dialect: str) -> None:
+        self.seen: set[str] = set()
+        self.whole: list[str] = []
+        if dialect == "sqlite":
+            self._execute = ledger._execute
+            ledger._execute = self._sqlite
+        else:
+            ledger._fetch, ledger._execute = self._postgres(ledger._fetch), self._postgres(ledger._execute)
+
+    def _sqlite(self, connection, statement, values):
+        self.seen.add(statement)
+        plan = [str(row[-1]) for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+        if any(plans_module._is_whole(re.sub(r"^(SCAN|SEARCH) j\b", r"\1 mqtt_job", line)) for line in plan):
+            self.whole.append(f"{statement}\n{plan}")
+        return self._execute(connection, statement, values)
+
+    def _postgres(self, execute):
+        async def explained(connection, statement, *values):
+            self.seen.add(statement)
+            counts = {
+                table: await connection.fetchval(f"SELECT count(*) FROM {table}") for table in plans_module.TABLES
+            }
+            await connection.execute("SAVEPOINT explained")
+            rows = await connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values)
+            await connection.execute("ROLLBACK TO explained")
+            plan = json.loads(rows[0][0])[0]["Plan"]
+            if any(read >= counts[table] / 2 for table, read in plans_module._reads(plan)):
+                self.whole.append(f"{statement}\n{plan}")
+            return await execute(connection, statement, *values)
+
+        return explained
 
 
 def test_the_look_at_the_plans_finds_what_it_must(busy: Site) -> None:
@@ -262,3 +323,13 @@ def test_the_look_at_the_plans_finds_what_it_must(busy: Site) -> None:
         session.execute(sa.select(sa.func.count()).select_from(tables.job_log)).all()
         session.rollback()
     assert len(plans.whole_reads()) == 3
+
+
+def test_nor_is_sqlite_asked_for_news_at_length(busy: Site) -> None:
+    """That is asked often, and not in a transaction."""
+    if busy.dialect == "sqlite":
+        with busy.engine.connect() as connection:
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sqlite._HAS_NEWS}", ("", ""))
+            plan = [str(row[-1]) for row in rows]
+        assert [line for line in plan if "ix_mqtt_job_news" in line or "ix_mqtt_worker_news" in line]
+        assert not any(map(plans_module._is_whole, plan)), plan

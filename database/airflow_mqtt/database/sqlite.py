@@ -43,7 +43,6 @@ def _extract(names: Collection[str]) -> str:
     return ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in names)
 
 
-#: The plus keeps SQLite from reading all jobs of the team by their index: https://www.sqlite.org/optoverview.html#uplus
 _CHANGE: Final = f"""
 UPDATE mqtt_job AS j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
     token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
@@ -90,6 +89,8 @@ SELECT {JOB_LIST} FROM mqtt_job
 WHERE team_name = ? AND finished_at IS NULL AND NOT (state = 'queued' AND cancel_reason IS NULL)
 """  # noqa: S608
 _FLEET: Final = f"SELECT {_WORKERS}, removal FROM mqtt_worker WHERE team_name = ?"  # noqa: S608
+#: With a plus, a column is sought in no index: SQLite would take one that begins with the team, and read all history.
+#: https://www.sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_
 _BY_ID: Final = (
     f"SELECT {JOB_LIST}, workload FROM mqtt_job WHERE +team_name = ? AND id IN (SELECT value FROM json_each(?))"  # noqa: S608
 )

@@ -124,7 +124,7 @@ def test_who_does_not_answer_is_left_alone_for_longer_each_time():
     for later, count in ((9.9, 0), (10, 1)):
         living = living_of(job(), worker())
         living.pause("edge-1", Pause(NOW, 10))
-        assert len(placed(living, NOW + later)) == placed
+        assert len(placed(living, NOW + later)) == count
 
 
 def test_the_end_of_a_pause_is_noticed():

@@ -5,13 +5,13 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-TYPED := protocol config database bridge worker executor cli examples/demo scripts
+TYPED := protocol config database bridge worker executor cli examples/demo benchmarks/fleet scripts
 # More for pytest: make unit ARGS="-k topics -x"
 ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test test-brokers test-simulation test-faults test-all unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention env test-compose servers check format clean
+.PHONY: help setup demo demo-stop test test-brokers test-simulation test-faults test-all unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -81,6 +81,9 @@ faults: setup servers ## break real brokers, bridges, databases and workers unde
 bench-retention: setup servers ## 300,000 jobs in 30 days on both databases: rows and bytes of each day
 	@cd tests && ../$(BIN)/python -m retention $(ARGS)
 
+bench-fleet: setup servers ## one bridge under a simulated fleet: jobs/s, latency, CPU; docs/explanation/performance.md (ARGS="--quick", ARGS="--rows 20 sqlite")
+	@cd benchmarks && PYTHONPATH=../examples:../tests ../$(BIN)/python -m fleet $(ARGS)
+
 env: ## write .env (passwords, keys, ports) for compose.yaml; one that is there is kept
 	@python=$$(sh scripts/python) && "$$python" scripts/compose/make_env.py
 
@@ -93,7 +96,7 @@ servers: # Mosquitto and PostgreSQL, and what a network namespace needs
 check: setup ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@MYPYPATH=protocol:config:database:bridge:worker:executor:cli:examples:scripts:scripts/compose $(BIN)/mypy --strict $(TYPED)
+	@MYPYPATH=protocol:config:database:bridge:worker:executor:cli:examples:benchmarks:scripts:scripts/compose $(BIN)/mypy --strict $(TYPED)
 	@$(BIN)/lint-imports
 
 format: setup ## rewrite the code in the house's format

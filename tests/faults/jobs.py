@@ -118,16 +118,14 @@ class Jobs:
         while not self._stop.wait(0.3):
             try:
                 with Session(self.engine) as session, session.begin():
-                    rows = store.pending(session, OWNER, "", unsure)
+                    rows = store.take_reports(session, OWNER, "", unsure=unsure, told=())
                     unsure = {row.id for row in rows}
                     heard = [(row, core.decide(_as_job(row))) for row in rows]
-                    cleared = store.clear_pending(session, OWNER, rows)
             except SQLAlchemyError:
                 continue
             unsure = set()
             for row, decision in heard:
-                if row.id in cleared:
-                    self._tell(row, decision)
+                self._tell(row, decision)
 
     def _tell(self, row: Any, decision: core.Decision) -> None:
         if decision.ended:

@@ -1,7 +1,7 @@
 """What the leader holds in memory: the living, and what a batch would make of them. Pure.
 
-`Living` is what the database said last. A script reads and changes a `Draft` over it; nothing in `Living` changes before
-the draft is committed, and a draft whose commit failed is thrown away.
+`Living` is what the database said last. A script reads and changes a `Draft` over it. Nothing in `Living` changes
+before the draft is committed, and a draft whose commit failed is thrown away.
 """
 
 import heapq

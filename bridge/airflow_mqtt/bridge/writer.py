@@ -160,9 +160,10 @@ class Writer:
 
         def stop(draft: Draft) -> None:
             current = draft.job(job.id)
-            if current is not None and current.attempt == job.attempt and current.state is JobState.RUNNING:
-                if current.final_state is None:  # else it is ending by itself
-                    self._duties.cancel(draft, current, reason)
+            if current is None or (current.attempt, current.state) != (job.attempt, JobState.RUNNING):
+                return
+            if current.final_state is None:  # else it is ending by itself
+                self._duties.cancel(draft, current, reason)
 
         return self.submit(job.worker or "", stop)
 

@@ -148,7 +148,7 @@ class Writes:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The batch is in the database. `dispatched` has the rows of jobs that were given to a worker, and the workloads."""
+    """The batch is in the database. `dispatched` has the rows and workloads of the jobs that a worker was given."""
 
     dispatched: Mapping[str, tuple[Job, str]]
 

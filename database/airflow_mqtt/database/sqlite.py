@@ -92,7 +92,7 @@ _FLEET: Final = f"SELECT {_WORKERS}, removal FROM mqtt_worker WHERE team_name = 
 #: With a plus, a column is sought in no index: SQLite would take one that begins with the team, and read all history.
 #: https://www.sqlite.org/optoverview.html#disqualifying_where_clause_terms_using_unary_
 _BY_ID: Final = (
-    f"SELECT {JOB_LIST}, workload FROM mqtt_job WHERE +team_name = ? AND id IN (SELECT value FROM json_each(?))"  # noqa: S608, E501
+    f"SELECT {JOB_LIST}, workload FROM mqtt_job WHERE +team_name = ? AND id IN (SELECT value FROM json_each(?))"  # noqa: S608
 )
 
 

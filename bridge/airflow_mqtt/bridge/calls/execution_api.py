@@ -33,8 +33,8 @@ _NOT_NOW: Final = frozenset({429, 502, 503, 504})
 
 _REFRESHED: Final = "refreshed-api-token"
 
-#: What stands for itself in the target of a request, beside letters and digits (RFC 3986, sections 2.2 and 2.3). What is
-#: encoded already stays so.
+#: What stands for itself in the target of a request, beside letters and digits (RFC 3986, sections 2.2 and 2.3). What
+#: is encoded already stays so.
 _TARGET: Final = "/%:@-._~!$&'()*+,;="
 _QUERY: Final = _TARGET + "?[]|"
 

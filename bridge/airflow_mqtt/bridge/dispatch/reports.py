@@ -62,7 +62,7 @@ class Reports:
     log_limit: int
 
     def unknown_jobs(self, draft: Draft, heard: Heard) -> list[str]:
-        """Return the jobs of which the row must be read before `heard` can be applied: they ended long ago, if at all."""
+        """Return the jobs whose rows must be read before `heard` can be applied: they ended long ago, if at all."""
         match heard.message:
             case LogChunk():
                 ids = [heard.job]
@@ -240,17 +240,9 @@ class Reports:
         if verdict is Verdict.DUPLICATE:
             return
         if verdict is Verdict.REFUSED:
-            draft.then(
-                lambda: log.warning(
-                    "job %s: worker %s says %s of attempt %d, but the job is %s in attempt %d",
-                    job.id,
-                    worker.name,
-                    event.type,
-                    event.attempt,
-                    job.state,
-                    job.attempt,
-                )  # fmt: skip
-            )
+            said = (job.id, worker.name, event.type, event.attempt, job.state, job.attempt)
+            what = "job %s: worker %s says %s of attempt %d, but the job is %s in attempt %d"
+            draft.then(lambda: log.warning(what, *said))
         self._drop_stale(draft, worker, event)
 
     def _drop_stale(self, draft: Draft, worker: Worker, event: Event) -> None:

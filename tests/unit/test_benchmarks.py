@@ -1,0 +1,125 @@
+"""The pure parts of the benchmarks, and that a fleet of theirs is one that the protocol understands."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+import sqlalchemy as sa
+
+from airflow_mqtt.database import tables
+from airflow_mqtt.protocol.messages import Run
+from fleet.jobs import engine_of, job_values, make_history, make_tables, queue_name
+from fleet.report import BEGIN, END, PARTS, Result, fill, percentile, plot, table
+from fleet.scenarios import QUICK, ROWS
+from fleet.stub import request_end
+
+MEASURED = Result(
+    "20", "20 workers", jobs=5000, jobs_per_s=312.5, accepted_p50_ms=40, accepted_p99_ms=1200,
+    processor_ms={"bridge": 1.5, "broker": 0.2}, idle_percent=0.5, memory_mib=80, heard_s=0.1,
+)  # fmt: skip
+TAKEN_OVER = Result("takeover", "a <takeover> & more", jobs=100, takeover_s=3.1, refused=2)
+FAILED = Result("2000", "2,000 workers", error="TimeoutError: waited 240 s in vain for the end of all jobs")
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "expected"),
+    [
+        ([7.0], 0.99, 7.0),
+        ([3, 1, 2, 4], 0.5, 2),
+        (range(1, 101), 0.99, 99),
+        (range(1, 1001), 0.99, 990),
+        ([1, 2], 0, 1),
+    ],
+)
+def test_a_percentile_is_one_of_the_values(values, share, expected):
+    assert percentile(values, share) == expected
+
+
+def test_of_nothing_there_is_no_percentile():
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 0.5)
+
+
+def test_the_table_has_a_cell_for_each_column_and_says_what_was_not_measured():
+    lines = table([MEASURED, TAKEN_OVER, FAILED]).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert (
+        "| 20 workers | 5,000 | 312.5 | 40 ms | 1,200 ms | 1.5 | 0.2 | - | - | - | 0.5 % | 80 MiB | 0.1 s | - |"
+        in lines
+    )
+    assert "3.1 s" in lines[3]
+    assert "(2 calls refused)" in lines[3]
+    assert "in vain" in lines[4]
+    assert all(f"{part}, ms/job" in lines[0] for part in PARTS)
+
+
+def test_the_plot_is_an_svg_with_a_bar_for_each_figure():
+    picture = ET.fromstring(plot([MEASURED, TAKEN_OVER, FAILED]))
+    bars = [bar for bar in picture.findall(f"{SVG}rect") if bar.get("fill") != "white"]
+    assert len(bars) == 3
+    assert "20 workers" in {text.text for text in picture.findall(f"{SVG}text")}
+    other = Result("x", "a <b> & c", jobs_per_s=625.0)
+    widths = [float(bar.get("width")) for bar in ET.fromstring(plot([other, MEASURED])).findall(f"{SVG}rect")[1:3]]
+    assert widths[0] == pytest.approx(2 * widths[1], rel=0.01)
+
+
+def test_a_plot_of_nothing_is_a_plot():
+    assert ET.fromstring(plot([FAILED])).tag == f"{SVG}svg"
+
+
+def test_a_result_comes_back_from_json():
+    assert Result(**json.loads(json.dumps(MEASURED.to_json()))) == MEASURED
+
+
+def test_a_page_is_filled_between_its_comments_and_nowhere_else():
+    page = f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n"
+    filled = fill(page, "new \\1")
+    assert filled == f"before\n\n{BEGIN}\n\nnew \\1\n{END}\n\nafter\n"
+    assert fill(filled, "new \\1") == filled
+    with pytest.raises(ValueError, match="the page has no"):
+        fill("nothing", "new")
+
+
+def test_rows_have_names_of_their_own_and_name_each_other():
+    for rows in (ROWS, QUICK):
+        names = [row.name for row in rows]
+        assert len(set(names)) == len(names)
+        for number, row in enumerate(rows):
+            assert not row.half_of or row.half_of in names[:number]
+            assert row.held <= row.workers * row.slots
+
+
+def test_a_jobs_row_fits_the_table_and_its_workload_an_order():
+    values = job_values(3, 2, now=1.0)
+    assert values.keys() <= {column.name for column in tables.job.c}
+    assert values["queue"] == queue_name(3, 2) == "q1"
+    workload = json.loads(values["workload"])
+    assert workload["ti"]["id"] == values["subject"]
+    Run(job=values["id"], attempt=1, kind=values["kind"], slots=1, workload=workload).encode()
+
+
+def test_the_stub_finds_where_a_request_ends():
+    request = b"PATCH /x/run HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc"
+    assert request_end(request + b"GET") == len(request)
+    assert request_end(request[:-1]) is None
+    assert request_end(b"GET / HTTP/1.1\r\n") is None
+    assert request_end(b"GET / HTTP/1.1\r\n\r\n") == 18
+
+
+def test_a_history_is_made_by_doubling(tmp_path):
+    url = f"sqlite:///{tmp_path}/airflow.db"
+    make_tables(url)
+    make_history(url, 777)
+    engine = engine_of(url)
+    with engine.connect() as connection:
+        count, ids, numbers, living = connection.execute(
+            sa.select(
+                sa.func.count(),
+                sa.func.count(tables.job.c.id.distinct()),
+                sa.func.count(tables.job.c.map_index.distinct()),
+                sa.func.sum(tables.job.c.finished_at.is_(None)),
+            )
+        ).one()
+    engine.dispose()
+    assert (count, ids, numbers, living) == (777, 777, 777, 0)

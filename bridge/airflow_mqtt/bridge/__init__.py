@@ -23,6 +23,6 @@ What may race, and who wins:
 
 What happens when it dies: nothing is here alone. A successor reads the living once, and workers introduce themselves
 to the new epoch. What was committed and not published is published again when its time is due; what was not committed
-was acknowledged to nobody, and is sent again. Heartbeats that were not written yet count as silence for at most
-`leader.save_interval`. A call of the Execution API under way is made again: its worker sends it until it is answered.
+was acknowledged to nobody, and is sent again. Heartbeats that were not written yet are excused: `leader.taken_over`.
+A call of the Execution API under way is made again: its worker sends it until it is answered.
 """

@@ -5,10 +5,9 @@ Each is pure, so its answers are remembered: the search asks the same few hundre
 
 from functools import cache
 
-from airflow_mqtt.bridge.calls import gateway
+from airflow_mqtt.bridge.calls.gate import Call, admit
 from airflow_mqtt.bridge.calls.routes import Refusal
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
-from airflow_mqtt.bridge.mqtt.inbox import Call
 from airflow_mqtt.protocol import jobs
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict
 from airflow_mqtt.protocol.messages import Born, Request
@@ -59,7 +58,7 @@ def admitted(
     asked_attempt: int,
     launch: Launch,
 ) -> bool:
-    """Return whether `gateway.admit` lets this gate request through, now or again."""
+    """Return whether `gate.admit` lets this gate request through, now or again."""
     path = "task-instances/ti-1/run"
     held = job(
         state=JobState(state),
@@ -70,7 +69,7 @@ def admitted(
     request = Request(
         id=_name(launch), journal=str(launch[0]), job=held.id, attempt=asked_attempt, method="PATCH", path=path
     )
-    return not isinstance(gateway.admit(held, Call(str(asker), request), path, gate=True), Refusal)
+    return not isinstance(admit(held, Call(str(asker), request), path, gate=True), Refusal)
 
 
 @cache

@@ -61,6 +61,8 @@ class Scenario:
         self._heal()
         sim.run_until(CHAOS + HEALED, done=self._settled)
         sim.run_until(sim.now + 30.0)
+        # What was still on its way then, a stale order for a device that is back, may have begun a last exchange.
+        sim.run_until(sim.now + HEALED, done=self._settled)
         return self._judge()
 
     def _lead(self) -> None:

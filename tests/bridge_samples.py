@@ -3,7 +3,7 @@
 from typing import Any
 
 from airflow_mqtt.bridge.dispatch.timeouts import Rules
-from airflow_mqtt.bridge.state import Living
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import JobState

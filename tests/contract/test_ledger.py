@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from airflow_mqtt.bridge.calls.gate import Call, open_gate
-from airflow_mqtt.bridge.state import Draft, Living
+from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.database import ledger as module
 from airflow_mqtt.database import postgres as postgres_module
 from airflow_mqtt.database import records, tables, transitions

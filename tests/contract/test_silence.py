@@ -3,8 +3,9 @@
 import sqlalchemy as sa
 
 from airflow_mqtt.bridge.dispatch import fleet
+from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.leader import taken_over
-from airflow_mqtt.bridge.state import Draft, Living
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.ledger import Committed
 from bridge_samples import NOW, RULES

@@ -17,9 +17,9 @@ from airflow_mqtt.bridge.dispatch import timeouts
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.leader import save_interval, taken_over
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.inbox import Inbox
 from airflow_mqtt.bridge.mqtt.outbox import Messages
-from airflow_mqtt.bridge.state import Living
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.config.bridge import SETTINGS, BridgeSettings
 from airflow_mqtt.config.settings import Source, resolve
@@ -247,7 +247,7 @@ class SimBridge:
     def _hand_on(self, message: Any) -> None:
         match message:
             case Heard() as heard:
-                self.writer.hear(heard)
+                self.writer.receive(heard)
             case Call() as call if work := self.gateway.take(call):
                 self._run(work)
 

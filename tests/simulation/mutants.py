@@ -11,10 +11,11 @@ import memory
 import runner
 import scenario
 
-from airflow_mqtt.bridge import state, writer
+from airflow_mqtt.bridge import writer
 from airflow_mqtt.bridge.calls import gate, heartbeats
 from airflow_mqtt.bridge.calls.routes import Refusal
 from airflow_mqtt.bridge.dispatch import duties, fleet, outage, reports, timeouts
+from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.jobs import settle as real_settle
 from airflow_mqtt.worker.core import calls, completion, machine, orders, outbox, renewal, status
@@ -166,7 +167,7 @@ def _():
 
 @mutant("bridge: its own deafness counts as the fleet's silence")
 def _():
-    return mock.patch.object(state.Draft, "excuse", lambda self, seconds: setattr(self, "excused", seconds))
+    return mock.patch.object(Draft, "excuse", lambda self, seconds: setattr(self, "excused", seconds))
 
 
 @mutant("bridge: its own sleep counts as the fleet's silence")
@@ -297,7 +298,7 @@ def _():
 @mutant("memory: the gate opens before the commit")
 def _():
     def submit(self, name, script):
-        draft = state.Draft(self.living, self._clock())
+        draft = Draft(self.living, self._clock())
         result = script(draft)
         real(self, name, script)
         future = self._future()
@@ -316,7 +317,7 @@ def _():
         job = draft.job(call.request.job)
         if job is None or job.cancel_reason is None:
             return real(draft, call, path)
-        with mock.patch.object(state.Draft, "job", lambda self, id_: replace(job, cancel_reason=None)):
+        with mock.patch.object(Draft, "job", lambda self, id_: replace(job, cancel_reason=None)):
             return real(draft, call, path)
 
     return mock.patch.object(gate, "open_gate", open_gate)

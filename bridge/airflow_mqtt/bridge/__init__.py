@@ -1,8 +1,8 @@
 """The daemon between database, MQTT broker and Airflow's Execution API.
 
 Any number of bridges may run. One *leads*: it holds the lease with the newest *epoch* (`lease`, `leadership`). The
-*living* (`state.Living`) is what the leader holds in memory: workers, jobs that a worker holds, and of jobs that wait
-as little as placement needs. A *script* is a pure function over a `state.Draft`: what the living would be. A *round*
+*living* (`living.Living`) is what the leader holds in memory: workers, jobs that a worker holds, and of jobs that wait
+as little as placement needs. A *script* is a pure function over a `draft.Draft`: what the living would be. A *round*
 of the one `writer` takes all scripts that wait, commits what they write, applies it to the living, and then publishes
 and answers. A *duty* is a script that the leader runs by itself: wishes, deadlines, placement.
 

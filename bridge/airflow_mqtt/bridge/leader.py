@@ -19,10 +19,10 @@ from airflow_mqtt.bridge.dispatch import timeouts
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Other, Raw
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
-from airflow_mqtt.bridge.state import Living
 from airflow_mqtt.bridge.upkeep import queue_status, wakeup
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.bridge.upkeep.retention import Retention
@@ -241,7 +241,7 @@ class Leader:
         assert self._gateway is not None
         match message:
             case Heard() as heard:
-                self._writer.hear(heard)
+                self._writer.receive(heard)
             case Call() as call:
                 work = self._gateway.take(call)
                 if work is not None:

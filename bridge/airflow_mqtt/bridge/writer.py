@@ -21,8 +21,9 @@ from typing import Any, Final, Protocol
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
+from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
-from airflow_mqtt.bridge.state import Draft, Living
 from airflow_mqtt.database.errors import DeposedError, is_transient, refusal
 from airflow_mqtt.database.ledger import Committed, Conflict, Ledger, News
 from airflow_mqtt.database.records import Job, Worker
@@ -118,7 +119,7 @@ class Writer:
 
     # --- work comes in ------------------------------------------------------------------------------------
 
-    def hear(self, heard: Heard) -> None:
+    def receive(self, heard: Heard) -> None:
         """Apply a message of a worker."""
         self._add(Work(heard.worker, lambda draft: self._reports.apply(draft, heard), heard=heard))
 

@@ -10,8 +10,8 @@ from airflow_mqtt.bridge import writer as module
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages
-from airflow_mqtt.bridge.state import Living
 from airflow_mqtt.bridge.writer import PUT_OFF, Writer
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.database.ledger import Committed, Conflict, News, Snapshot, Waiting
@@ -19,7 +19,7 @@ from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 from airflow_mqtt.protocol.messages import Event
 from airflow_mqtt.protocol.topics import Topics
 from bridge_samples import NOW, RULES, job, worker
-from unit.bridge.test_state import consistent, image
+from unit.bridge.test_living import consistent, image
 
 
 class FakeLedger:
@@ -326,7 +326,7 @@ async def test_a_waiter_that_is_gone_stops_nobody():
 
 async def test_nothing_is_said_before_it_has_committed():
     b = Bench(accepted("a", state=JobState.DISPATCHED), worker())
-    b.writer.hear(Heard("edge-1", Event(type="accepted", journal="j", seq=1, job="a", attempt=1, ts=1.0)))
+    b.writer.receive(Heard("edge-1", Event(type="accepted", journal="j", seq=1, job="a", attempt=1, ts=1.0)))
     b.ledger.fails = [(AWAY, False)]
     with pytest.raises(ConnectionError):
         await b.turn()

@@ -8,7 +8,7 @@ import orjson
 
 from airflow_mqtt.bridge.calls import routes
 from airflow_mqtt.bridge.calls.routes import Refusal
-from airflow_mqtt.bridge.state import Draft
+from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import Request, sanitise

@@ -1,4 +1,4 @@
-"""What the leader decides: scripts over a `state.Draft`, and the pure functions that they ask.
+"""What the leader decides: scripts over a `draft.Draft`, and the pure functions that they ask.
 
 A *report* is what a worker said (`reports`), a *deadline* what time does (`timeouts`), *placement* which job goes to
 which worker, an *outage* the time in which nobody could be heard, which is nobody's silence. `duties` are the scripts

@@ -7,8 +7,8 @@ from typing import Final
 
 from airflow_mqtt.bridge.dispatch import fleet, placement, timeouts
 from airflow_mqtt.bridge.dispatch.reports import because
+from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.mqtt.outbox import Messages
-from airflow_mqtt.bridge.state import Draft
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, next_state
 from airflow_mqtt.protocol.workers import GONE

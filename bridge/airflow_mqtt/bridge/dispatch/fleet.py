@@ -120,7 +120,7 @@ def is_late(worker: Worker, born: Born) -> bool:
 def silent_for(worker: Worker, *, now: float) -> float:
     """Return for how many seconds nothing was heard of `worker`, in the time that we could have heard it.
 
-    Time in which we could not is excused: `state.Draft.excuse` has added it to `seen_at`.
+    Time in which we could not is excused: `draft.Draft.excuse` has added it to `seen_at`.
     """
     return now - worker.seen_at
 

@@ -10,7 +10,8 @@ from airflow_mqtt.protocol.messages import understands
 from airflow_mqtt.protocol.workers import PLACEABLE
 
 if TYPE_CHECKING:
-    from airflow_mqtt.bridge.state import Draft, Living, Offer, Size
+    from airflow_mqtt.bridge.draft import Draft
+    from airflow_mqtt.bridge.living import Living, Offer, Size
 
 #: Jobs that are placed in one batch; the next follows at once.
 BATCH: Final = 500

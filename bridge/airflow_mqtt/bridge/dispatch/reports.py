@@ -8,8 +8,9 @@ import logging
 from dataclasses import dataclass, replace
 
 from airflow_mqtt.bridge.dispatch import fleet, placement
+from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
-from airflow_mqtt.bridge.state import Draft, Living
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import (

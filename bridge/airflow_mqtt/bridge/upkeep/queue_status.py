@@ -2,7 +2,7 @@
 
 from collections import Counter
 
-from airflow_mqtt.bridge.state import Living, Queue
+from airflow_mqtt.bridge.living import Living, Queue
 from airflow_mqtt.database.records import Worker
 from airflow_mqtt.protocol.messages import QueueStatus
 from airflow_mqtt.protocol.workers import GONE, PLACEABLE

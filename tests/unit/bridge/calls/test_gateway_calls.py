@@ -23,8 +23,8 @@ from airflow_mqtt.bridge.cancellation import pause
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages
-from airflow_mqtt.bridge.state import Living
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database import tables, transitions
 from airflow_mqtt.database.errors import is_transient
@@ -634,7 +634,7 @@ async def test_a_gate_waits_for_the_report_of_acceptance_that_it_has_overtaken(b
     asking = bench.take(request("PATCH", "task-instances/ti-two/run", job="two"))
     await asyncio.sleep(0.05)
     assert not asking.done() and bench.calls == []
-    bench.writer.hear(Heard("edge-1", Event(type="accepted", journal="j", seq=1, job="two", attempt=1, ts=1.0)))
+    bench.writer.receive(Heard("edge-1", Event(type="accepted", journal="j", seq=1, job="two", attempt=1, ts=1.0)))
     await asyncio.wait_for(asking, 10)
     assert (bench.answers[-1].status, bench.row("two").state) == (204, "running")
 

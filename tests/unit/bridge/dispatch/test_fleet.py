@@ -1,5 +1,5 @@
 from airflow_mqtt.bridge.dispatch import fleet
-from airflow_mqtt.bridge.state import Draft
+from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.messages import Born, Desired
 from airflow_mqtt.protocol.workers import WorkerState

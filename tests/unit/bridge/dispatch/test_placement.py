@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from airflow_mqtt.bridge.dispatch import placement
 from airflow_mqtt.bridge.dispatch.placement import Pause, after_rejection, after_silence, place
-from airflow_mqtt.bridge.state import Draft
+from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol import PROTOCOL_VERSION
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from airflow_mqtt.bridge.state import Draft, Living
+from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobEvent, JobState
 from airflow_mqtt.protocol.workers import WorkerState

@@ -1,7 +1,6 @@
-"""What the leader holds in memory: the living, and what a batch would make of them. Pure.
+"""What the leader holds in memory: the living, which is what the database said last. Pure.
 
-`Living` is what the database said last. A script reads and changes a `Draft` over it. Nothing in `Living` changes
-before the draft is committed, and a draft whose commit failed is thrown away.
+Scripts read and change a `draft.Draft` over it. Nothing in `Living` changes before a draft is committed.
 """
 
 import heapq
@@ -13,11 +12,10 @@ from typing import Any, Final
 
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
-from airflow_mqtt.bridge.mqtt.outbox import Outgoing
-from airflow_mqtt.database.ledger import Change, Chunk, Seen, Snapshot, Transition, Waiting, Writes, fields_of
+from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
-from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
-from airflow_mqtt.protocol.messages import Born, WorkerStatus
+from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.protocol.messages import WorkerStatus
 from airflow_mqtt.protocol.workers import GONE
 
 #: Ended jobs that are remembered, since the last of their log may come after their end.
@@ -355,194 +353,3 @@ def _popped(heap: list[tuple[float, str]], now: float) -> list[str]:
     while heap and heap[0][0] <= now:
         found[heapq.heappop(heap)[1]] = None
     return list(found)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """A job that waited, and the worker that gets it."""
-
-    waiting: Waiting
-    worker: str
-
-
-class Draft:
-    """The living as they will be if a batch commits, and all that follows from it."""
-
-    def __init__(self, living: Living, now: float) -> None:
-        self.living = living
-        self.now = now
-        self.jobs: dict[str, Job] = {}
-        self.workers: dict[str, Worker] = {}
-        self.given: dict[str, Given] = {}
-        self.forgotten: list[str] = []
-        self.excused = 0.0
-        self.transitions: list[Transition] = []
-        self.chunks: list[Chunk] = []
-        self.out: list[Outgoing] = []
-        self.again: list[Job] = []  # whose orders are published once more
-        self.marks: dict[str, dict[str, int]] = {}  # worker -> job -> bytes of its log that will be committed
-        self.answered: dict[str, None] = {}  # workers that get an acknowledgement
-        self.births: dict[str, tuple[Born, Any]] = {}  # the newest of each worker, and whose work it is to settle it
-        self.asked: set[tuple[str, str]] = set()  # workers and journals that are asked to introduce themselves
-        self.moved: dict[str, None] = {}
-        self.saved: dict[str, None] = {}  # workers that are written whole, since more than `seen_at` is new
-        self.seen: dict[str, None] = {}  # … and those of which only that is
-        self.saves_all = False  # whether these are all
-        self.tokens: dict[str, str] = {}
-        self.looked_at: set[str] = set()  # queues in which nothing more can be placed now
-        self.skip: frozenset[str] = frozenset()  # jobs whose rows somebody else holds just now
-        #: Whose work is going on, and what it touched: scripts whose jobs are in conflict are left out.
-        self.script: Any = None
-        self.touched: dict[str, set[Any]] = defaultdict(set)
-        self._afterwards: list[Callable[[], object]] = []
-
-    # --- what is there ------------------------------------------------------------------------------------
-
-    def job(self, id_: str) -> Job | None:
-        return self.jobs.get(id_) or self.living.job(id_)
-
-    def worker(self, name: str) -> Worker:
-        return self.workers.get(name) or self.living.workers.get(name) or Worker.unheard(name)
-
-    def jobs_of(self, worker: str) -> list[Job]:
-        jobs = (self.jobs.get(job.id, job) for job in self.living.jobs_of(worker))
-        return [job for job in jobs if job.worker == worker and job.state not in TERMINAL]
-
-    def free(self, name: str) -> int:
-        """Slots of a worker that are free now. Those that this batch frees are, once it has committed."""
-        return self.living.free(name) - sum(g.waiting.slots for g in self.given.values() if g.worker == name)
-
-    # --- what it does -------------------------------------------------------------------------------------
-
-    def move(self, job: Job, event: JobEvent, *, by: str, reason: str = "", **values: Any) -> Job:
-        """Apply `event` to `job`, which is as this draft has it, and return the job after it."""
-        after = job.after(event, now=self.now, reason=reason, **values)
-        self.transitions.append(
-            Transition(job.id, job.attempt, self.now, by, event.value, job.state.value, after.state.value, reason)
-        )
-        self.moved[job.id] = None
-        self.put(after)
-        return after
-
-    def put(self, job: Job) -> None:
-        """Write what is known of a job and is no transition."""
-        self.jobs[job.id] = job
-        self.touched[job.id].add(self.script)
-
-    def publish_again(self, job: Job) -> None:
-        """Publish what the job's worker was told last once more."""
-        after = replace(job, published_at=self.now, publishes=job.publishes + 1)
-        self.put(after)
-        self.again.append(after)
-
-    def give(self, waiting: Waiting, worker: str, *, by: str) -> None:
-        self.given[waiting.id] = Given(waiting, worker)
-        self.touched[waiting.id].add(self.script)
-        event, before, after = JobEvent.DISPATCH, JobState.QUEUED, JobState.DISPATCHED
-        self.transitions.append(
-            Transition(waiting.id, waiting.attempt, self.now, by, event.value, before.value, after.value, "")
-        )
-
-    def append_log(self, job: Job, data: bytes, end: int) -> None:
-        """Store `data` at the end of the job's log, which then is said to reach to `end`."""
-        if data:
-            self.chunks.append(Chunk(job.id, job.attempt, job.log_bytes, data))
-        self.put(replace(job, log_bytes=end))
-
-    def renew_token(self, job: Job, token: str) -> None:
-        self.tokens[job.id] = token
-        self.put(replace(job, token=token))
-
-    def save_worker(self, worker: Worker) -> None:
-        self.workers[worker.name] = worker
-
-    def forget_worker(self, name: str) -> None:
-        self.forgotten.append(name)
-        self.workers.pop(name, None)
-
-    def excuse(self, seconds: float) -> None:
-        """Count `seconds` as if they had not passed since any worker was heard: nobody could be."""
-        self.excused = seconds
-        for worker in self.living.workers.values():
-            if worker.seen_at > 0:
-                self.workers[worker.name] = replace(worker, seen_at=min(self.now, worker.seen_at + seconds))
-
-    def publish(self, *messages: Outgoing) -> None:
-        self.out += messages
-
-    def then(self, work: Callable[[], object]) -> None:
-        """Do this when the batch has committed."""
-        self._afterwards.append(work)
-
-    # --- the commit ---------------------------------------------------------------------------------------
-
-    def writes(self) -> Writes:
-        """Return what is to be written."""
-        writes = Writes(excused=self.excused, now=self.now, transitions=self.transitions, chunks=self.chunks)
-        writes.changes = [self._change(job) for job in self.jobs.values()]
-        writes.changes += [self._dispatch(given) for given in self.given.values()]
-        writes.forgotten = self.forgotten
-        for worker in self.workers.values():
-            self._note_worker(worker, writes)
-        return writes
-
-    def _change(self, job: Job) -> Change:
-        before = self.living.job(job.id)
-        assert before is not None
-        token = self.tokens.get(job.id)
-        seen = Seen(before.state, before.attempt, before.cancel_reason)
-        return Change(job.id, seen, fields_of(job), token, self.now if token else None)
-
-    def _dispatch(self, given: Given) -> Change:
-        fields = {**_FRESH} | {
-            "state": JobState.DISPATCHED, "attempt": given.waiting.attempt, "worker": given.worker,
-            "dispatched_at": self.now, "published_at": self.now, "publishes": 1,
-        }  # fmt: skip
-        return Change(given.waiting.id, Seen(JobState.QUEUED, given.waiting.attempt, None), fields)
-
-    def _note_worker(self, worker: Worker, writes: Writes) -> None:
-        before = self.living.workers.get(worker.name)
-        if before is None or not fleet.is_saved_alike(before, worker) or worker.name in self.saved:
-            writes.workers.append(worker)
-        elif before.seq != worker.seq or worker.name in self.seen:
-            writes.positions[worker.name] = (worker.seq, worker.seen_at)
-
-    def apply(self, dispatched: Mapping[str, tuple[Job, str]]) -> None:
-        """Make it so in memory, since the database has it."""
-        living = self.living
-        living.stirred -= self.looked_at
-        for job in self.jobs.values():
-            living.put_job(job)
-        for job, _ in dispatched.values():
-            living.put_job(job)
-        for worker in self.workers.values():
-            before = living.workers.get(worker.name)
-            living.put_worker(worker)
-            if before is not None:
-                _note_unsaved(living, before, worker)
-        for name in (*self.saved, *self.seen):
-            living.unsaved.pop(name, None)
-        for name in self.forgotten:
-            living.forget_worker(name)
-        for work in self._afterwards:
-            work()
-        for name in self.answered:
-            living.acknowledge(name, self.marks.get(name, {}), self.now, at_once=name in self.births)
-
-
-#: A job that is given to a worker for the first time, or again.
-_FRESH: Final[Mapping[str, Any]] = {
-    "reason": "", "accept_journal": None, "accept_seq": None, "gate_request": None, "api_version": "",
-    "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "accepted_at": None,
-    "started_at": None, "running_since": None, "finished_at": None,
-}  # fmt: skip
-
-
-def _note_unsaved(living: Living, before: Worker, worker: Worker) -> None:
-    """Remember what of a worker is not written yet: its status, or only when it was heard."""
-    if not fleet.is_saved_alike(before, worker):
-        living.unsaved.pop(worker.name, None)
-    elif before.status is not worker.status:
-        living.unsaved[worker.name] = True
-    elif before.seen_at != worker.seen_at and before.seq == worker.seq:
-        living.unsaved.setdefault(worker.name, False)

@@ -185,10 +185,11 @@ class Leader:
 
     # --- broker -------------------------------------------------------------------------------------------
 
-    async def _connected(self) -> None:
+    def _connected(self) -> None:
+        """Lead. The PUBACK of that comes behind all that is retained, which with a large fleet takes seconds."""
         assert self._writer is not None
         self._published.clear()
-        await self._link.publish([self._status(BridgeState.LEADING)])
+        self._link.send([self._status(BridgeState.LEADING)])
         self._writer.connect(time.time())
 
     def _disconnected(self) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from airflow_mqtt.database.engine import SQLITE_BUSY, sqlite_uri
-from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.errors import DeposedError, UnfitError, is_unfit
 from airflow_mqtt.database.ledger import (
     JOB_LIST,
     NEWS_LIMIT,
@@ -30,6 +30,7 @@ from airflow_mqtt.database.ledger import (
     Writes,
 )
 from airflow_mqtt.database.records import WORKER_COLUMNS, Job, Worker, understood
+from airflow_mqtt.protocol.errors import AirflowMqttError
 
 T = TypeVar("T")
 
@@ -182,10 +183,13 @@ class SqliteLedger:
             if connection.in_transaction:
                 connection.execute("COMMIT")
                 self._renewed()
-        except BaseException:
+        except BaseException as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise
+            known = isinstance(error, (sqlite3.Error, AirflowMqttError, OSError)) or is_unfit(error)
+            if known or not isinstance(error, Exception):
+                raise
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error  # no message is to blame: it may pass
 
     def _snapshot(self, connection: sqlite3.Connection) -> Snapshot:
         waiting = [Waiting(*row) for row in self._execute(connection, _WAITING, (self._team,))]
@@ -241,7 +245,10 @@ class SqliteLedger:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _fleet(rows: list[Any]) -> tuple[list[Worker], frozenset[str]]:

@@ -50,7 +50,8 @@ WITH c AS MATERIALIZED (
     FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE mqtt_job j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
-    token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
+    token = CASE WHEN c.finished_at IS NULL THEN COALESCE(c.token, j.token) ELSE '' END,
+    token_at = COALESCE(c.token_at, j.token_at),
     report_pending = j.report_pending OR c.report
 FROM c JOIN unchanged ON unchanged.id = c.id
 WHERE j.id = c.id

@@ -46,7 +46,8 @@ def _extract(names: Collection[str]) -> str:
 
 _CHANGE: Final = f"""
 UPDATE mqtt_job AS j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
-    token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
+    token = CASE WHEN c.finished_at IS NULL THEN COALESCE(c.token, j.token) ELSE '' END,
+    token_at = COALESCE(c.token_at, j.token_at),
     report_pending = j.report_pending OR c.report
 FROM (SELECT {_extract(("id", "seen_state", "seen_attempt", "seen_cancel", "report", "token", "token_at", *WRITTEN))}
     FROM json_each(?)) AS c

@@ -168,7 +168,7 @@ def proxy_of(url: str) -> str | None:
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if proxy and urlsplit(proxy).scheme not in ("http", "https"):
         log.warning(
-            "the proxy of the environment is no HTTP proxy (%s) and is not used: the Execution API at %s is called without",
+            "the proxy of the environment is no HTTP proxy (%s): the Execution API at %s is called without",
             urlsplit(proxy).scheme, parts.netloc.rpartition("@")[2],
         )  # fmt: skip
         return None

@@ -167,7 +167,13 @@ def test_the_options_of_libpq_are_understood(postgres_url, query):
 @pytest.mark.parametrize("name", sorted({*postgres_url_module.IGNORED, *postgres_url_module.TRANSLATED}))
 def test_each_option_that_is_no_setting_of_the_server_is_understood(postgres_url, name):
     make_tables(postgres_url).dispose()
-    value = {"options": "-c%20geqo=off", "hostaddr": "127.0.0.1", "ssl": "prefer", "connect_timeout": "5"}
+    value = {
+        "options": "-c%20geqo=off",
+        "hostaddr": "127.0.0.1",
+        "ssl": "prefer",
+        "requiressl": "0",
+        "connect_timeout": "5",
+    }
     url = f"{postgres_url}?{name}={value.get(name, '1')}"
     assert error_of(url) is None
     target = postgres_url_module.parse(url)

@@ -297,7 +297,8 @@ class Leader:
         if isinstance(self._ledger, SqliteLedger):
             await wakeup.watch_sqlite(self._ledger.changed, wake)
         else:
-            await wakeup.watch_postgres(self._settings.database_url, self._settings.team_name, wake)
+            settings = self._settings
+            await wakeup.watch_postgres(settings.listen_url or settings.database_url, settings.team_name, wake)
 
     @staticmethod
     async def _look(outage: Outage) -> None:

@@ -1,4 +1,4 @@
-"""`Ledger` over PostgreSQL: asyncpg, one connection, each statement planned once.
+"""`Ledger` over PostgreSQL: asyncpg, one connection, each statement planned once (behind a pooler: each time).
 
 A batch never waits for a row that somebody else holds (`SKIP LOCKED`): a scheduler may hold some for seconds, in an
 order of its own, and all devices would wait with it, or the two for each other. Such a job is a `Conflict`.
@@ -13,8 +13,8 @@ import asyncpg
 import orjson
 
 from airflow_mqtt.database import tables
-from airflow_mqtt.database.engine import connect_by_url, session_settings
-from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.connections import Session, connect_by_url, session_settings
+from airflow_mqtt.database.errors import DeposedError, UnfitError, is_unfit
 from airflow_mqtt.database.ledger import (
     JOB_LIST,
     NEWS_LIMIT,
@@ -29,6 +29,7 @@ from airflow_mqtt.database.ledger import (
     Writes,
 )
 from airflow_mqtt.database.records import JOB_COLUMNS, WORKER_COLUMNS, Job, Worker, understood
+from airflow_mqtt.protocol.errors import AirflowMqttError
 
 _JOBS: Final = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
 _WORKERS: Final = ", ".join(WORKER_COLUMNS)
@@ -49,7 +50,8 @@ WITH c AS MATERIALIZED (
     FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE mqtt_job j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
-    token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
+    token = CASE WHEN c.finished_at IS NULL THEN COALESCE(c.token, j.token) ELSE '' END,
+    token_at = COALESCE(c.token_at, j.token_at),
     report_pending = j.report_pending OR c.report
 FROM c JOIN unchanged ON unchanged.id = c.id
 WHERE j.id = c.id
@@ -122,7 +124,7 @@ class PostgresLedger:
         self._team = team_name
         self._epoch = epoch
         self._settings = session_settings(instance, idle_limit)
-        self._connection: asyncpg.Connection | None = None
+        self._connection: Session | None = None
         self._lock = asyncio.Lock()
         #: Statements that were executed since the start, those that begin and end a transaction left out.
         self.statements = 0
@@ -150,7 +152,7 @@ class PostgresLedger:
             await self._add(connection, writes)
         return Committed(dispatched)
 
-    async def _add(self, connection: asyncpg.Connection, writes: Writes) -> None:
+    async def _add(self, connection: Session, writes: Writes) -> None:
         if writes.transitions:
             await self._execute(connection, _RECORD, _json(writes.transitions))
         if writes.chunks:
@@ -186,7 +188,7 @@ class PostgresLedger:
             connection.terminate()
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _transaction(self) -> AsyncIterator[Session]:
         """A transaction under the lease's epoch. A connection that something went wrong with is not used again.
 
         The lock on the lease's row is the weakest there is, `FOR KEY SHARE`: only `lease.take` waits for it, and it
@@ -195,10 +197,10 @@ class PostgresLedger:
         async with self._lock:
             connection = self._connection
             if connection is None or connection.is_closed():
-                connection = await connect_by_url(self._url, server_settings=self._settings)
+                connection = await connect_by_url(self._url, settings=self._settings)
             self._connection = None
             try:
-                await connection.execute("BEGIN")
+                await connection.execute(connection.begin)
                 rows = await self._fetch(connection, _FENCE, self._team)
                 if not rows or rows[0][0] != self._epoch:
                     raise DeposedError(
@@ -207,28 +209,34 @@ class PostgresLedger:
                 yield connection
                 if connection.is_in_transaction():
                     await connection.execute("COMMIT")
-            except asyncpg.InterfaceError as error:
+            except Exception as error:
                 connection.terminate()
-                if isinstance(error, ValueError):  # what we gave it does not fit its type
+                if isinstance(error, asyncpg.PostgresError):  # a whole row may stand there, with its token
+                    error.detail = error.context = None
+                if isinstance(error, (asyncpg.PostgresError, AirflowMqttError, OSError)) or is_unfit(error):
                     raise
-                raise ConnectionError(str(error)) from error  # it broke: that passes
+                # Of a kind that nobody knows. It is the driver's or ours, and no message is to blame: it may pass.
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
             except BaseException:
                 connection.terminate()
                 raise
             self._connection = connection
 
-    async def _fetch(self, connection: asyncpg.Connection, statement: str, *values: Any) -> list[Any]:
+    async def _fetch(self, connection: Session, statement: str, *values: Any) -> list[Any]:
         self.statements += 1
         rows: list[Any] = await connection.fetch(statement, *values)
         return rows
 
-    async def _execute(self, connection: asyncpg.Connection, statement: str, *values: Any) -> None:
+    async def _execute(self, connection: Session, statement: str, *values: Any) -> None:
         self.statements += 1
         await connection.execute(statement, *values)
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _fleet(rows: list[Any]) -> tuple[list[Worker], frozenset[str]]:

@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 import orjson
 
 from airflow_mqtt.database.engine import SQLITE_BUSY, sqlite_uri
-from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.errors import DeposedError, UnfitError, is_unfit
 from airflow_mqtt.database.ledger import (
     JOB_LIST,
     NEWS_LIMIT,
@@ -30,6 +30,7 @@ from airflow_mqtt.database.ledger import (
     Writes,
 )
 from airflow_mqtt.database.records import WORKER_COLUMNS, Job, Worker, understood
+from airflow_mqtt.protocol.errors import AirflowMqttError
 
 T = TypeVar("T")
 
@@ -45,7 +46,8 @@ def _extract(names: Collection[str]) -> str:
 
 _CHANGE: Final = f"""
 UPDATE mqtt_job AS j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
-    token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
+    token = CASE WHEN c.finished_at IS NULL THEN COALESCE(c.token, j.token) ELSE '' END,
+    token_at = COALESCE(c.token_at, j.token_at),
     report_pending = j.report_pending OR c.report
 FROM (SELECT {_extract(("id", "seen_state", "seen_attempt", "seen_cancel", "report", "token", "token_at", *WRITTEN))}
     FROM json_each(?)) AS c
@@ -182,10 +184,13 @@ class SqliteLedger:
             if connection.in_transaction:
                 connection.execute("COMMIT")
                 self._renewed()
-        except BaseException:
+        except BaseException as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise
+            known = isinstance(error, (sqlite3.Error, AirflowMqttError, OSError)) or is_unfit(error)
+            if known or not isinstance(error, Exception):
+                raise
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error  # no message is to blame: it may pass
 
     def _snapshot(self, connection: sqlite3.Connection) -> Snapshot:
         waiting = [Waiting(*row) for row in self._execute(connection, _WAITING, (self._team,))]
@@ -241,7 +246,10 @@ class SqliteLedger:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _fleet(rows: list[Any]) -> tuple[list[Worker], frozenset[str]]:

@@ -208,7 +208,7 @@ async def test_a_wish_that_commits_first_beats_the_gate(site):
     """Whoever wishes a job away before it started can be sure that it never starts."""
     site.add("one", "accepted", accept_journal="j")
     site.do(sa.insert(tables.worker).values(name="edge-1", state="idle", seen_at=NOW, journal="j", instance="i"))
-    living = Living.of(await site.ledger.snapshot(), lambda _: RULES)
+    living = Living.of(await site.ledger.snapshot(), lambda _: RULES, believes_all=True)
     draft = Draft(living, NOW)
     path = "task-instances/ti-one/run"
     request = Request(id="r", journal="j", job="one", attempt=1, method="PATCH", path=path)

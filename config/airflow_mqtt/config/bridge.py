@@ -163,8 +163,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "start_timeout",
-        seconds(10, 86400),
-        "10 to 86400 seconds",
+        seconds(1, 86400),
+        "1 to 86400 seconds",
         "A job that its worker has accepted and not started after this long goes back to the queue. In line with"
         " [scheduler] task_queued_timeout, after which Airflow itself gives up a task that waits.",
         "600",

@@ -37,6 +37,10 @@ class Access:
             return True
         return any(name.fullmatch(worker) and one.fullmatch(queue) for name, one in by_pattern)
 
+    def lines_for(self, worker: str) -> list[tuple[str, str]]:
+        """The pairs of `serve` that fit the name of `worker`."""
+        return [pair for pair in self.serve if _compile(pair[0]).fullmatch(worker)]
+
     def rights(self, queue: str) -> frozenset[str] | None:
         """What jobs of `queue` may call beyond their own; None: all."""
         return self.calls.get(queue, self.calls.get(EVERY))

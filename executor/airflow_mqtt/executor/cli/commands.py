@@ -315,6 +315,10 @@ def disallow(args: Namespace) -> None:
             "Say what to take back, in the words of `airflow mqtt allow --list`: airflow mqtt disallow WORKER [QUEUE…]"
         )
     _change_access(args, operations.disallow, args.pattern, args.queues)
+    with compat.own_session() as session:
+        left = operations.allowed(session, args.team_name).lines_for(args.pattern)
+    if left:
+        say(f"Still allowed: {', '.join(f'{worker} {queue}' for worker, queue in left)}")
 
 
 @_command

@@ -85,8 +85,8 @@ RETURNING {_WORKERS}, removal
 """  # noqa: S608
 _HAS_NEWS: Final = f"""
 SELECT EXISTS (SELECT 1 FROM mqtt_job WHERE team_name = ? AND {_NEWS_HOLDS})
-    OR EXISTS (SELECT 1 FROM mqtt_worker WHERE team_name = ? AND news = 1)
-    OR COALESCE((SELECT revision FROM mqtt_access WHERE team_name = ?), 0) <> ?
+    OR EXISTS (SELECT 1 FROM mqtt_worker WHERE team_name = ? AND news = 1),
+    COALESCE((SELECT revision FROM mqtt_access WHERE team_name = ?), 0) <> ?
 """  # noqa: S608
 _WAITING: Final = f"""
 SELECT {", ".join(WAITING_COLUMNS)} FROM mqtt_job
@@ -129,9 +129,10 @@ class SqliteLedger:
 
     async def news(self) -> News:
         """As `Ledger.news`. The lock of all writers is taken only when there are any."""
-        if not await self._in_thread(self._has_news):
+        has_news, is_changed = await self._in_thread(self._has_news)
+        if not has_news and not is_changed:
             return News([], [], frozenset(), more=False)
-        news = await self._run(self._news)
+        news = await self._run(lambda connection: self._news(connection, is_changed=is_changed))
         if news.access is not None:
             self._allowed = news.access.revision
         return news
@@ -179,9 +180,10 @@ class SqliteLedger:
         self._version = version
         return changed
 
-    def _has_news(self) -> bool:
+    def _has_news(self) -> tuple[bool, bool]:
+        """Whether somebody has written jobs or workers, and whether something else is allowed."""
         found = self._connected().execute(_HAS_NEWS, (self._team, self._team, self._team, self._allowed)).fetchone()
-        return bool(found[0])
+        return bool(found[0]), bool(found[1])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -241,12 +243,11 @@ class SqliteLedger:
                 self.statements += 1
                 connection.executemany(statement, rows)
 
-    def _news(self, connection: sqlite3.Connection) -> News:
+    def _news(self, connection: sqlite3.Connection, *, is_changed: bool) -> News:
         rows = self._execute(connection, _NEWS, (self._team,)).fetchall()
         workers, removals = _fleet(self._execute(connection, _WORKER_NEWS, (self._team, self._team)).fetchall())
-        access = self._access(connection)
-        changed = access if access.revision != self._allowed else None
-        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT, changed)
+        access = self._access(connection) if is_changed else None
+        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT, access)
 
     def _access(self, connection: sqlite3.Connection) -> Access:
         return access_of(self._execute(connection, _ACCESS, (self._team,)).fetchall())

@@ -17,10 +17,13 @@ from servers import wait_for
 
 _NUMBERS = count(1)
 
+#: One for each that a test plays: what is still on its way to one of that name would confuse the next.
+_DEVICES = [f"edge-{number}" for number in range(1, 13)]
+
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory):
-    with servers.mosquitto(tmp_path_factory.mktemp("broker"), accounts=["edge-1", "edge-2", "thief"]) as server:
+    with servers.mosquitto(tmp_path_factory.mktemp("broker"), accounts=["thief", *_DEVICES]) as server:
         yield server
 
 
@@ -40,11 +43,20 @@ def name():
     return f"queue-{next(_NUMBERS)}"
 
 
+@pytest.fixture(scope="module")
+def names():
+    return iter(_DEVICES)
+
+
 @pytest.fixture
-def device(broker, name):
-    with FakeWorker(broker.url("edge-1"), "edge-1", queues=[name], slots=2) as played:
+def device(broker, name, names):
+    with play(broker, next(names), name) as played:
         wait_for(lambda: heard(played), what="the device's birth")
         yield played
+
+
+def play(broker, worker, *queues, **values):
+    return FakeWorker(broker.url(worker), worker, queues=list(queues), **values)
 
 
 def operate(site, operation, *values):
@@ -97,8 +109,8 @@ def status_of(site, broker, name, wanted):
 
 def test_a_stolen_device_gets_no_job_of_a_queue_that_is_not_its_own(site, broker, device, name):
     """Before: all of them went to whoever said the most slots, and with each what its task may read."""
-    allow(site, "edge-1", [name])
-    with FakeWorker(broker.url("thief"), "thief", queues=[name, "its own"], slots=1000) as thief:
+    allow(site, device.name, [name])
+    with play(broker, "thief", name, "its own", slots=1000) as thief:
         wait_for(lambda: heard(thief), what="the thief's birth")
         jobs = [site.queue(queue=name) for _ in range(8)]
         for _ in jobs:
@@ -107,7 +119,7 @@ def test_a_stolen_device_gets_no_job_of_a_queue_that_is_not_its_own(site, broker
             finish(site, device, run)
         for job in jobs:
             site.wait_state(job, "succeeded")
-            assert (site.job(job).worker, site.job(job).attempt) == ("edge-1", 1)
+            assert (site.job(job).worker, site.job(job).attempt) == (device.name, 1)
         assert nothing_for(thief)
         status = status_of(site, broker, name, lambda status: status["queued"] == 0 and status["free_slots"] >= 2)
         assert (status["workers_online"], status["free_slots"]) == (1, 2)
@@ -121,7 +133,7 @@ def test_a_stolen_device_gets_no_job_of_a_queue_that_is_not_its_own(site, broker
 def test_nobody_is_allowed_until_somebody_says_so(site, broker, device, name):
     job = site.queue(queue=name)
     status = status_of(site, broker, name, lambda status: status["note"])
-    assert "not allowed to: edge-1 (airflow mqtt allow)" in status["note"]
+    assert f"not allowed to: {device.name} (airflow mqtt allow)" in status["note"]
     assert status["workers_online"] == 0
     assert nothing_for(device) and site.job(job).state == "queued"
     allow(site, "edge-*", [name])  # heard without a restart
@@ -129,20 +141,20 @@ def test_nobody_is_allowed_until_somebody_says_so(site, broker, device, name):
     assert run.job == job and start(site, device, run).status == 200
 
 
-def test_what_is_taken_back_before_it_starts_goes_to_another(site, broker, device, name):
-    allow(site, "edge-1", [name])
+def test_what_is_taken_back_before_it_starts_goes_to_another(site, broker, device, names, name):
+    allow(site, device.name, [name])
     job = site.queue(queue=name)
     run = device.order()
     device.event("accepted", run)
     site.wait_state(job, "accepted")
-    operate(site, operations.disallow, "edge-1", [name])
+    operate(site, operations.disallow, device.name, [name])
     dropped = device.order(Cancel)
     assert (dropped.job, dropped.attempt) == (job, 1) and "may not serve" in dropped.reason
     path = f"task-instances/{site.job(job).subject}/run"
     assert device.call(run, "PATCH", path, {}).status in (403, 409)  # nor does the gate open for it
     assert (site.job(job).state, site.job(job).attempt) == ("queued", 2)
-    with FakeWorker(broker.url("edge-2"), "edge-2", queues=[name]) as other:
-        allow(site, "edge-2", [name])
+    with play(broker, next(names), name) as other:
+        allow(site, other.name, [name])
         again = other.order()
         assert (again.job, again.attempt) == (job, 2)
         assert start(site, other, again).status == 200
@@ -150,11 +162,11 @@ def test_what_is_taken_back_before_it_starts_goes_to_another(site, broker, devic
 
 
 def test_what_runs_goes_on(site, device, name):
-    allow(site, "edge-1", [name])
+    allow(site, device.name, [name])
     site.queue(queue=name)
     run = device.order()
     assert start(site, device, run).status == 200
-    operate(site, operations.disallow, "edge-1", [])
+    operate(site, operations.disallow, device.name, [])
     site.queue(queue=name)
     assert nothing_for(device)
     finish(site, device, run)
@@ -173,7 +185,7 @@ CALLS = [
 
 def test_what_a_queues_jobs_may_call(site, device, name):
     """Before: a device with one job could read every Connection and Variable, and start any Dag."""
-    allow(site, "edge-1", [name])
+    allow(site, device.name, [name])
     site.queue(queue=name)
     run = device.order()
     assert start(site, device, run).status == 200
@@ -205,44 +217,38 @@ def test_what_a_queues_jobs_may_call(site, device, name):
     wait_for(lambda: all(called(m, p, q) == 204 for m, p, q, _ in CALLS), what="all to be allowed again")
 
 
-def worker_row(site, name):
+def worker_row(site, device):
     with site.engine.connect() as connection:
-        return connection.execute(sa.select(tables.worker).where(tables.worker.c.name == name)).one()
+        return connection.execute(sa.select(tables.worker).where(tables.worker.c.name == device.name)).one()
 
 
-def wait_worker(site, name, **wanted):
-    wait_for(lambda: wanted.items() <= dict(worker_row(site, name)._mapping).items(), what=f"{name} to be {wanted}")
+def wait_worker(site, device, **wanted):
+    wait_for(lambda: wanted.items() <= dict(worker_row(site, device)._mapping).items(), what=f"it to be {wanted}")
 
 
-def test_a_shutdown_is_over_once_it_was_followed(site, broker, name):
+def test_a_shutdown_is_over_once_it_was_followed(site, broker, device, name):
     """Before: a worker that was started again stayed in "shutdown request", and got no job."""
-    allow(site, "edge-2", [name])
-    with FakeWorker(broker.url("edge-2"), "edge-2", queues=[name]) as before:
-        wait_for(lambda: heard(before), what="its birth")
-        operate(site, operations.shutdown_worker, "edge-2", "new battery")
-        revision = worker_row(site, "edge-2").revision
-        wait_worker(site, "edge-2", state="shutdown request", revision=revision)
-        before.status("terminating", revision=revision)  # it has read the wish, and ends what it runs
-        wait_worker(site, "edge-2", revision=revision + 1)
-        before.status("offline", revision=revision, reason="stopped")
-        wait_worker(site, "edge-2", state="offline", revision=revision + 1)
-    desired = json.loads(worker_row(site, "edge-2").desired)
+    allow(site, device.name, [name])
+    operate(site, operations.shutdown_worker, device.name, "new battery")
+    wait_worker(site, device, state="shutdown request", revision=1)
+    device.status("terminating", revision=1)  # it has read the wish, and ends what it runs
+    wait_worker(site, device, revision=2)
+    device.status("offline", revision=1, reason="stopped")
+    wait_worker(site, device, state="offline", revision=2)
+    desired = json.loads(worker_row(site, device).desired)
     assert (desired["shutdown"], desired["comment"]) == (False, "new battery")
     job = site.queue(queue=name)
-    with FakeWorker(broker.url("edge-2"), "edge-2", queues=[name]) as after:  # `Restart=always`
-        assert after.order().job == job
+    device.connection += 1
+    device.introduce()  # `Restart=always`
+    assert device.order().job == job
 
 
-def test_the_shutdown_of_a_worker_that_is_away_waits_for_it(site, broker, name):
-    """It counts when the worker comes, which follows it, and then it is over: also after a bridge that missed that."""
-    allow(site, "edge-2", [name])
-    with FakeWorker(broker.url("edge-2"), "edge-2", queues=[name]) as device:
-        wait_for(lambda: heard(device), what="its birth")
-        device.status("offline", reason="stopped")
-        wait_worker(site, "edge-2", state="offline")
-        operate(site, operations.shutdown_worker, "edge-2")
-        revision = worker_row(site, "edge-2").revision
-        device.introduce()  # it has not read the wish yet
-        wait_worker(site, "edge-2", state="shutdown request", revision=revision)
-        device.status("idle", revision=revision)  # it has read it, and had followed it before it was started anew
-        wait_worker(site, "edge-2", state="idle", revision=revision + 1)
+def test_the_shutdown_of_a_worker_that_is_away_waits_for_it(site, device):
+    """It counts when the worker comes, which follows it, and then it is over: also when nobody saw it drain."""
+    device.status("offline", reason="stopped")
+    wait_worker(site, device, state="offline")
+    operate(site, operations.shutdown_worker, device.name)
+    device.introduce()  # it has not read the wish yet
+    wait_worker(site, device, state="shutdown request", revision=1)
+    device.status("idle", revision=1)  # it has read it, and had followed it before it was started anew
+    wait_worker(site, device, state="idle", revision=2)

@@ -158,7 +158,7 @@ async def test_what_is_read_takes_as_many_statements_however_much_it_is(site, co
         before = site.ledger.statements
         assert await read()
         counts.append(site.ledger.statements - before)
-    assert counts == [4, 3, 2, 2]  # with that which asks whose the lease is
+    assert counts == [5, 3, 2, 2]  # with that which asks whose the lease is
 
 
 async def test_what_is_dispatched_comes_back_with_all_that_its_message_needs(site):

@@ -120,11 +120,17 @@ def _reported() -> list[str]:
 
 
 def last_queue(session: Session, team_name: str, dag_id: str, run_id: str) -> str | None:
-    """Return the queue to which a task of this run went last, or else one of a late run of the Dag."""
-    of_dag = select(_job.queue).where(_job.dag_id == dag_id, _job.team_name == team_name)
-    newest = of_dag.where(_job.run_id == run_id).order_by(_job.queued_at.desc()).limit(1)
-    # By run, as the index has them: the history of a Dag may be long.
-    return session.scalar(newest) or session.scalar(of_dag.order_by(_job.run_id.desc()).limit(1))
+    """Return the queue to which a task of this run went last, or else one of a late run of the Dag.
+
+    It looks at a part of what is there, in the order of the index: a run may have many jobs, a Dag many runs.
+    """
+    of_dag = select(_job.queue, _job.queued_at).where(_job.dag_id == dag_id, _job.team_name == team_name)
+    for some in (of_dag.where(_job.run_id == run_id).order_by(_job.task_id), of_dag.order_by(_job.run_id.desc())):
+        found = some.limit(BATCH).subquery()
+        queue: str | None = session.scalar(select(found.c.queue).order_by(found.c.queued_at.desc()).limit(1))
+        if queue is not None:
+            return queue
+    return None
 
 
 def waiting(session: Session, team_name: str, before: float) -> dict[str, int]:

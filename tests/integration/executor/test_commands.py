@@ -100,8 +100,8 @@ def test_what_jobs_of_a_queue_may_call(run, world):
     ]  # fmt: skip
     run("allow-calls", "*", "--all")
     assert [row["queue"] for row in json.loads(run("allow-calls", "--list", "-o", "json"))] == ["edge"]
-    with pytest.raises(SystemExit):
-        run("allow-calls", "edge", "anything")
+    with pytest.raises(SystemExit, match="There is no right anything: variables:read, "):
+        run("allow-calls", "edge", "runs:read", "anything")
 
 
 def test_wishes(run, worker):

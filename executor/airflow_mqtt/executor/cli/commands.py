@@ -23,6 +23,7 @@ from airflow_mqtt.executor import compat, core, fleet
 from airflow_mqtt.executor.cli.output import print_rows, refuse, say
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.protocol.rights import Right
 from airflow_mqtt.protocol.workers import GONE
 
 _job = tables.job.c
@@ -332,6 +333,9 @@ def allow_calls(args: Namespace) -> None:
         return
     if not args.queue or (args.rights and args.all):
         refuse("Say what jobs of which queue may call: airflow mqtt allow-calls QUEUE [RIGHT…], or QUEUE --all")
+    unknown = [right for right in args.rights if right not in list(Right)]
+    if unknown:
+        refuse(f"There is no right {unknown[0]}: {', '.join(Right)}")
     _change_access(args, operations.allow_calls, args.queue, None if args.all else args.rights)
 
 

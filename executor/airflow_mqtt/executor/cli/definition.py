@@ -28,7 +28,6 @@ ARG_RIGHTS: Final = Arg(
     ("rights",),
     nargs="*",
     metavar="right",
-    choices=[right.value for right in Right],
     help=f"What its jobs may call beyond what is their own; without any, nothing: {', '.join(Right)}",
 )
 ARG_ALL: Final = Arg(("--all",), action="store_true", help="Take the queue's entry away")

@@ -312,10 +312,10 @@ def test_what_is_allowed_is_written_and_taken_back(session):
     assert operations.allowed(session, "") == Access()
     assert operations.allow(session, "", "edge-*", ["a", "b"]) is Wish.WISHED
     assert operations.allow(session, "", "edge-*", ["b"]) is Wish.WISHED_BEFORE
-    assert operations.allow_calls(session, "", "a", ["variables:read"]) is Wish.WISHED
+    assert operations.allow_calls(session, "", "a", ["variables"]) is Wish.WISHED
     session.commit()
     found = operations.allowed(session, "")
-    assert found.serve == (("edge-*", "a"), ("edge-*", "b")) and found.rights("a") == {"variables:read"}
+    assert found.serve == (("edge-*", "a"), ("edge-*", "b")) and found.rights("a") == {"variables"}
     assert found.revision == 2
     assert operations.disallow(session, "", "edge-*", ["a"]) is Wish.WISHED
     assert operations.allowed(session, "").serve == (("edge-*", "b"),)

@@ -175,11 +175,11 @@ def test_what_runs_goes_on(site, device, name):
 
 #: Calls of a job of `dag`, `run`, and the right that each needs.
 CALLS = [
-    ("GET", "variables/site", "", "variables:read"), ("PUT", "variables/site", "", "variables:write"),
-    ("GET", "connections/db", "", "connections:read"), ("GET", "xcoms/dag/run/other/key", "", "xcoms:run"),
-    ("GET", "xcoms/dag/run/other/key", "include_prior_dates=true", "xcoms:read"),
-    ("GET", "xcoms/dag/older/other/key", "", "xcoms:read"), ("GET", "xcoms/else/run/other/key", "", "xcoms:read"),
-    ("POST", "dag-runs/else/next", "", "runs:write"), ("GET", "dag-runs/else/next/state", "", "runs:read"),
+    ("GET", "variables/site", "", "variables"), ("PUT", "variables/site", "", "variables-write"),
+    ("GET", "connections/db", "", "connections"), ("GET", "xcoms/dag/run/other/key", "", "xcoms-of-run"),
+    ("GET", "xcoms/dag/run/other/key", "include_prior_dates=true", "xcoms-of-others"),
+    ("GET", "xcoms/dag/older/other/key", "", "xcoms-of-others"), ("GET", "xcoms/else/run/other/key", "", "xcoms-of-others"),
+    ("POST", "dag-runs/else/next", "", "dag-runs-write"), ("GET", "dag-runs/else/next/state", "", "dag-runs"),
 ]  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_what_a_queues_jobs_may_call(site, device, name):
         mine = next(call[:3] for call in CALLS if call[3] == right)
         wait_for(lambda mine=mine: called(*mine) == 204, what=f"{right} to be heard of")
         for method, path, query, needed in CALLS:
-            reaches = needed == right or (right, needed) == ("xcoms:read", "xcoms:run")
+            reaches = needed == right or (right, needed) == ("xcoms-of-others", "xcoms-of-run")
             assert (called(method, path, query) == 204) == reaches, (right, method, path, query)
     operate(site, operations.allow_calls, name, None)
     wait_for(lambda: all(called(m, p, q) == 204 for m, p, q, _ in CALLS), what="all to be allowed again")

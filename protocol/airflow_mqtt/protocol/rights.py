@@ -6,12 +6,14 @@ from enum import StrEnum
 class Right(StrEnum):
     """A class of calls that reach what is not the job's own."""
 
-    VARIABLES_READ = "variables:read"
-    VARIABLES_WRITE = "variables:write"
-    CONNECTIONS_READ = "connections:read"
-    XCOMS_RUN = "xcoms:run"  # read those of other tasks of its own Dag run
-    XCOMS_READ = "xcoms:read"  # … and of any other run and Dag
-    RUNS_READ = "runs:read"  # the state of Dags, of their runs, and of their task instances
-    RUNS_WRITE = "runs:write"  # trigger a Dag, clear a run
-    ASSETS_READ = "assets:read"
-    ASSETS_WRITE = "assets:write"
+    READ_VARIABLES = "variables"
+    WRITE_VARIABLES = "variables-write"
+    CONNECTIONS = "connections"
+    RUN_XCOMS = "xcoms-of-run"  # a read of those of other tasks of its own Dag run
+    OTHER_XCOMS = "xcoms-of-others"  # … and of any other run and Dag
+    OTHER_TASKS = "task-states"
+    DAG_RUNS = "dag-runs"
+    START_DAG_RUNS = "dag-runs-write"  # to trigger and to clear them
+    DAGS = "dags"
+    ASSETS = "assets"
+    WRITE_ASSETS = "assets-write"

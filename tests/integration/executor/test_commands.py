@@ -81,7 +81,7 @@ def test_what_workers_may_serve(run, worker):
         ["allow", "edge-1"],
         ["disallow"],
         ["allow-calls"],
-        ["allow-calls", "a", "runs:read", "--all"],
+        ["allow-calls", "a", "dag-runs", "--all"],
     ):
         with pytest.raises(SystemExit, match="Say w"):
             run(*incomplete)
@@ -93,15 +93,15 @@ def test_a_site_that_believes_all_is_told_of_nobody(run, worker, monkeypatch):
 
 
 def test_what_jobs_of_a_queue_may_call(run, world):
-    run("allow-calls", "edge", "xcoms:run", "variables:read")
+    run("allow-calls", "edge", "xcoms-of-run", "variables")
     run("allow-calls", "*")
     assert json.loads(run("allow-calls", "--list", "-o", "json")) == [
-        {"queue": "*", "rights": []}, {"queue": "edge", "rights": ["variables:read", "xcoms:run"]},
+        {"queue": "*", "rights": []}, {"queue": "edge", "rights": ["variables", "xcoms-of-run"]},
     ]  # fmt: skip
     run("allow-calls", "*", "--all")
     assert [row["queue"] for row in json.loads(run("allow-calls", "--list", "-o", "json"))] == ["edge"]
-    with pytest.raises(SystemExit, match="There is no right anything: variables:read, "):
-        run("allow-calls", "edge", "runs:read", "anything")
+    with pytest.raises(SystemExit, match="There is no right anything: variables, "):
+        run("allow-calls", "edge", "dag-runs", "anything")
 
 
 def test_wishes(run, worker):

@@ -39,8 +39,8 @@ def test_nobody_may_before_somebody_says_so():
 
 def test_of_rights_the_queues_own_entry_counts_and_else_that_for_all():
     assert Access().rights("a") is None
-    given = Access(calls={"a": frozenset(), "*": frozenset({"variables:read"})})
-    assert (given.rights("a"), given.rights("b")) == (frozenset(), {"variables:read"})
+    given = Access(calls={"a": frozenset(), "*": frozenset({"variables"})})
+    assert (given.rights("a"), given.rights("b")) == (frozenset(), {"variables"})
 
 
 @given(DOCUMENTS)
@@ -75,7 +75,7 @@ def test_names_that_nobody_has(worker, queue):
 
 
 def test_an_entry_can_be_taken_away():
-    given = access.allow_calls(Access(), "a", ["variables:read"])
-    assert given.rights("a") == {"variables:read"}
+    given = access.allow_calls(Access(), "a", ["variables"])
+    assert given.rights("a") == {"variables"}
     assert access.allow_calls(given, "a", ()).rights("a") == frozenset()
     assert access.allow_calls(given, "a", None) == Access()

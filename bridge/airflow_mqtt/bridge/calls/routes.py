@@ -39,28 +39,28 @@ _ROUTES: Final = tuple(
         ("PATCH", rf"task-instances/{_SUBJECT}/(run|state|skip-downstream|rendered-map-index)", None),
         ("PUT", rf"task-instances/{_SUBJECT}/(heartbeat|rtif)", None),
         ("GET", rf"task-instances/{_SUBJECT}/(previous-successful-dagrun|validate-inlets-and-outlets)", None),
-        ("GET", r"task-instances/(count|states|breadcrumbs)", Right.RUNS_READ),
-        ("GET", rf"task-instances/previous/{_LEVEL}/{_LEVEL}", Right.RUNS_READ),
+        ("GET", r"task-instances/(count|states|breadcrumbs)", Right.OTHER_TASKS),
+        ("GET", rf"task-instances/previous/{_LEVEL}/{_LEVEL}", Right.OTHER_TASKS),
         ("GET", rf"task-reschedules/{_SUBJECT}/start_date", None),
-        ("GET", rf"connections/{_KEY}", Right.CONNECTIONS_READ),
-        ("GET", rf"variables/{_KEY}", Right.VARIABLES_READ),
-        ("PUT DELETE", rf"variables/{_KEY}", Right.VARIABLES_WRITE),
+        ("GET", rf"connections/{_KEY}", Right.CONNECTIONS),
+        ("GET", rf"variables/{_KEY}", Right.READ_VARIABLES),
+        ("PUT DELETE", rf"variables/{_KEY}", Right.WRITE_VARIABLES),
         ("POST DELETE", _OWN_XCOM, None),
-        ("GET HEAD", rf"xcoms/{_LEVEL}/{_LEVEL}/{_LEVEL}/{_KEY}", Right.XCOMS_READ),
-        ("GET", r"assets/(by-name|by-uri|by-alias)", Right.ASSETS_READ),
-        ("GET", r"asset-events/(by-asset|by-asset-alias)", Right.ASSETS_READ),
-        ("GET", rf"dag-runs/(count|previous|{_LEVEL}/previous)", Right.RUNS_READ),
-        ("GET", rf"dag-runs/{_LEVEL}/{_LEVEL}", Right.RUNS_READ),
-        ("POST", rf"dag-runs/{_LEVEL}/{_LEVEL}", Right.RUNS_WRITE),
-        ("GET", rf"dag-runs/{_LEVEL}/{_LEVEL}/state", Right.RUNS_READ),
-        ("POST", rf"dag-runs/{_LEVEL}/{_LEVEL}/clear", Right.RUNS_WRITE),
-        ("GET", rf"dags/{_LEVEL}", Right.RUNS_READ),
+        ("GET HEAD", rf"xcoms/{_LEVEL}/{_LEVEL}/{_LEVEL}/{_KEY}", Right.OTHER_XCOMS),
+        ("GET", r"assets/(by-name|by-uri|by-alias)", Right.ASSETS),
+        ("GET", r"asset-events/(by-asset|by-asset-alias)", Right.ASSETS),
+        ("GET", rf"dag-runs/(count|previous|{_LEVEL}/previous)", Right.DAG_RUNS),
+        ("GET", rf"dag-runs/{_LEVEL}/{_LEVEL}", Right.DAG_RUNS),
+        ("POST", rf"dag-runs/{_LEVEL}/{_LEVEL}", Right.START_DAG_RUNS),
+        ("GET", rf"dag-runs/{_LEVEL}/{_LEVEL}/state", Right.DAG_RUNS),
+        ("POST", rf"dag-runs/{_LEVEL}/{_LEVEL}/clear", Right.START_DAG_RUNS),
+        ("GET", rf"dags/{_LEVEL}", Right.DAGS),
         ("GET POST PATCH", rf"hitlDetails/{_SUBJECT}", None),
         ("DELETE", rf"store/ti/{_SUBJECT}", None),
         ("GET PUT DELETE", rf"store/ti/{_SUBJECT}/{_KEY}", None),
-        ("GET", r"store/asset/(by-name|by-uri)/value", Right.ASSETS_READ),
-        ("PUT", r"store/asset/(by-name|by-uri)/value", Right.ASSETS_WRITE),
-        ("DELETE", r"store/asset/(by-name|by-uri)/(value|clear)", Right.ASSETS_WRITE),
+        ("GET", r"store/asset/(by-name|by-uri)/value", Right.ASSETS),
+        ("PUT", r"store/asset/(by-name|by-uri)/value", Right.WRITE_ASSETS),
+        ("DELETE", r"store/asset/(by-name|by-uri)/(value|clear)", Right.WRITE_ASSETS),
     )
 )
 
@@ -116,12 +116,12 @@ def _lacks(job: Job, needs: Right, path: str, query: str, rights: Collection[str
     """Whether `rights` do not reach for a call that `needs` one. XComs of the own run are less than those of any."""
     if needs in rights:
         return False
-    if needs is not Right.XCOMS_READ:
+    if needs is not Right.OTHER_XCOMS:
         return True
     _, dag_id, run_id, task_id, *_ = path.split("/")
     if (dag_id, run_id) != (job.dag_id, job.run_id) or _PRIOR_DATES in dict(parse_qsl(query, keep_blank_values=True)):
         return True
-    return task_id != job.task_id and Right.XCOMS_RUN not in rights
+    return task_id != job.task_id and Right.RUN_XCOMS not in rights
 
 
 def _is_of_own_instance(job: Job, query: str) -> bool:

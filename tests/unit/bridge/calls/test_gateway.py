@@ -152,13 +152,13 @@ def test_what_is_its_own_a_job_may_always_call_and_all_else_needs_one_right(meth
     assert not lacking(method, path, Right)
     needs = [right for right in Right if not lacking(method, path, {right})]
     own = not lacking(method, path, ())
-    assert own or needs in ([needs[0]], [Right.XCOMS_RUN, Right.XCOMS_READ])
+    assert own or needs in ([needs[0]], [Right.RUN_XCOMS, Right.OTHER_XCOMS])
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_xcoms_of_its_own_run_are_less_than_those_of_any(method):
     def reach(path, query=""):
-        return [not lacking(method, path, {right}, query) for right in (Right.XCOMS_RUN, Right.XCOMS_READ)]
+        return [not lacking(method, path, {right}, query) for right in (Right.RUN_XCOMS, Right.OTHER_XCOMS)]
 
     assert not lacking(method, "xcoms/dag/run/task/key", ())
     assert reach("xcoms/dag/run/other/key") == [True, True]

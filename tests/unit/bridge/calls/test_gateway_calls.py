@@ -221,7 +221,7 @@ async def test_the_gate_stays_closed_to_a_worker_that_may_not_serve_the_queue(be
 
 
 async def test_what_needs_a_right_that_the_queue_lacks_is_not_forwarded(bench):
-    bench.living.access = Access(calls={"default": frozenset({"variables:read"})})
+    bench.living.access = Access(calls={"default": frozenset({"variables"})})
     assert (await bench.ask("GET", "variables/x")).status == 204
     answer = await bench.ask("GET", "connections/x")
     assert (answer.status, json.loads(answer.body)["detail"]["reason"]) == (403, "not_allowed")

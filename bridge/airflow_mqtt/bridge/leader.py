@@ -158,7 +158,7 @@ class Leader:
         by = f"bridge:{settings.instance}"
         writer = Writer(
             self._ledger,
-            Living.of(snapshot, self._rules),
+            Living.of(snapshot, self._rules, believes_all=settings.allow == "all"),
             Reports(self._messages, self._epoch, by, settings.log_limit),
             Duties(self._messages, by, self._rules, settings.accept_timeout, settings.retention),
             taken_over(snapshot.workers, now, save_interval(settings)),
@@ -181,7 +181,9 @@ class Leader:
 
     def _rules(self, job: Job) -> timeouts.Rules:
         settings = self._settings
-        return timeouts.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
+        return timeouts.Rules(
+            settings.accept_timeout, settings.accept_tries, settings.start_timeout, settings.lost_after_of(job.queue)
+        )
 
     # --- broker -------------------------------------------------------------------------------------------
 

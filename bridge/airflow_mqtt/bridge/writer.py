@@ -356,6 +356,7 @@ class Writer:
         draft.apply(committed.dispatched)
         self.outage.unheard -= draft.excused
         self._judged.clear()
+        self._has_news = self._has_news or bool(draft.followed)  # what was withdrawn comes back as news
         if draft.saves_all:
             self._saved_at = draft.now
         if draft.now >= self._old_at + _OLD_WORKERS_INTERVAL:
@@ -443,6 +444,9 @@ class Writer:
 
     def _take_in(self, news: News) -> None:
         living = self.living
+        if news.access is not None:
+            log.info("what is allowed has changed (revision %d)", news.access.revision)
+            living.set_access(news.access)
         for job in news.jobs:
             living.put_job(job)
         for name in sorted(news.removals):

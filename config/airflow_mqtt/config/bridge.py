@@ -150,6 +150,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Airflow's Execution API, as [core] execution_api_server_url.",
         required=True,
     ),
+    Setting(
+        "allow",
+        choice("listed", "all"),
+        "listed or all",
+        "Which workers may serve a queue: those that `airflow mqtt allow` lists for it, or all that say so. With all,"
+        " whoever has one device's account can get the jobs of every queue.",
+        "listed",
+    ),
     Setting("root", _root, "a topic such as airflow or site1/airflow", "First levels of all topics.", "airflow"),
     Setting(
         "team_name",
@@ -184,6 +192,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "1 to 100",
         "After so many publications without an answer a job goes back to the queue.",
         "3",
+    ),
+    Setting(
+        "start_timeout",
+        seconds(1, 86400),
+        "1 to 86400 seconds",
+        "A job that its worker has accepted and not started after this long goes back to the queue. In line with"
+        " [scheduler] task_queued_timeout, after which Airflow itself gives up a task that waits.",
+        "600",
     ),
     Setting(
         "lost_after",
@@ -271,12 +287,14 @@ class BridgeSettings:
     database_url: str
     listen_url: str | None
     execution_api_url: str
+    allow: str
     root: str
     team_name: str
     instance: str
     lease_ttl: float
     accept_timeout: float
     accept_tries: int
+    start_timeout: float
     lost_after: float
     queue_lost_after: dict[str, float]
     task_heartbeat_interval: float

@@ -12,7 +12,7 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import desired, tables
 from airflow_mqtt.database.connections import Session, connect_by_url, session_settings
 from airflow_mqtt.database.errors import DeposedError, UnfitError, is_unfit
 from airflow_mqtt.database.ledger import (
@@ -27,6 +27,7 @@ from airflow_mqtt.database.ledger import (
     Snapshot,
     Waiting,
     Writes,
+    access_of,
 )
 from airflow_mqtt.database.records import JOB_COLUMNS, WORKER_COLUMNS, Job, Worker, understood
 from airflow_mqtt.protocol.errors import AirflowMqttError
@@ -35,7 +36,11 @@ _JOBS: Final = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
 _WORKERS: Final = ", ".join(WORKER_COLUMNS)
 _OBSERVED: Final = ", ".join(OBSERVED_COLUMNS)
 
-_FENCE: Final = "SELECT epoch FROM mqtt_bridge WHERE team_name = $1 FOR KEY SHARE"
+#: And whether something else is allowed than before: looked up by its key, in the statement that each batch makes.
+_FENCE: Final = """
+SELECT epoch, COALESCE((SELECT a.revision FROM mqtt_access a WHERE a.team_name = $1), 0)
+FROM mqtt_bridge WHERE team_name = $1 FOR KEY SHARE
+"""
 
 #: Whoever is dispatched comes back with all that a message to its worker needs; of the others the id says it all.
 _CHANGE: Final = f"""
@@ -89,6 +94,14 @@ UPDATE mqtt_worker SET seen_at = LEAST(seen_at + $2, $3) WHERE team_name = $1 AN
 
 _FORGET: Final = "DELETE FROM mqtt_worker WHERE team_name = $1 AND name = ANY($2::text[])"
 
+_FOLLOWED: Final = """
+UPDATE mqtt_worker w SET desired = f.desired, revision = f.revision + 1, news = true
+FROM unnest($2::text[], $3::text[], $4::integer[]) AS f(name, desired, revision)
+WHERE w.team_name = $1 AND w.name = f.name AND w.revision = f.revision
+"""
+
+_ACCESS: Final = "SELECT document, revision FROM mqtt_access WHERE team_name = $1"
+
 _NEWS: Final = f"""
 UPDATE mqtt_job j SET news = false WHERE id IN (
     SELECT id FROM mqtt_job WHERE team_name = $1 AND {tables.NEWS} LIMIT {NEWS_LIMIT} FOR UPDATE SKIP LOCKED)
@@ -126,6 +139,8 @@ class PostgresLedger:
         self._settings = session_settings(instance, idle_limit)
         self._connection: Session | None = None
         self._lock = asyncio.Lock()
+        self._allowed = 0  # the revision of `mqtt_access` that was read last, and the one that is there
+        self._allowed_now = 0
         #: Statements that were executed since the start, those that begin and end a transaction left out.
         self.statements = 0
 
@@ -135,7 +150,9 @@ class PostgresLedger:
             waiting = [Waiting(*row) for row in await self._fetch(connection, _WAITING, self._team)]
             jobs = understood(Job.of, await self._fetch(connection, _LIVING, self._team))
             workers, removals = _fleet(await self._fetch(connection, _FLEET, self._team))
-        return Snapshot(waiting, jobs, workers, removals)
+            access = access_of(await self._fetch(connection, _ACCESS, self._team))
+        self._allowed = access.revision
+        return Snapshot(waiting, jobs, workers, removals, access)
 
     async def commit(self, writes: Writes) -> Committed | Conflict:
         async with self._transaction() as connection:
@@ -164,6 +181,10 @@ class PostgresLedger:
         if writes.positions:
             seqs, seen = zip(*writes.positions.values(), strict=True)
             await self._execute(connection, _POSITIONS, self._team, list(writes.positions), list(seqs), list(seen))
+        if writes.followed:
+            after = [desired.render(desired.end_shutdown(before)) for before in writes.followed.values()]
+            revisions = [before.revision for before in writes.followed.values()]
+            await self._execute(connection, _FOLLOWED, self._team, list(writes.followed), after, revisions)
         if writes.forgotten:
             await self._execute(connection, _FORGET, self._team, writes.forgotten)
 
@@ -172,7 +193,12 @@ class PostgresLedger:
         async with self._transaction() as connection:
             rows = await self._fetch(connection, _NEWS, self._team)
             workers, removals = _fleet(await self._fetch(connection, _WORKER_NEWS, self._team))
-        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT)
+            access = None
+            if self._allowed_now != self._allowed:
+                access = access_of(await self._fetch(connection, _ACCESS, self._team))
+        if access is not None:
+            self._allowed = access.revision
+        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT, access)
 
     async def jobs(self, ids: Collection[str]) -> list[Job]:
         async with self._transaction() as connection:
@@ -206,6 +232,7 @@ class PostgresLedger:
                     raise DeposedError(
                         f"the lease has epoch {rows[0][0] if rows else 0}, this bridge held {self._epoch}"
                     )
+                self._allowed_now = rows[0][1]
                 yield connection
                 if connection.is_in_transaction():
                     await connection.execute("COMMIT")

@@ -56,7 +56,7 @@ class SimBridge:
         self.settings = BridgeSettings.of(VALUES | {"instance": self.name})
         self.messages = Messages(TOPICS, 13)
         self.ledger = MemoryLedger(database, self.epoch, self.database_pause, self.fate)
-        self.inbox = Inbox(TOPICS, 10**6)
+        self.inbox = Inbox(TOPICS, 10**6, clock=lambda: self.sim.now)
         self.client: Client | None = None
         self.delayed: list[Callable[[], None]] = []
         self.turning = self.busy = False
@@ -231,7 +231,7 @@ class SimBridge:
         for raw in self.inbox.take(1000):
             self._hand_on(self.inbox.decode(raw))
             if raw.is_large:
-                self.inbox.done(raw.topic.worker)
+                self.inbox.done(raw)
         if self.writer.has_work(self.clock):
             self.busy = True
             self.round_at = self.clock

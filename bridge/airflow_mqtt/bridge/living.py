@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from airflow_mqtt.bridge.bounds import Lines
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
 from airflow_mqtt.database.ledger import Snapshot, Waiting
@@ -97,6 +98,7 @@ class Living:
         self.acks: dict[str, PendingAck] = {}  # in the order in which they are due
         self.urgent: dict[str, None] = {}  # workers that get theirs now: they have introduced themselves
         self.connected_since = 0.0
+        self.lines = Lines()
         # Conveniences: a new leader begins without them, and comes to the same end.
         self.pauses: dict[str, Pause] = {}
         self.early: dict[str, WorkerStatus] = {}

@@ -365,7 +365,8 @@ class Writer:
         out += self._reports.messages.statuses((job for job in told.values() if job is not None), draft.now)
         if log.isEnabledFor(logging.INFO):
             for job, _ in committed.dispatched.values():
-                log.info("job %s: dispatched to worker %s, attempt %d", job.id, job.worker, job.attempt)
+                if self.living.lines(job.id, draft.now):
+                    log.info("job %s: dispatched to worker %s, attempt %d", job.id, job.worker, job.attempt)
         return out
 
     def _order(self, job: Job, workload: str) -> list[Outgoing]:
@@ -453,12 +454,14 @@ class Writer:
     async def _do_apart(self, work: list[Work], error: Exception, now: float) -> None:
         """Do each script by itself, since together they cannot be committed; drop the one that cannot alone."""
         if not work:
-            log.error("what time asks for could not be done: %.300r", error, exc_info=error)
+            if self.living.lines("", now):
+                log.error("what time asks for could not be done: %.300r", error, exc_info=error)
             return
         if len(work) == 1:
             self._fail(work[0], error)
             return
-        log.warning("%d scripts could not be committed together, each runs by itself: %.300r", len(work), error)
+        if self.living.lines("", now):
+            log.warning("%d scripts could not be committed together, each runs by itself: %.300r", len(work), error)
         for number, one in enumerate(work):
             try:
                 await self._make_sure()
@@ -469,9 +472,10 @@ class Writer:
                     raise
                 self._fail(one, failure)
 
-    @staticmethod
-    def _fail(work: Work, error: Exception) -> None:
-        log.error("a message or call of worker %s could not be applied, and is dropped", work.worker, exc_info=error)
+    def _fail(self, work: Work, error: Exception) -> None:
+        if self.living.lines(work.worker, self._clock()):
+            text = "a message or call of worker %s could not be applied, and is dropped"
+            log.error(text, work.worker, exc_info=error)
         if work.future is not None and not work.future.done():
             work.future.set_exception(error)
 

@@ -42,6 +42,10 @@ VALUES = resolve(
 )  # fmt: skip
 
 
+async def _at_once(work: Callable[[], bytes]) -> bytes:
+    return work()
+
+
 class SimBridge:
     """A leader. It may be killed between commit and publication, or fall asleep and wake up deposed."""
 
@@ -156,8 +160,9 @@ class SimBridge:
             save_interval=save_interval(self.settings),
         )
         self.gateway = Gateway(
-            self.writer, self, self.messages, publish=self._publish, sleep=self.pause, max_message_bytes=10**6
-        )
+            self.writer, self, self.messages, publish=self._publish, sleep=self.pause, clock=lambda: self.sim.now,
+            elsewhere=_at_once, max_message_bytes=10**6,
+        )  # fmt: skip
         self._look()
         self._beat()
         self._listen_for_news()

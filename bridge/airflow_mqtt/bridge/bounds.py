@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ class Lines:
         self.left_out = 0
         self._told = 0
 
-    def __call__(self, owner: str, now: float) -> bool:
+    def __call__(self, owner: str) -> bool:
+        now = time.monotonic()
         if self._share.wait(owner, now) > 0:
             self.left_out += 1
             return False

@@ -165,7 +165,7 @@ class Draft:
 
     def say(self, owner: str, write: Callable[..., None], text: str, *values: object) -> None:
         """Log a line of `owner`, a job or a worker, when the batch has committed; not more than is good of one."""
-        self.then(lambda: self.living.lines(owner, self.now) and write(text, *values))
+        self.then(lambda: self.living.lines(owner) and write(text, *values))
 
     def then(self, work: Callable[[], object]) -> None:
         """Do this when the batch has committed."""

@@ -118,6 +118,8 @@ class Leader:
                 self._messages,
                 publish=self._link.send,
                 sleep=asyncio.sleep,
+                clock=time.monotonic,
+                elsewhere=asyncio.to_thread,
                 max_message_bytes=self._settings.max_message_bytes,
             )
             await self._lead(self._writer, self._gateway, api)

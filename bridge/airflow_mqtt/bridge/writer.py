@@ -365,7 +365,7 @@ class Writer:
         out += self._reports.messages.statuses((job for job in told.values() if job is not None), draft.now)
         if log.isEnabledFor(logging.INFO):
             for job, _ in committed.dispatched.values():
-                if self.living.lines(job.id, draft.now):
+                if self.living.lines(job.id):
                     log.info("job %s: dispatched to worker %s, attempt %d", job.id, job.worker, job.attempt)
         return out
 
@@ -454,13 +454,13 @@ class Writer:
     async def _do_apart(self, work: list[Work], error: Exception, now: float) -> None:
         """Do each script by itself, since together they cannot be committed; drop the one that cannot alone."""
         if not work:
-            if self.living.lines("", now):
+            if self.living.lines(""):
                 log.error("what time asks for could not be done: %.300r", error, exc_info=error)
             return
         if len(work) == 1:
             self._fail(work[0], error)
             return
-        if self.living.lines("", now):
+        if self.living.lines(""):
             log.warning("%d scripts could not be committed together, each runs by itself: %.300r", len(work), error)
         for number, one in enumerate(work):
             try:
@@ -473,7 +473,7 @@ class Writer:
                 self._fail(one, failure)
 
     def _fail(self, work: Work, error: Exception) -> None:
-        if self.living.lines(work.worker, self._clock()):
+        if self.living.lines(work.worker):
             text = "a message or call of worker %s could not be applied, and is dropped"
             log.error(text, work.worker, exc_info=error)
         if work.future is not None and not work.future.done():

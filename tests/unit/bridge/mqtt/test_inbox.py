@@ -229,10 +229,10 @@ def test_who_sends_much_rests_until_it_is_paid_for_and_nobody_else_does():
     i = new(clock=clock)
     for number in range(2_000):
         put(i, "events", b"%d" % number, "loud")
-    assert len(decoded(i)) == 2_000
+    assert 1_990 <= len(decoded(i)) <= 2_000
     for number in range(1_900):
         put(i, "events", b"y%d" % number, "loud")
-    assert len(decoded(i)) <= 100
+    assert len(decoded(i)) <= 10
     put(i, "events", b"a", "quiet")
     assert len(decoded(i)) == 1
     assert clock.now < i.rests_until < 0.1

@@ -165,7 +165,12 @@ class Draft:
 
     def say(self, owner: str, write: Callable[..., None], text: str, *values: object) -> None:
         """Log a line of `owner`, a job or a worker, when the batch has committed; not more than is good of one."""
-        self.then(lambda: self.living.lines(owner) and write(text, *values))
+
+        def write_it() -> None:
+            if self.living.lines(owner):
+                write(text, *values)
+
+        self.then(write_it)
 
     def then(self, work: Callable[[], object]) -> None:
         """Do this when the batch has committed."""

@@ -8,7 +8,7 @@ import logging
 from dataclasses import dataclass, replace
 
 from airflow_mqtt.bridge.dispatch import fleet, placement
-from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.draft import ROW, Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.database.records import Job, Worker
@@ -300,12 +300,11 @@ def within(data: bytes, job: Job, limit: int) -> bytes:
 
     The limit is for all attempts of the job together, and for what their rows cost.
     """
-    room = limit - job.log_stored
-    if room <= 0 and job.log_bytes:
+    if job.log_stored >= limit and job.log_bytes:
         return b""
-    if len(data) <= room:
+    if job.log_stored + ROW + len(data) <= limit:
         return data
-    kept = data[: max(0, room)]
+    kept = data[: max(0, limit - job.log_stored)]
     note = b'\n{"level":"warning","logger":"airflow_mqtt.bridge","event":"Log cut here: log_limit of the bridge."}\n'
     return kept + note
 

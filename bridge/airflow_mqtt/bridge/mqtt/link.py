@@ -253,7 +253,7 @@ class Link:
         self._echoed.set()
         async with asyncio.TaskGroup() as group:
             stands = group.create_task(client.until_lost(), name="wait for the end of the connection")
-            asked = [(name, self._how(kind)) for name, kind in filters.items()]
+            asked: list[tuple[str, Any]] = [(name, self._how(kind)) for name, kind in filters.items()]
             _check(filters, await client.subscribe(asked, timeout=_SUBSCRIBE_TIMEOUT))
             raise_if_cancelled()
             self._client, self._lost = client, asyncio.Event()
@@ -268,7 +268,7 @@ class Link:
         handling = (
             SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if kind in RETAINED else SubscribeOptions.RETAIN_DO_NOT_SEND
         )
-        return SubscribeOptions(qos=1, retainHandling=handling)  # type: ignore[no-untyped-call]
+        return SubscribeOptions(qos=1, retainHandling=handling)
 
     async def _echo(self, client: aiomqtt.Client) -> None:
         """Raise `DeafError` when what we publish to ourselves does not arrive.

@@ -8,13 +8,14 @@ import pytest
 import servers
 from bridge_bench import Site
 from fakes import FakeExecutionApi, FakeWorker
+from security.flood import LOUD
 
 VICTIM, STOLEN = "edge-1", "edge-2"
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[servers.Mosquitto]:
-    with servers.mosquitto(accounts=[VICTIM, STOLEN]) as server:
+    with servers.mosquitto(accounts=[VICTIM, *dict.fromkeys(LOUD.values())]) as server:
         yield server
 
 

@@ -108,10 +108,9 @@ class Site:
 
     async def lead(self):
         """Take over, as a new leader does."""
-        await self.close()
-        if self.url.startswith("sqlite"):
+        if self.ledger is None and self.url.startswith("sqlite"):
             self.ledger = SqliteLedger(str(make_url(self.url).database), "", 1, renewed=lambda: None)
-        else:
+        elif self.ledger is None:
             self.ledger = PostgresLedger(self.url, "", 1, instance="one", idle_limit=60)
         made, topics = Messages(Topics("airflow"), 31), Topics("airflow")
         self.inbox = Inbox(topics, 2**20, clock=itertools.count(step=3600).__next__)
@@ -127,11 +126,6 @@ class Site:
             elsewhere=asyncio.to_thread, max_message_bytes=2**20,
         )  # fmt: skip
         self.writer.connect(time.time())
-
-    async def close(self):
-        ledger, self.ledger = self.ledger, None
-        if ledger is not None:
-            await ledger.close()
 
     async def call(self, *_, **__):
         return Answer(204, {}, b"")
@@ -201,7 +195,7 @@ COUNT = itertools.count()
 async def site(database_url):
     made = await asyncio.to_thread(Site, database_url)
     yield made
-    await made.close()
+    await made.ledger.close()
     made.engine.dispose()
 
 

@@ -30,11 +30,11 @@ def test_a_birth_that_was_retained_loses_no_job(broker, shared_postgres, tmp_pat
 def _play_back(site, worker, thief, version) -> None:
     first = site.start_bridge("--mqtt-version", version)
     job = site.queue()
-    run = worker.order()
+    run = worker.order(timeout=60)
     worker.event("accepted", run)
     body = {"hostname": "pi", "unixname": "u", "pid": 7}
     assert worker.call(run, "PATCH", f"task-instances/{SUBJECT}0/run", body).status == 200
-    wait_for(lambda: worker.acked == worker.seq, what="the acknowledgement", timeout=20)
+    wait_for(lambda: worker.acked == worker.seq, what="the acknowledgement", timeout=60)
     first.kill()
     first.wait()
     born = Born(
@@ -46,8 +46,8 @@ def _play_back(site, worker, thief, version) -> None:
     thief.publish(EVENTS, born.encode(), retain=True)
     site.start_bridge("--mqtt-version", version)
     worker.event("finished", run, outcome="failed")
-    site.wait_state(job, "failed")
-    wait_for(lambda: worker.acked == worker.seq, what="the acknowledgement", timeout=20)
+    site.wait_state(job, "failed", timeout=60)
+    wait_for(lambda: worker.acked == worker.seq, what="the acknowledgement", timeout=60)
     assert site.job(job).reason == "the worker's supervisor failed"
     assert site.log_of(job) == b""
     with site.engine.connect() as connection:
@@ -64,4 +64,4 @@ def _is_retained_no_more(site, logs) -> None:
             watch.wait("airflow/v1/worker/edge-1/status")
             return [topic for topic in watch.topics() if topic in (EVENTS, logs)]
 
-    wait_for(lambda: not retained(), what="the broker to forget what it retained", timeout=20)
+    wait_for(lambda: not retained(), what="the broker to forget what it retained", timeout=60)

@@ -9,7 +9,7 @@ import orjson
 
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
-from airflow_mqtt.protocol.messages import Desired, JobStatus, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.messages import MAX_INTEGER, Desired, JobStatus, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import WorkerState
 
 log = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class Job:
     final_state: str | None
     exit_code: int | None
     log_bytes: int
+    log_stored: int
     publishes: int
     published_at: float | None
     queued_at: float
@@ -188,22 +189,25 @@ class Worker:
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
-        """Return the worker of a row with the columns `WORKER_COLUMNS`. `ValueError`, `PayloadError`: it is none."""
+        """Return the worker of a row with the columns `WORKER_COLUMNS`. `ValueError`, `PayloadError`: it is none.
+
+        Numbers that a version before this one took from a device are brought within their bounds.
+        """
         values = dict(zip(WORKER_COLUMNS, row, strict=True))
         status, info = orjson.loads(values["status"]), orjson.loads(values["info"])
         return cls(
             name=values["name"],
-            desired=Desired.from_object({**orjson.loads(values["desired"]), "revision": values["revision"]}),
+            desired=Desired.stored({**orjson.loads(values["desired"]), "revision": values["revision"]}),
             state=WorkerState(values["state"]),
-            status=WorkerStatus.from_object(status) if status else None,
-            info=WorkerInfo.from_object(info) if info else None,
+            status=WorkerStatus.stored(status) if status else None,
+            info=WorkerInfo.stored(info) if info else None,
             instance=values["instance"],
-            connection=values["connection"],
+            connection=min(values["connection"], MAX_INTEGER),
             seen_at=values["seen_at"],
             journal=values["journal"],
             past_journals=tuple(orjson.loads(values["past_journals"])),
-            seq=values["seq"],
-            birth=values["birth"],
+            seq=min(values["seq"], MAX_INTEGER),
+            birth=min(values["birth"], MAX_INTEGER),
         )
 
     @classmethod

@@ -89,6 +89,7 @@ job = Table(
     Column("final_state", Text),  # what the Execution API accepted: success, failed, deferred, up_for_retry, …
     Column("exit_code", Integer),
     Column("log_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("log_stored", BigInteger, nullable=False, server_default=text("0")),  # of all attempts, with what rows cost
     Column("publishes", Integer, nullable=False, server_default=text("0")),
     Column("published_at", Double),
     Column("queued_at", Double, nullable=False),

@@ -92,7 +92,7 @@ def open_gate(draft: Draft, call: Call, path: str) -> Job | Refusal | Early:
         **identity(json_object(request.body)),
     }
     after = draft.move(verdict, JobEvent.START, by=f"worker:{call.worker}", **values)
-    draft.then(lambda: log.info("job %s: running on worker %s", after.id, call.worker))
+    draft.say(after.id, log.info, "job %s: running on worker %s", after.id, call.worker)
     return after
 
 

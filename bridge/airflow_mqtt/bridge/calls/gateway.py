@@ -9,13 +9,14 @@ It awaits only what it is given (the API, the writer, a pause): the simulation r
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, Protocol
 
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent
+from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent, Share
 from airflow_mqtt.bridge.calls import gate, routes
 from airflow_mqtt.bridge.calls.execution_api import Answer, MalformedError, UnavailableError
 from airflow_mqtt.bridge.calls.gate import Call, Early
@@ -39,6 +40,15 @@ _REMEMBERED_OF_A_WORKER: Final = Bound(1_000, 8 * _MIB)
 _PENDING: Final = Bound(10_000, 64 * _MIB)
 _PENDING_OF_A_WORKER: Final = Bound(1_000, 16 * _MIB)
 _PENDING_OF_A_JOB: Final = Bound(4)
+
+#: What a worker may have answered in a second, and in how many seconds at once: calls, and bytes of the answers' text.
+#: Past it, its calls wait: to pack a megabyte costs more than to carry it to a device.
+_CALLS: Final = 500
+_ANSWERED_BYTES: Final = 4 * _MIB
+_BURST: Final = 4.0
+
+#: Characters of an answer from which on it is encoded outside of the loop.
+_LARGE: Final = 32 * 1024
 
 #: What a payload leaves of a message for its topic and header.
 _ENVELOPE: Final = 1024
@@ -69,12 +79,23 @@ class Api(Protocol):
     """As much of `ExecutionApi` as is needed here."""
 
     async def call(
-        self, token: str, method: str, path: str, *, query: str = "", headers: dict[str, str], body: bytes | None
+        self,
+        token: str,
+        method: str,
+        path: str,
+        *,
+        worker: str,
+        query: str = "",
+        headers: dict[str, str],
+        body: bytes | None,
     ) -> Answer: ...
 
 
 class Gateway:
-    """Answers the requests of workers, each once."""
+    """Answers the requests of workers, each once.
+
+    `clock` is one that is never set; `elsewhere` does what takes long where it holds up nobody.
+    """
 
     def __init__(
         self,
@@ -84,6 +105,8 @@ class Gateway:
         *,
         publish: Callable[[list[Outgoing]], object],
         sleep: Callable[[float], Awaitable[None]],
+        clock: Callable[[], float],
+        elsewhere: Callable[[Callable[[], bytes]], Awaitable[bytes]],
         max_message_bytes: int,
     ) -> None:
         self._writer = writer
@@ -92,12 +115,15 @@ class Gateway:
         self._messages = messages
         self._publish = publish
         self._sleep = sleep
+        self._clock = clock
+        self._elsewhere = elsewhere
         self._max = max_message_bytes
         self._busy: set[Key] = set()
         self._answers = Recent(total=_REMEMBERED, each=_REMEMBERED_OF_A_WORKER)
         self._quota = Quota(total=_PENDING, each=_PENDING_OF_A_WORKER)
         self._quota_of_jobs = Quota(each=_PENDING_OF_A_JOB)
-        self._ending: set[str] = set()
+        self._share = Share(pieces=_CALLS, size=_ANSWERED_BYTES, burst=_BURST)
+        self._ending: Counter[str] = Counter()  # jobs, and how many of their calls say a final state
         self._unsaid = Once()
 
     def is_ending(self, job_id: str) -> bool:
@@ -130,13 +156,16 @@ class Gateway:
 
     async def _handle(self, call: Call, key: Key) -> None:
         try:
+            await self._wait_for_share(call.worker)
             payload = self._answers.get(call.worker, key)
-            if payload is None:
+            if payload is not None:
+                self._share.use(call.worker, self._clock(), size=len(payload))
+            else:
                 response = await self._answer(call)
                 if isinstance(response, Refusal):  # made again as easily as it is remembered
-                    payload = self._encoded(self._refuse(call, response))
+                    payload = await self._encode(call.worker, self._refuse(call, response))
                 else:
-                    payload = self._encoded(response)
+                    payload = await self._encode(call.worker, response)
                     self._answers.add(call.worker, key, payload)
             self._busy.discard(key)  # published at each delivery: the first may be lost
             self._publish([self._messages.response(call.worker, payload)])
@@ -146,6 +175,19 @@ class Gateway:
             self._busy.discard(key)
             self._quota.leave(call.worker, call.size)
             self._quota_of_jobs.leave((call.worker, call.request.job), 0)
+
+    async def _wait_for_share(self, worker: str) -> None:
+        """Wait until what `worker` was answered before is paid for."""
+        while (seconds := self._share.wait(worker, self._clock())) > 0:
+            await self._sleep(seconds)
+
+    async def _encode(self, worker: str, response: Response) -> bytes:
+        """Return the payload of `response`, which `worker` pays for."""
+        size = len(response.body or "")
+        self._share.use(worker, self._clock(), size=size)
+        if size < _LARGE:
+            return self._encoded(response)
+        return await self._elsewhere(lambda: self._encoded(response))
 
     def _encoded(self, response: Response) -> bytes:
         """Return the payload of `response`, or of a 413 where the broker or the worker would not take it."""
@@ -196,11 +238,13 @@ class Gateway:
 
     async def _end(self, job: Job, request: Request, path: str) -> Response:
         """Forward a final state, and note it before the worker hears that it was accepted."""
-        self._ending.add(job.id)
+        self._ending[job.id] += 1
         try:
             return await self._forward(job, request, path, is_gate=False)
         finally:
-            self._ending.discard(job.id)
+            self._ending[job.id] -= 1
+            if not self._ending[job.id]:
+                del self._ending[job.id]
 
     def _refuse(self, call: Call, refusal: Refusal) -> Response:
         """Say why a request is refused, to the worker and once in our log."""
@@ -221,7 +265,7 @@ class Gateway:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_random_exponential(multiplier=0.2, max=_RETRY_MAX),
-            before_sleep=lambda state: _note_retry(request, state),
+            before_sleep=lambda state: self._note_retry(request, state),
             sleep=self._sleep,
             reraise=True,
         )
@@ -232,8 +276,8 @@ class Gateway:
                 if current is None:
                     return _refusal(request, Refusal(409, "invalid_state", "the job has ended in the meantime"))
                 answer = await self._api.call(
-                    current.token, request.method, request.path.removeprefix("/"), query=request.query,
-                    headers=headers, body=body,
+                    current.token, request.method, request.path.removeprefix("/"), worker=current.worker or "",
+                    query=request.query, headers=headers, body=body,
                 )  # fmt: skip
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
@@ -255,22 +299,21 @@ class Gateway:
                 lambda draft: gate.note_answer(draft, job, started=started, final_state=final_state, token=token),
             )
 
+    def _note_retry(self, request: Request, state: RetryCallState) -> None:
+        """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""
+        if state.attempt_number & (state.attempt_number - 1) or not self._living.lines(request.job):
+            return
+        error = state.outcome.exception() if state.outcome else None
+        log.warning(
+            "Execution API: job %s: %s %.200r: %.300r; trying again (%d)",
+            request.job, request.method, request.path, str(error), state.attempt_number,
+        )  # fmt: skip
+
     def _current(self, job: Job) -> Job | None:
         """The job as it is now, if the worker still holds the attempt for which a call is made."""
         now = self._living.jobs.get(job.id)
         held = now is not None and (now.worker, now.attempt) == (job.worker, job.attempt) and now.state in gate.STARTED
         return now if held else None
-
-
-def _note_retry(request: Request, state: RetryCallState) -> None:
-    """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""
-    if state.attempt_number & (state.attempt_number - 1):
-        return
-    error = state.outcome.exception() if state.outcome else None
-    log.warning(
-        "Execution API: job %s: %s %.200r: %.300r; trying again (%d)",
-        request.job, request.method, request.path, str(error), state.attempt_number,
-    )  # fmt: skip
 
 
 def _forwarded_headers(request: Request) -> dict[str, str]:

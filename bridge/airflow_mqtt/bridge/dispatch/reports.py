@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from airflow_mqtt.bridge.dispatch import fleet, placement
-from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.draft import ROW, Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.database.records import Job, Worker
@@ -121,7 +121,7 @@ class Reports:
             draft.followed[name] = after.desired
             draft.then(lambda: log.info("worker %s: has followed its shutdown, which is over", name))
         if before is None or before.state is not after.state:
-            draft.then(lambda: log.info("worker %s: %s", name, after.state))
+            draft.say(name, log.info, "worker %s: %s", name, after.state)
 
     # --- workers ------------------------------------------------------------------------------------------
 
@@ -136,15 +136,16 @@ class Reports:
     def _refuse(self, draft: Draft, worker: Worker, birth: UnsupportedBirth) -> None:
         """Answer a worker that cannot be taken. A task that it ran before lives, and its events go on to count."""
         why = fleet.refusal(birth.protocol)
-        if draft.living.refused.get(worker.name) != why:
-            draft.living.refused[worker.name] = why
-            log.error("worker %s is refused: %s", worker.name, why)
+        living, name = draft.living, worker.name
+        if living.refused.get(name) != why:
+            draft.then(lambda: living.refused.__setitem__(name, why))
+            draft.say(name, log.error, "worker %s is refused: %s", name, why)
         if birth.journal == worker.journal:
             draft.save_worker(replace(worker, seen_at=draft.now))
         draft.publish(self.messages.refuse(worker.name, birth.journal, self.epoch, why))
 
     def _birth(self, draft: Draft, worker: Worker, born: Born) -> None:
-        draft.living.refused.pop(worker.name, None)
+        draft.then(lambda: draft.living.refused.pop(worker.name, None))
         draft.answered[worker.name] = None
         if born.journal in worker.past_journals:
             self._renew(draft, worker.name, born.journal)
@@ -173,10 +174,9 @@ class Reports:
     def _renew(self, draft: Draft, name: str, journal: str) -> None:
         """Tell a journal that another has replaced, if it still lives, to come as a new one."""
         if draft.living.renewed.get(name) != journal:
-            draft.living.renewed[name] = journal
-            log.info(
-                "worker %s: its journal %s was replaced by another; if it is back, it takes a new name", name, journal
-            )
+            draft.then(lambda: draft.living.renewed.__setitem__(name, journal))
+            text = "worker %s: its journal %s was replaced by another; if it is back, it takes a new name"
+            draft.say(name, log.info, text, name, journal)
         draft.publish(self.messages.renew(name, journal, self.epoch))
 
     def _settle_birth(self, draft: Draft, name: str, born: Born) -> None:
@@ -256,9 +256,8 @@ class Reports:
         elif name in living.pauses:
             draft.then(lambda: living.resume(name))
         if log.isEnabledFor(logging.INFO):
-            draft.then(
-                lambda: log.info("job %s: %s by worker %s%s", after.id, after.state, name, because(after.reason))
-            )
+            why = because(after.reason)
+            draft.say(after.id, log.info, "job %s: %s by worker %s%s", after.id, after.state, name, why)
 
     def _note_verdict(self, draft: Draft, verdict: Verdict, worker: Worker, event: Event, job: Job) -> None:
         if verdict is Verdict.DUPLICATE:
@@ -266,7 +265,7 @@ class Reports:
         if verdict is Verdict.REFUSED:
             said = (job.id, worker.name, event.type, event.attempt, job.state, job.attempt)
             what = "job %s: worker %s says %s of attempt %d, but the job is %s in attempt %d"
-            draft.then(lambda: log.warning(what, *said))
+            draft.say(worker.name, log.warning, what, *said)
         self._drop_stale(draft, worker, event)
 
     def _drop_stale(self, draft: Draft, worker: Worker, event: Event) -> None:
@@ -295,7 +294,7 @@ class Reports:
         if not chunk.offset <= job.log_bytes < end:
             return
         fresh = data[job.log_bytes - chunk.offset :]
-        draft.append_log(job, within(fresh, job.log_bytes, self.log_limit), end)
+        draft.append_log(job, within(fresh, job, self.log_limit), end)
         marks[job_id] = end
 
 
@@ -319,13 +318,16 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     return JobEvent.SUCCEED, event.reason, values
 
 
-def within(data: bytes, offset: int, limit: int) -> bytes:
-    """Return what of `data`, at `offset` of a log, is kept under `limit`; a line says where the rest is missing."""
-    if offset >= limit:
+def within(data: bytes, job: Job, limit: int) -> bytes:
+    """Return what of `data`, the next of the log of `job`, is kept under `limit`; a line says where more is missing.
+
+    The limit is for all attempts of the job together, and for what their rows cost.
+    """
+    if job.log_stored >= limit and job.log_bytes:
         return b""
-    if offset + len(data) <= limit:
+    if job.log_stored + ROW + len(data) <= limit:
         return data
-    kept = data[: limit - offset]
+    kept = data[: max(0, limit - job.log_stored)]
     note = b'\n{"level":"warning","logger":"airflow_mqtt.bridge","event":"Log cut here: log_limit of the bridge."}\n'
     return kept + note
 

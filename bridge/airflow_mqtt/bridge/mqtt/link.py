@@ -18,6 +18,7 @@ import aiomqtt
 from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 from tenacity import RetryCallState, wait_random_exponential
 
 from airflow_mqtt.bridge.bounds import Bound, Quota
@@ -25,7 +26,7 @@ from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.protocol.errors import first_of
-from airflow_mqtt.protocol.topics import Topics
+from airflow_mqtt.protocol.topics import RETAINED, TopicKind, Topics
 
 log = logging.getLogger(__name__)
 
@@ -247,17 +248,27 @@ class Link:
         )
 
     async def _serve(self, client: _Client, connected: Callable[[], None]) -> None:
-        filters = [*self._topics.of_bridge(), self._topics.bridge_echo(self._settings.instance)]
+        filters = self._topics.of_bridge() | {self._topics.bridge_echo(self._settings.instance): TopicKind.BRIDGE_ECHO}
         raise_if_cancelled()
         self._echoed.set()
         async with asyncio.TaskGroup() as group:
             stands = group.create_task(client.until_lost(), name="wait for the end of the connection")
-            _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
+            asked: list[tuple[str, Any]] = [(name, self._how(kind)) for name, kind in filters.items()]
+            _check(filters, await client.subscribe(asked, timeout=_SUBSCRIBE_TIMEOUT))
             raise_if_cancelled()
             self._client, self._lost = client, asyncio.Event()
             connected()
             group.create_task(self._echo(client), name="listen to ourselves")
             await stands
+
+    def _how(self, kind: TopicKind) -> int | SubscribeOptions:
+        """How to subscribe: with QoS 1, and on MQTT 5 without what is retained where nothing should be."""
+        if not self._v5:
+            return 1
+        handling = (
+            SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if kind in RETAINED else SubscribeOptions.RETAIN_DO_NOT_SEND
+        )
+        return SubscribeOptions(qos=1, retainHandling=handling)
 
     async def _echo(self, client: aiomqtt.Client) -> None:
         """Raise `DeafError` when what we publish to ourselves does not arrive.
@@ -366,7 +377,7 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _check(filters: list[str], codes: Iterable[Any]) -> None:
+def _check(filters: Iterable[str], codes: Iterable[Any]) -> None:
     """Raise `DeniedError` for what the broker refuses. What it grants and then withholds, only the echo shows."""
     denied = [name for name, code in zip(filters, codes, strict=False) if getattr(code, "value", code) >= _FAILURE]
     if denied:

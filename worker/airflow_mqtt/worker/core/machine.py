@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import (
+    MAX_POSITION,
     Ack,
     BridgeState,
     BridgeStatus,
@@ -18,7 +20,7 @@ from airflow_mqtt.protocol.messages import (
     WorkerStatus,
     decode_order,
 )
-from airflow_mqtt.protocol.topics import Topic, TopicKind, Topics
+from airflow_mqtt.protocol.topics import RETAINED, Topic, TopicKind, Topics
 from airflow_mqtt.worker.core import calls, completion, draining, logs, orders, renewal, status
 from airflow_mqtt.worker.core.calls import LocalCall
 from airflow_mqtt.worker.core.effects import DropEvents, Effect, SaveMeta
@@ -176,6 +178,8 @@ class Core:
             kind = parsed.kind.value
             if parsed.worker not in ("", self.state.config.name):
                 raise PayloadError(f"topic {topic[:200]!r} is another worker's")
+            if retained and parsed.kind not in RETAINED:
+                raise PayloadError("the broker had retained it, and what it says was for another time")
             self._dispatch(parsed, payload, now, retained=retained)
         except PayloadError as error:
             self._drop(kind, topic, error)
@@ -286,7 +290,8 @@ class Core:
             self._introduce(now)
 
     def _desire(self, payload: bytes, now: float) -> None:
-        desired = Desired.decode(payload) if payload else Desired(revision=0)
+        # Of an older bridge: it may wish for more slots than there can be.
+        desired = Desired.stored(codec.decode(payload)) if payload else Desired(revision=0)
         state = self.state
         shape = (state.queues, state.slots)
         if desired.maintenance != state.desired.maintenance:
@@ -316,7 +321,7 @@ class Core:
 
 def _restore(state: State, restored: Restored) -> None:
     meta = restored.meta
-    state.connection = int(meta.get("connection", "0"))
+    state.connection = min(int(meta.get("connection", "0")), MAX_POSITION)
     state.shutdown_done = int(meta.get("shutdown_done", "-1"))
     acked = int(meta.get("acked", "0"))
     state.outbox = Outbox(last=max([acked, *restored.events]), acked=acked, sent=acked, events=dict(restored.events))

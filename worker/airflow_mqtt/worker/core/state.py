@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Any
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, sanitise
+from airflow_mqtt.protocol.messages import Desired, Event, EventType, Request, Run, sanitise
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
@@ -102,7 +102,7 @@ class State:
 
     @property
     def slots(self) -> int:
-        return self.config.slots if self.desired.slots is None else min(self.desired.slots, MAX_SLOTS)
+        return self.config.slots if self.desired.slots is None else self.desired.slots
 
     @property
     def queues(self) -> tuple[str, ...]:

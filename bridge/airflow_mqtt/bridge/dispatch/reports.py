@@ -291,7 +291,7 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     values: dict[str, object] = {"exit_code": event.exit_code}
     if event.outcome != FinishOutcome.SUCCEEDED:
         return JobEvent.FAIL, event.reason or "the worker's supervisor failed", values
-    if job.is_task and job.final_state is None:
+    if job.is_tracked and job.final_state is None:
         return JobEvent.FAIL, "ended without a final state that the Execution API accepted", values
     return JobEvent.SUCCEED, event.reason, values
 

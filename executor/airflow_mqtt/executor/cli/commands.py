@@ -20,6 +20,8 @@ from airflow_mqtt.database.errors import is_transient, lacks_tables, refusal
 from airflow_mqtt.database.operations import Ending, Wish
 from airflow_mqtt.executor import compat, core
 from airflow_mqtt.executor.cli.output import print_rows, refuse, say
+from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from airflow_mqtt.protocol.workers import GONE
@@ -77,7 +79,7 @@ def list_workers(args: Namespace) -> None:
     """Print one line a worker."""
     columns = (
         _worker.name, _worker.state, _worker.status, _worker.info, _worker.desired, _worker.revision, _worker.removal,
-        _worker.seen_at,
+        _worker.seen_at, _worker.clock_offset,
     )  # fmt: skip
     statement = select(*columns).where(_worker.team_name == args.team_name).order_by(_worker.name)
     with compat.own_session() as session:
@@ -95,16 +97,19 @@ def _worker_line(row: Any, now: float) -> dict[str, Any]:
         "queues": info.get("queues", []),
         "version": info.get("version"),
         "seen": f"{max(0, now - row.seen_at):.0f} s ago",
+        "clock": "" if row.clock_offset is None else f"{-row.clock_offset:+.0f} s",
         "comment": _comment(row),
     }
 
 
 def _comment(row: Any) -> str:
+    """What an operator said of it, and what one should know."""
     try:
         comment = desired.parse(row.desired, row.revision).comment
     except PayloadError as error:  # one row that is damaged must not hide all others
         comment = str(error)
-    return f"{comment} (to be forgotten)".strip() if row.removal else comment
+    notes = [Clock.of(row.clock_offset).note, "to be forgotten" if row.removal else ""]
+    return " ".join([comment, *(f"({note})" for note in notes if note)]).strip()
 
 
 @_command
@@ -142,8 +147,9 @@ def _reason(row: Any) -> str:
 
 
 def _what(row: Any) -> str:
-    if row.workload_type == core.Subject.CALLBACK:
-        return f"callback {row.subject}"
+    kind = kinds.of(row.workload_type)
+    if kind is not None and not kind.tracked:
+        return f"{kind.name} {row.subject}"
     mapped = f"[{row.map_index}]" if row.map_index >= 0 else ""
     return f"{row.dag_id} {row.run_id} {row.task_id}{mapped} try {row.try_number}"
 

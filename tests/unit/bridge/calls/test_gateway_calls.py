@@ -707,7 +707,7 @@ async def test_a_refusal_is_one_line_and_said_once(bench, caplog):
     with caplog.at_level(logging.WARNING):
         for path in ("x\nERROR all is lost\n%s", "x%0aERROR all is lost", "variables\u2028ERROR"):
             for _ in range(20):
-                assert (await bench.ask("POST", path)).status == 403
+                assert (await bench.ask("POST", path)).status in (403, 404)
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("airflow_mqtt")]
     assert len(lines) == 1 and "\n" not in lines[0] and len(lines[0]) < 700
 

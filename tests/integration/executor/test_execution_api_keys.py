@@ -111,7 +111,7 @@ def site(world):
             await real(route, scope, receive, send)
         else:
             site.routed.append((scope["method"], route.path, dict(scope["path_params"])))
-            await send({"type": "http.response.start", "status": 299, "headers": []})
+            await send({"type": "http.response.start", "status": 299, "headers": [(b"content-length", b"0")]})
             await send({"type": "http.response.body", "body": b""})
 
     with pytest.MonkeyPatch.context() as patch:

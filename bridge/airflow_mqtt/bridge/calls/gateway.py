@@ -323,7 +323,7 @@ def _answer_of(request: Request, match: Match, answer: Answer, offset: float) ->
     headers = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
     body = answer.text if answer.content else None
     if offset and body is not None and match.route.answers:
-        body = clocks.answered(body, match.route.answers, offset)
+        body = clocks.answered(body, match.route.answers, -offset)
     return Response(id=request.id, journal=request.journal, status=answer.status_code, headers=headers, body=body)
 
 

@@ -125,6 +125,8 @@ class Reports:
         after = fleet.after_status(worker, status, live=live, now=draft.now)
         if after is not worker:
             draft.save_worker(after)
+            if (note := after.clock.note) and not worker.clock.note:
+                draft.then(lambda: log.warning("worker %s: %s; times in its calls are corrected", worker.name, note))
 
     def _refuse(self, draft: Draft, worker: Worker, birth: UnsupportedBirth) -> None:
         """Answer a worker that cannot be taken. A task that it ran before lives, and its events go on to count."""

@@ -56,10 +56,10 @@ def test_a_scheduler_reads_no_whole_table(engine):
         store.existing(session, ["live-0"])
         store.take_reports(session, **mine, unsure=(), told=())
         store.take_reports(session, **mine, unsure=["live-0"], told=())
-        store.ended_callbacks(session, **mine, told=())
+        store.untracked_ends(session, **mine, told=())
         store.by_id(session, ["live-0"], "")
         store.adopt(session, ["live-0"], "2")
-        store.ownerless_callbacks(session, ["1", "2"], "")
+        store.ownerless(session, ["1", "2"], "")
         store.aging_tokens(session, **mine, living=["1", "2"], waiting_before=NOW, started_before=NOW)
         for job in ("live-0", "live-1"):  # one that waits, one that a worker holds
             operations.cancel(session, "", job, now=1.0, by="x", reason="y")

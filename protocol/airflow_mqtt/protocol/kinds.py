@@ -55,7 +55,7 @@ CALLBACK: Final = Kind(
     runs_on=JobKind.AIRFLOW,
     gate="airflow-mqtt/callbacks/{callback_id}/start",
     flag="supports_callbacks",
-    since="3.3",
+    since="3.2",
 )
 
 CONNECTION_TEST: Final = Kind(

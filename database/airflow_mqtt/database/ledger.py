@@ -51,6 +51,7 @@ WAITING_COLUMNS: Final = ("id", "queue", "kind", "slots", "priority", "queued_at
 #: Columns of a worker that the leader writes; `desired`, `revision` and `removal` are the operators'.
 OBSERVED_COLUMNS: Final = (
     "state", "status", "info", "instance", "connection", "seen_at", "journal", "past_journals", "seq", "birth",
+    "clock_offset",
 )  # fmt: skip
 
 

@@ -7,8 +7,11 @@ from typing import Any, Final, Self, TypeVar
 
 import orjson
 
+from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
+from airflow_mqtt.protocol.kinds import Kind
 from airflow_mqtt.protocol.messages import MAX_INTEGER, Desired, JobStatus, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import WorkerState
 
@@ -123,9 +126,15 @@ class Job:
         return replace(self, **changes(self.state, self.attempt, event, now=now, reason=reason, values=values))
 
     @property
-    def is_task(self) -> bool:
-        """Whether the Execution API keeps a state of it. Callbacks (`ExecuteCallback`) have none there."""
-        return self.workload_type == "ExecuteTask"
+    def work(self) -> Kind | None:
+        """What kind of work it is; None for one of a version of ours that this one does not know."""
+        return kinds.of(self.workload_type)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the Execution API keeps a state of it as of a task instance."""
+        work = self.work
+        return work is not None and work.tracked
 
     def status(self, now: float) -> JobStatus:
         return JobStatus(
@@ -186,6 +195,7 @@ class Worker:
     past_journals: tuple[str, ...]
     seq: int
     birth: int
+    clock: Clock = Clock()
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
@@ -208,6 +218,7 @@ class Worker:
             past_journals=tuple(orjson.loads(values["past_journals"])),
             seq=min(values["seq"], MAX_INTEGER),
             birth=min(values["birth"], MAX_INTEGER),
+            clock=Clock.of(values["clock_offset"]),
         )
 
     @classmethod
@@ -241,6 +252,7 @@ class Worker:
             "past_journals": orjson.dumps(self.past_journals).decode(),
             "seq": self.seq,
             "birth": self.birth,
+            "clock_offset": self.clock.offset if self.clock.heard else None,
         }
 
     @property
@@ -257,5 +269,5 @@ class Worker:
 #: What `Worker.of` reads, in this order.
 WORKER_COLUMNS: Final = (
     "name", "desired", "revision", "state", "status", "info", "instance", "connection", "seen_at", "journal",
-    "past_journals", "seq", "birth",
+    "past_journals", "seq", "birth", "clock_offset",
 )  # fmt: skip

@@ -208,6 +208,7 @@ class JobKind(StrEnum):
     """What a worker must have to run a job."""
 
     AIRFLOW = "airflow"  # a workload of Airflow's, run with the Task SDK
+    CONNECTION_TEST = "airflow-connection-test"  # a test of a connection, which the Task SDK of Airflow 3.3 has
 
 
 class OrderType(StrEnum):

@@ -35,6 +35,9 @@ EXIT_STORAGE = 74  # EX_IOERR of sysexits.h
 
 JOURNAL = "journal.sqlite"
 
+#: From which release on the Task SDK has what runs them.
+_SDK_OF = {JobKind.AIRFLOW: (), JobKind.CONNECTION_TEST: (1, 3)}
+
 #: Of the largest calls, how many have room on the local socket at a time.
 ROOM_OF_CALLS = 2
 
@@ -234,10 +237,18 @@ def _config(settings: WorkerSettings, journal: str, boot: str) -> Config:
 
 def _kinds(settings: WorkerSettings) -> tuple[str, ...]:
     """Return what this worker can run. Another interpreter than ours is taken at its owner's word."""
-    if settings.python == sys.executable and installed_version("apache-airflow-task-sdk") is None:
+    if settings.python != sys.executable:
+        return tuple(kind.value for kind in JobKind)
+    version = installed_version("apache-airflow-task-sdk")
+    if version is None:
         log.warning("apache-airflow-task-sdk is not installed beside the worker: it can run no tasks of Airflow")
         return ()
-    return (JobKind.AIRFLOW.value,)
+    return tuple(kind.value for kind in JobKind if _release(version) >= _SDK_OF[kind])
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version, as far as there are some."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def _platform() -> dict[str, str]:

@@ -43,10 +43,11 @@ _NOT_NOW: Final = frozenset({429, 502, 503, 504})
 
 _REFRESHED: Final = "refreshed-api-token"
 
-#: What stands for itself in the target of a request, beside letters and digits (RFC 3986, sections 2.2 and 2.3). What
-#: is encoded already stays so.
-_TARGET: Final = "/%:@-._~!$&'()*+,;="
-_QUERY: Final = _TARGET + "?[]|"
+#: What stands for itself in the target of a request, beside letters and digits (RFC 3986, sections 2.2 and 2.3).
+_TARGET: Final = "/:@-._~!$&'()*+,;="
+
+#: A query comes as in a URL: what is encoded already stays so.
+_QUERY: Final = _TARGET + "%?[]|"
 
 #: Characters of a request's target. Servers refuse longer ones, and some in the middle of it.
 _LONGEST: Final = 65_536
@@ -112,7 +113,7 @@ class ExecutionApi:
         headers: dict[str, str],
         body: bytes | None,
     ) -> Answer:
-        """Make one call, for a worker.
+        """Make one call, for a worker. `path` is decoded, `query` as in a URL.
 
         Raises `UnavailableError` when it is worth trying again, and `MalformedError` when it never is.
         """

@@ -17,14 +17,14 @@ import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent, Share
-from airflow_mqtt.bridge.calls import gate, routes
+from airflow_mqtt.bridge.calls import gate
 from airflow_mqtt.bridge.calls.execution_api import Answer, MalformedError, UnavailableError
-from airflow_mqtt.bridge.calls.gate import Call, Early
-from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.calls.gate import Call, Early, Refusal
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database.records import Job
-from airflow_mqtt.protocol import codec
+from airflow_mqtt.protocol import clocks, codec, execution_api
+from airflow_mqtt.protocol.execution_api import Does, Match, Miss
 from airflow_mqtt.protocol.messages import Request, Response
 
 log = logging.getLogger(__name__)
@@ -204,43 +204,51 @@ class Gateway:
 
     async def _answer(self, call: Call) -> Response | Refusal:
         request = call.request
-        path = routes.normalise(request.path)
-        if path is None:
-            return Refusal(403, "forbidden", "the path is malformed")
+        match = self._match(call)
+        if isinstance(match, Miss):
+            return gate.refuse_miss(match, request)
         if not all(_HEADER_VALUE.fullmatch(value) for value in _forwarded_headers(request).values()):
             return Refusal(400, "malformed", "a header is not of 1 to 256 printable ASCII characters")
-        is_gate = routes.is_gate(request.method, path)
-        admitted = await self._start(call, path) if is_gate else self._admit(call, path)
+        is_gate = match.route.does is Does.START
+        admitted = await self._start(call, match) if is_gate else self._admit(call, match)
         if isinstance(admitted, Refusal):
             return admitted
-        if routes.CALLBACK_GATE.fullmatch(path):
+        if match.route.ours:
             return _response(request, 204)
         try:
-            if routes.is_final_state(request.method, path):
-                return await self._end(admitted, request, path)
-            return await self._forward(admitted, request, path, is_gate=is_gate)
+            if match.route.does is Does.END:
+                return await self._end(admitted, request, match)
+            return await self._forward(admitted, request, match)
         except MalformedError as error:
             return Refusal(400, "malformed", f"the call cannot be made: {error}")
 
-    def _admit(self, call: Call, path: str) -> Job | Refusal:
-        job = self._living.job(call.request.job)
-        rights = self._living.access.rights(job.queue) if job is not None else None
-        return gate.admit(job, call, path, gate=False, rights=rights)
+    def _match(self, call: Call) -> Match | Miss:
+        """Return what `call` is a call of."""
+        match = execution_api.find(call.request.method, call.request.path)
+        if isinstance(match, Match):
+            job = self._living.job(call.request.job)
+            started = job is not None and job.state in gate.STARTED and job.gate_request != call.request.id
+            return execution_api.as_meant(match, started=started)
+        return match
 
-    async def _start(self, call: Call, path: str) -> Job | Refusal:
+    def _admit(self, call: Call, match: Match) -> Job | Refusal:
+        job = self._living.job(call.request.job)
+        return gate.admit(job, call, match, self._living.access.rights(job.queue) if job is not None else None)
+
+    async def _start(self, call: Call, match: Match) -> Job | Refusal:
         """Let the job start, once, after the commit that says so. Raises `EarlyError`."""
         for pause in _GATE_PAUSES:
-            verdict = await self._writer.submit(call.worker, lambda draft: gate.open_gate(draft, call, path))
+            verdict = await self._writer.submit(call.worker, lambda draft: gate.open_gate(draft, call, match))
             if not isinstance(verdict, Early):
                 return verdict  # type: ignore[no-any-return]
             await self._sleep(pause)
         raise EarlyError
 
-    async def _end(self, job: Job, request: Request, path: str) -> Response:
+    async def _end(self, job: Job, request: Request, match: Match) -> Response:
         """Forward a final state, and note it before the worker hears that it was accepted."""
         self._ending[job.id] += 1
         try:
-            return await self._forward(job, request, path, is_gate=False)
+            return await self._forward(job, request, match)
         finally:
             self._ending[job.id] -= 1
             if not self._ending[job.id]:
@@ -256,12 +264,13 @@ class Gateway:
             )  # fmt: skip
         return _refusal(request, refusal)
 
-    async def _forward(self, job: Job, request: Request, path: str, *, is_gate: bool) -> Response:
+    async def _forward(self, job: Job, request: Request, match: Match) -> Response:
         """Make the call, and again until the API answers: the worker waits, and nothing else can answer it.
 
         Raises `MalformedError`. Between two tries nothing is held that another call needs.
         """
-        headers, body = _forwarded_headers(request), _forwarded_body(job, request, path)
+        offset = self._offset(job)
+        headers, body = _forwarded_headers(request), _forwarded_body(job, request, match, offset)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_random_exponential(multiplier=0.2, max=_RETRY_MAX),
@@ -276,23 +285,26 @@ class Gateway:
                 if current is None:
                     return _refusal(request, Refusal(409, "invalid_state", "the job has ended in the meantime"))
                 answer = await self._api.call(
-                    current.token, request.method, request.path.removeprefix("/"), worker=current.worker or "",
+                    current.token, request.method, match.path, worker=current.worker or "",
                     query=request.query, headers=headers, body=body,
                 )  # fmt: skip
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
-        response = _answer_of(request, path, answer)
-        await self._note(job, request, path, answer.token, accepted=200 <= response.status < 300, is_gate=is_gate)
+        response = _answer_of(request, match, answer, offset)
+        await self._note(job, request, match, answer.token, accepted=200 <= response.status < 300)
         return response
 
-    async def _note(
-        self, job: Job, request: Request, path: str, token: str | None, *, accepted: bool, is_gate: bool
-    ) -> None:
+    def _offset(self, job: Job) -> float:
+        """Return by how many seconds times that the job's worker says are to be moved."""
+        worker = self._living.workers.get(job.worker or "")
+        return worker.clock.correction if worker is not None else 0.0
+
+    async def _note(self, job: Job, request: Request, match: Match, token: str | None, *, accepted: bool) -> None:
         """Have the writer note what the answer says of the job, if it says anything."""
         final_state = None
-        if accepted and routes.is_final_state(request.method, path):
+        if accepted and match.route.does is Does.END:
             final_state = gate.storable(gate.json_object(request.body).get("state"), 100) or "unknown"
-        started = accepted and is_gate
+        started = accepted and match.route.does is Does.START
         if started or final_state is not None or token is not None:
             await self._writer.submit(
                 job.worker or "",
@@ -320,18 +332,23 @@ def _forwarded_headers(request: Request) -> dict[str, str]:
     return {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
 
 
-def _forwarded_body(job: Job, request: Request, path: str) -> bytes | None:
+def _forwarded_body(job: Job, request: Request, match: Match, offset: float) -> bytes | None:
     """Return the body as it is forwarded. Raises `MalformedError`.
 
     Airflow knows a worker by its host name, shows it in the UI and compares it in heartbeats. Devices have host
-    names like `raspberrypi`; the worker's name is the one that says which device.
+    names like `raspberrypi`; the worker's name is the one that says which device. Times are those of the device's
+    clock, which is `offset` seconds behind ours.
     """
     if request.body is None:
         return None
-    if routes.is_gate(request.method, path) or routes.is_heartbeat(request.method, path):
+    says_host = match.route.does in (Does.START, Does.LIVE)
+    if says_host or (offset and match.route.times):
         body = gate.json_object(request.body)
-        if "hostname" in body:
-            return _dumped({**body, "hostname": job.worker})
+        changed = clocks.corrected(body, match.route.times, offset)
+        if says_host and "hostname" in body:
+            changed["hostname"] = job.worker
+        if changed:
+            return _dumped(body | changed)
     return request.body.encode("utf-8", "surrogatepass")
 
 
@@ -342,14 +359,16 @@ def _dumped(body: dict[str, Any]) -> bytes:
         raise MalformedError(f"its body: {error}") from None
 
 
-def _answer_of(request: Request, path: str, answer: Answer) -> Response:
-    if answer.status_code == 409 and routes.is_final_state(request.method, path):
+def _answer_of(request: Request, match: Match, answer: Answer, offset: float) -> Response:
+    if answer.status_code == 409 and match.route.does is Does.END:
         # Airflow before 3.2 answers a repeated final state like this.
         detail = _detail(answer)
         if detail.get("previous_state") == gate.json_object(request.body).get("state"):
             return _response(request, 204)
     headers = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
     body = answer.text if answer.content else None
+    if offset and body is not None and match.route.answers:
+        body = clocks.answered(body, match.route.answers, -offset)
     return Response(id=request.id, journal=request.journal, status=answer.status_code, headers=headers, body=body)
 
 

@@ -132,6 +132,8 @@ class Reports:
         after = fleet.after_status(worker, status, live=live, now=draft.now)
         if after is not worker:
             draft.save_worker(after)
+            if (note := after.clock.note) and not worker.clock.note:
+                draft.then(lambda: log.warning("worker %s: %s; times in its calls are corrected", worker.name, note))
 
     def _refuse(self, draft: Draft, worker: Worker, birth: UnsupportedBirth) -> None:
         """Answer a worker that cannot be taken. A task that it ran before lives, and its events go on to count."""
@@ -313,7 +315,7 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     values: dict[str, object] = {"exit_code": event.exit_code}
     if event.outcome != FinishOutcome.SUCCEEDED:
         return JobEvent.FAIL, event.reason or "the worker's supervisor failed", values
-    if job.is_task and job.final_state is None:
+    if job.is_tracked and job.final_state is None:
         return JobEvent.FAIL, "ended without a final state that the Execution API accepted", values
     return JobEvent.SUCCEED, event.reason, values
 

@@ -4,7 +4,6 @@ One call of a job is under way at a time, so its writes keep their order. `docs/
 why heartbeats never leave the device and why a final state is stored before anybody has seen it.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,7 @@ import orjson
 from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.execution_api import Does, Reply
 from airflow_mqtt.protocol.messages import EventType, Request, Response
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core import completion
@@ -42,25 +42,6 @@ LONGEST_PAUSE = 60.0
 #: How many calls of a job are stored at most; `Config.store_limit` bounds their bytes.
 MAX_STORED = 10_000
 
-_GATE = re.compile(r"(task-instances|callbacks)/[^/]+/run")
-_HEARTBEAT = re.compile(r"task-instances/[^/]+/heartbeat")
-_STATE = re.compile(r"task-instances/[^/]+/state")
-
-#: Writes that may be stored, with the answer that the Execution API would give
-#: (`airflow.api_fastapi.execution_api.routes`: task_instances, xcoms).
-_STORABLE: tuple[tuple[str, re.Pattern[str], int, str | None], ...] = (
-    ("PATCH", _STATE, 204, None),
-    (
-        "PUT",
-        re.compile(r"task-instances/[^/]+/rtif"),
-        201,
-        '{"message":"Rendered task instance fields successfully set"}',
-    ),
-    ("POST", re.compile(r"xcoms/.+"), 201, '{"message":"XCom successfully set"}'),
-    ("PATCH", re.compile(r"task-instances/[^/]+/skip-downstream"), 204, None),
-    ("PATCH", re.compile(r"task-instances/[^/]+/rendered-map-index"), 200, "{}"),
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCall:
@@ -77,22 +58,6 @@ class LocalCall:
     body: str | None = None
 
 
-def is_gate(call: Call) -> bool:
-    return call.method == "PATCH" and _GATE.fullmatch(call.path) is not None
-
-
-def is_state(call: Call) -> bool:
-    return call.method == "PATCH" and _STATE.fullmatch(call.path) is not None
-
-
-def storable(call: Call) -> tuple[int, str | None] | None:
-    """Return the answer that a stored `call` gets, or None when it cannot be stored."""
-    for method, path, status, body in _STORABLE:
-        if call.method == method and path.fullmatch(call.path):
-            return status, body
-    return None
-
-
 # --- from the runner --------------------------------------------------------------------------------------
 
 
@@ -105,17 +70,18 @@ def submit(state: State, local: LocalCall, now: float) -> None:
     if job.cancel is not None:
         _answer(state, local.token, local.id, 410, gone_body(job.cancel))
         return
-    if local.method == "PUT" and _HEARTBEAT.fullmatch(local.path):
-        _answer(state, local.token, local.id, 204)
-        return
     waiting = job.calls.get(local.id)
     if waiting is not None:
         _ask_again(state, waiting, local.token)
         return
-    _enqueue(state, job, _call(local, now), now)
+    call = _call(local, now, started=job.phase is not Phase.ACCEPTED)
+    if call.does is Does.LIVE:
+        _answer_stored(state, call)
+        return
+    _enqueue(state, job, call, now)
 
 
-def _call(local: LocalCall, now: float) -> Call:
+def _call(local: LocalCall, now: float, *, started: bool) -> Call:
     return Call(
         id=local.id,
         method=local.method,
@@ -125,6 +91,7 @@ def _call(local: LocalCall, now: float) -> Call:
         body=local.body,
         token=local.token,
         asked_at=now,
+        started=started,
     )
 
 
@@ -143,12 +110,12 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
         _answer(state, call.token, call.id, 400, detail_body("malformed", why))
         return
     job.calls.append(call)
-    if is_state(call):
+    if call.does is Does.END:
         job.final = _final_state(call)
         if job.refused and job.final == "success":
             _fail_instead(state, job, call, now)
         save(state, job)
-    if is_state(call):
+    if call.does is Does.END:
         store(state, job, call)
     elif not state.connected:
         _store_if_room(state, job, call, now)
@@ -191,7 +158,7 @@ def _final_state(call: Call) -> str:
 
 def _store_if_room(state: State, job: Job, call: Call, now: float) -> None:
     """Store a write. What has no room waits for the link, as a read does: so does the task, and no disk fills up."""
-    if storable(call) is None:
+    if call.reply is None:
         return
     if _has_room(state, job, call):
         store(state, job, call)
@@ -218,8 +185,8 @@ def store(state: State, job: Job, call: Call) -> None:
 
 
 def _answer_stored(state: State, call: Call) -> None:
-    status, body = storable(call) or (204, None)
-    _answer(state, call.token, call.id, status, body)
+    reply = call.reply or Reply(204)
+    _answer(state, call.token, call.id, reply.status, reply.body)
     call.token = None
 
 
@@ -256,7 +223,7 @@ def pump(state: State, job: Job, now: float) -> None:
     if not state.connected or call is None:
         return
     if call.sent_at is None and call.not_before <= now:
-        if is_gate(call):
+        if call.does is Does.START:
             job.gate_sent = True
         send_call(state, job, call, now)
 
@@ -278,7 +245,7 @@ def _settle(state: State, job: Job, call: Call, response: Response, now: float) 
         state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
         return
     job.calls.remove(call)
-    if is_gate(call):
+    if call.does is Does.START:
         _through_gate(state, job, response, now)
     if call.stored:
         state.out.append(DropCall(call.id))
@@ -307,10 +274,10 @@ def _through_gate(state: State, job: Job, response: Response, now: float) -> Non
 
 def _refused(state: State, job: Job, call: Call, response: Response, now: float) -> None:
     """A write that the runner was told had succeeded has not. A 409 on the state: Airflow has another already."""
-    if is_state(call) and response.status == 409:
+    if call.does is Does.END and response.status == 409:
         return
     job.refused = task_log.refusal(call.method, call.path, response.status, response.body or "")
-    job.final_refused = job.final_refused or is_state(call)
+    job.final_refused = job.final_refused or call.does is Does.END
     note(state, job, now, job.refused)
     say(state, "warning", f"job {job.id}: {job.refused}")
     if job.final == "success":
@@ -320,7 +287,7 @@ def _refused(state: State, job: Job, call: Call, response: Response, now: float)
 
 def _fail_stored(state: State, job: Job, now: float) -> None:
     for later in job.calls:
-        if later.stored and is_state(later) and _final_state(later) == "success":
+        if later.stored and later.does is Does.END and _final_state(later) == "success":
             _fail_instead(state, job, later, now)
             state.out.append(SaveCall(later.id, job.id, later.position, later.record()))
 
@@ -375,7 +342,7 @@ def deadline(state: State) -> float:
     """Return when `tick` has something to do."""
     times = [float("inf")]
     for job in state.jobs.values():
-        waiting = [call for call in job.calls.waiting if storable(call) and _has_room(state, job, call)]
+        waiting = [call for call in job.calls.waiting if call.reply and _has_room(state, job, call)]
         times += [call.asked_at + STORE_AFTER for call in waiting]
         head = job.calls.head
         if head is not None and state.connected:

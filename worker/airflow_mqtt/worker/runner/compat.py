@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,5 +142,24 @@ def run_callback(workload: dict[str, Any], client: Any, log_path: Path) -> int:
             bundle_info=BundleInfo.model_validate(workload["bundle_info"]),
             client=client,
             log_path=str(log_path),
+        )
+    )
+
+
+def run_connection_test(workload: dict[str, Any], client: Any) -> int:
+    """Run a `TestConnection` workload to its end, in this process. The SDK reports what came of it by itself.
+
+    It makes its client of an address, so ours is put in the place of that.
+    """
+    from airflow.sdk.execution_time import connection_test_supervisor  # noqa: PLC0415  3.3 and later
+
+    connection_test_supervisor.Client = lambda **_: client
+    return int(
+        connection_test_supervisor.supervise_connection_test(
+            connection_test_id=uuid.UUID(workload["connection_test_id"]),
+            connection_id=workload["connection_id"],
+            timeout=workload["timeout"],
+            token="",
+            server=BASE_URL,
         )
     )

@@ -13,6 +13,7 @@ from airflow_mqtt.bridge import lease
 from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
 from airflow_mqtt.bridge.leader import Leader
 from airflow_mqtt.bridge.lease import Lease
+from airflow_mqtt.bridge.mqtt.losses import ThrownOffError
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.database.engine import Database, make_engine
@@ -38,6 +39,7 @@ class Bridge:
         self._engine = make_engine(settings.database_url, instance=settings.instance, idle_limit=settings.lease_ttl)
         self._database = Database(self._engine, settings.team_name)
         self._health_file = HealthFile(settings.health_file)
+        self._rests_until = 0.0  # on the monotonic clock: until then another bridge may take the lease before us
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stand by and lead until `stop` is set. Raises `RefusedError` when the tables are not there."""
@@ -83,7 +85,7 @@ class Bridge:
                 self._health_file.touch()
                 now = time.monotonic()
                 watch = lease.look(watch, seen, now)
-                if lease.may_take(watch, settings.lease_ttl, now):
+                if now >= self._rests_until and lease.may_take(watch, settings.lease_ttl, now):
                     held = await lease.take(self._database, seen, settings.instance, socket.gethostname())
                     if held is not None:
                         return held
@@ -113,6 +115,10 @@ class Bridge:
                         await leader.say_goodbye()
                 leading.cancel()
                 keeping.cancel()
+        except* ThrownOffError as thrown:
+            log.warning("no longer leading: %s", thrown.exceptions[0])
+            await self._give_back(held)
+            self._rests_until = time.monotonic() + 3 * self._settings.lease_ttl
         except* DeposedError as deposed:
             log.warning("no longer leading: %s", deposed.exceptions[0])
         else:

@@ -154,6 +154,7 @@ class Loop:
         if self._link.due(now):
             self._connect(now)
         self._link.service(now)
+        self._core.limited(self._link.limit, now)
         messages, events = self._link.take()
         # Messages that came before the end of a connection are of that connection, and go first.
         for message in messages:

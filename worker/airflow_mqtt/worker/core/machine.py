@@ -18,8 +18,9 @@ from airflow_mqtt.protocol.messages import (
     WorkerStatus,
     decode_order,
 )
+from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import Topic, TopicKind, Topics
-from airflow_mqtt.worker.core import calls, completion, draining, logs, orders, renewal, status
+from airflow_mqtt.worker.core import calls, completion, draining, limits, logs, orders, renewal, status
 from airflow_mqtt.worker.core.calls import LocalCall
 from airflow_mqtt.worker.core.effects import DropEvents, Effect, SaveMeta
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase, Result
@@ -149,6 +150,11 @@ class Core:
         self._introduce(now)
         status.info(self.state)
         status.publish(self.state, now)
+
+    def limited(self, limit: PacketLimit, now: float) -> None:
+        """So much is known of what the broker takes."""
+        if limits.keep(self.state, limit, now):
+            self._after(now)
 
     def disconnected(self, now: float) -> None:
         """The connection is gone."""
@@ -318,6 +324,7 @@ def _restore(state: State, restored: Restored) -> None:
     meta = restored.meta
     state.connection = int(meta.get("connection", "0"))
     state.shutdown_done = int(meta.get("shutdown_done", "-1"))
+    state.learnt_limit = limits.known(meta)
     acked = int(meta.get("acked", "0"))
     state.outbox = Outbox(last=max([acked, *restored.events]), acked=acked, sent=acked, events=dict(restored.events))
     for record in restored.jobs:

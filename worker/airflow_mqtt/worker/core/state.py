@@ -24,6 +24,7 @@ class Config:
     name: str
     instance: str
     journal: str
+    broker: str = ""  # where it is; what was learnt of one holds for that one
     boot: str = ""  # names what a disk cannot go back in: this power-on, and the journal's file; empty: not known
     queues: tuple[str, ...] = ("default",)
     slots: int = 1
@@ -92,6 +93,9 @@ class State:
     echo_at: float = 0.0
     ack_at: float = 0.0  # when an acknowledgement of our journal came last
     unheard_births: int = 0  # how often we have introduced ourselves since one was acknowledged
+    learnt_limit: int | None = None  # of packets, as it is in the journal
+    learnt_at: float = 0.0
+    payload_limit: int | None = None  # of the broker, in bytes, as far as it is known
     disk_free: int | None = None  # in bytes, as the shell said last
     under_way: int = 0  # messages that the broker has not acknowledged, as the shell said last
     log_budget: float = 0.0
@@ -107,6 +111,12 @@ class State:
     @property
     def queues(self) -> tuple[str, ...]:
         return self.config.queues if self.desired.queues is None else tuple(self.desired.queues)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest payload that has a way to the bridge."""
+        limit = self.config.max_message_bytes
+        return limit if self.payload_limit is None else min(limit, self.payload_limit)
 
     @property
     def used(self) -> int:
@@ -144,7 +154,7 @@ def report(
         reason=sanitise(reason),
         **details,
     )
-    payload = _fitting(state, event).encode()
+    payload = shortened(state, _fitting(state, event))
     state.outbox.add(payload)
     state.out.append(SaveEvent(event.seq, payload))
     send_events(state, now)
@@ -158,6 +168,15 @@ def _fitting(state: State, event: Event) -> Event:
     except PayloadError as error:
         say(state, "error", f"job {event.job}: its report says less than it should: {error}")
         return replace(event, ts=0.0, exit_code=None, log_size=None)
+
+
+def shortened(state: State, event: Event) -> bytes:
+    """Return the payload of `event`, with as much of its reason as has a way: else it would hold up all behind it."""
+    payload = event.encode()
+    while len(payload) > state.max_message_bytes and event.reason:
+        event = replace(event, reason=event.reason[: len(event.reason) // 2])
+        payload = event.encode()
+    return payload
 
 
 def send_events(state: State, now: float) -> None:

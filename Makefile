@@ -29,8 +29,8 @@ demo-stop: ## stop what `make demo KEEP=1` left running
 # its own, and runs as several processes (ARGS="-n 0": one).
 MATRIX := tests/contract/test_links.py tests/contract/test_brokers.py
 
-test: setup servers ## unit, contract, integration and acceptance tests (installs Mosquitto and PostgreSQL if missing)
-	@$(BIN)/pytest tests/unit tests/contract tests/integration tests/acceptance $(MATRIX:%=--ignore=%) $(ARGS)
+test: setup servers ## unit, contract, integration, security and acceptance tests (installs Mosquitto and PostgreSQL if missing)
+	@$(BIN)/pytest tests/unit tests/contract tests/integration tests/security tests/acceptance $(MATRIX:%=--ignore=%) $(ARGS)
 
 test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 and 3.1.1), NATS, and a cluster of NATS that loses a node
 	@$(BIN)/pytest $(MATRIX) -n 4 $(ARGS)

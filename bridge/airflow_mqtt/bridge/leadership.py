@@ -18,6 +18,7 @@ from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError, brief, raise_unless_transient
+from airflow_mqtt.protocol.errors import first_of
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Bridge:
                     held = await lease.take(self._database, seen, settings.instance, socket.gethostname())
                     if held is not None:
                         return held
-                elif not announced:
+                elif not announced and seen.holder:
                     log.info("standing by: bridge %s leads with epoch %d", seen.holder, seen.epoch)
                     announced = True
             except Exception as error:
@@ -116,11 +117,11 @@ class Bridge:
                 leading.cancel()
                 keeping.cancel()
         except* ThrownOffError as thrown:
-            log.warning("no longer leading: %s", thrown.exceptions[0])
+            log.warning("no longer leading: %s", first_of(thrown))
             await self._give_back(held)
             self._rests_until = time.monotonic() + 3 * self._settings.lease_ttl
         except* DeposedError as deposed:
-            log.warning("no longer leading: %s", deposed.exceptions[0])
+            log.warning("no longer leading: %s", first_of(deposed))
         else:
             await self._give_back(held)
 

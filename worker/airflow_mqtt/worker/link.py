@@ -193,10 +193,12 @@ class Link:
         selector: selectors.BaseSelector,
         begin: Callable[[], tuple[str, bytes]],
         limit: PacketLimit | None = None,
+        secret: str = "",
     ) -> None:
         self._settings = settings
         self._filters = filters
         self._selector = selector
+        self._secret = secret  # of the client id, so that nobody else can come with it
         self._begin = begin  # called before each CONNECT; returns topic and payload of the will
         self._client: paho.Client | None = None
         self._registered: Any = None
@@ -265,6 +267,8 @@ class Link:
         self._why = ""  # what the last connection said after its end
         topic, will = self._begin()
         name = f"{self._settings.root.replace('/', '-')}-worker-{self._settings.name}"
+        if self._secret:
+            name += f"-{self._secret}"
         try:
             # A certificate is read here each time: one that was renewed is used, and one that is broken may be mended.
             client = self._client = build_client(self._settings, name, v5=self._v5, clean=False)

@@ -135,6 +135,7 @@ class Loop:
             case Say(level, text):
                 log.log(getattr(logging, level.upper()), "%s", text)
             case Reconnect(reason):
+                self._must_probe = True  # what seems wrong may be another worker of the name
                 self._link.reconnect(reason, now)
             case Stop():
                 self._stop = effect

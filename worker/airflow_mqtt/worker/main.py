@@ -170,7 +170,14 @@ def _work(settings: WorkerSettings) -> None:
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
         filters = Topics(settings.root).of_worker(settings.name)
         limit = limits.restored(restored.meta, config.broker, time.time())
-        link = Link(settings, filters, selector, lambda: loop.begin_connection(), limit)  # noqa: PLW0108  made below
+        link = Link(
+            settings,
+            filters,
+            selector,
+            lambda: loop.begin_connection(),  # noqa: PLW0108  made below
+            limit,
+            secret=restored.meta["client"],
+        )
         loop = Loop(
             core,
             journal,

@@ -204,7 +204,7 @@ class Core:
             case TopicKind.DESIRED:
                 self._desire(payload, now)
             case TopicKind.STATUS:
-                status.seen(self.state, WorkerStatus.decode(payload), now)
+                status.seen(self.state, WorkerStatus.decode(payload), now, live=not retained)
             case TopicKind.PROBE:
                 self._probed(Probe.decode(payload), now)
             case TopicKind.BRIDGE_STATUS:

@@ -192,6 +192,7 @@ class Link:
         filters: list[str],
         selector: selectors.BaseSelector,
         begin: Callable[[], tuple[str, bytes]],
+        *,
         limit: PacketLimit | None = None,
         secret: str = "",
     ) -> None:

@@ -175,7 +175,7 @@ def _work(settings: WorkerSettings) -> None:
             filters,
             selector,
             lambda: loop.begin_connection(),  # noqa: PLW0108  made below
-            limit,
+            limit=limit,
             secret=restored.meta["client"],
         )
         loop = Loop(

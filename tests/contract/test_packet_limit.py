@@ -14,6 +14,7 @@ import pytest
 import link_ends  # first: see there
 import servers
 from airflow_mqtt.protocol.messages import Run
+from airflow_mqtt.worker.core import calls, trial
 from airflow_mqtt.worker.core.effects import SaveCall, SaveJob
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase, Result
 from airflow_mqtt.worker.core.limits import KEY
@@ -48,7 +49,7 @@ def call(name: str, position: int, method: str, path: str, body: str) -> Call:
 def remember(state: Path, log: bytes) -> None:
     """Leave in the journal what two tasks wrote while there was no link."""
     large, small = noise(400_000), '"small"'
-    calls = {
+    written = {
         "a": [
             call("a-1", 1, "POST", "xcoms/d/r/t/large", large),
             call("a-2", 2, "POST", "xcoms/d/r/t/small", small),
@@ -60,7 +61,7 @@ def remember(state: Path, log: bytes) -> None:
         ],
     }
     effects = []
-    for name, written in calls.items():
+    for name, theirs in written.items():
         job = Job(run=Run(job=name, attempt=1, kind="airflow", slots=1, workload={}), queue="default")
         job.phase, job.final, job.result = Phase.ENDED, "success", Result(returned=True, exit_code=0)
         files = JobFiles(state, name, 1)
@@ -69,7 +70,7 @@ def remember(state: Path, log: bytes) -> None:
         job.log_size = len(log)
         effects += [
             SaveJob(name, job.record()),
-            *(SaveCall(one.id, name, one.position, one.record()) for one in written),
+            *(SaveCall(one.id, name, one.position, one.record()) for one in theirs),
         ]
     with Journal(state / "journal.sqlite") as journal:
         journal.write(effects)
@@ -140,3 +141,20 @@ def _answer_within(worker: FakeWorker, id_: str, seconds: float) -> int | None:
                 return response.status
     except queue.Empty:
         return None
+
+
+def test_a_broker_that_acknowledges_what_it_drops_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`message_size_limit` with MQTT 3.1.1. Before: the call waited for ever, and with it all of its job."""
+    monkeypatch.setattr(calls, "RESEND_CALL_AFTER", 0.5)
+    monkeypatch.setattr(trial, "WAIT", 2.0)
+    overrides = {"max_packet_size": None, "message_size_limit": LIMIT}
+    with (
+        servers.mosquitto(tmp_path, accounts=[NAME], overrides=overrides) as broker,
+        FakeBridge(broker.url("bridge"), NAME) as bridge,
+    ):
+        worker = link_ends.LivingWorker(broker.url(NAME), NAME, "3.1.1", heartbeat_interval=1)
+        remember(Path(worker._folder.name), b"")
+        with worker:
+            assert bridge.event("b", "finished").outcome == "succeeded"
+            bridge.event("a", "finished")
+        assert "xcoms/d/r/t/large" not in [request.path for request in bridge.requests]

@@ -135,3 +135,48 @@ def test_a_limit_that_is_larger_than_ours_is_not_mentioned(device) -> None:
 def test_too_little_is_said_to_be(device) -> None:
     limited(device, 8 * KIB)
     assert "it must take 16384 bytes" in device.of(Say)[-1].text
+
+
+class Link:
+    """A broker that acknowledges, and drops what is larger than `most`; the device hears its own status."""
+
+    def __init__(self, device, most: int | None) -> None:
+        self.device, self.most, self.limit = device, most, PacketLimit()
+        self.seen = len(device.done)
+
+    def turn(self) -> None:
+        device = self.device
+        device.core.limited(self.limit, device.now)
+        device.wait(1)
+        fresh, self.seen = device.done[self.seen :], len(device.done)
+        for effect in fresh:
+            ours = isinstance(effect, Publish) and effect.topic.rsplit("/", 1)[1] in ("status", "probe")
+            if ours and (self.most is None or len(effect.payload) <= self.most):
+                device.message(effect.topic, effect.payload)
+
+
+@pytest.mark.parametrize(("most", "status"), [(100 * KIB, 413), (None, None)])
+def test_a_broker_that_acknowledges_what_it_drops_is_found_out(device, most: int | None, status: int | None) -> None:
+    """Mosquitto's `message_size_limit` with MQTT 3.1.1. Airflow may also be slow: then the call waits on."""
+    device.start("a")
+    device.start("b")
+    large = device.call("a", "POST", "dag-runs/d/r", body(900 * KIB))  # of those that are not stored
+    small = device.call("b", "GET", "variables/x")
+    link = Link(device, most)
+    device.forget()
+    link.seen = 0
+    for _ in range(300):
+        link.turn()
+    assert device.answers().get(large) == status
+    assert small not in device.answers()
+    trials = [effect for effect in device.of(Publish) if effect.topic.endswith("/probe")]
+    assert len(trials) == 1 and len(trials[0].payload) > 400 * KIB
+
+
+def test_silence_of_all_proves_nothing_about_size(device) -> None:
+    device.start("a")
+    device.call("a", "POST", "xcoms/d/r/t/large", body(900 * KIB))
+    link = Link(device, 0)
+    for _ in range(300):
+        link.turn()
+    assert link.limit.learnt is None

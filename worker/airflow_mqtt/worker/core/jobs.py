@@ -47,6 +47,8 @@ class Call:
     asked_at: float = 0.0
     sent_at: float | None = None
     not_before: float = 0.0
+    sent_times: int = 0
+    sent_bytes: int = 0  # as large was its message
 
     @property
     def size(self) -> int:

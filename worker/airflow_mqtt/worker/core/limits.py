@@ -35,6 +35,7 @@ def restored(meta: Mapping[str, str], broker: str, wall_time: float) -> PacketLi
 
 def keep(state: State, limit: PacketLimit, now: float) -> bool:
     """Take what is known of the broker's limit; return whether that was news."""
+    state.limit = limit
     if limit.learnt is not None and limit.learnt == state.learnt_limit and now - state.learnt_at > LEARNT_FOR:
         limit.learnt = None
     if limit.learnt != state.learnt_limit:

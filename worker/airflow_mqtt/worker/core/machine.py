@@ -20,7 +20,7 @@ from airflow_mqtt.protocol.messages import (
 )
 from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import Topic, TopicKind, Topics
-from airflow_mqtt.worker.core import calls, completion, draining, limits, logs, orders, renewal, status
+from airflow_mqtt.worker.core import calls, completion, draining, limits, logs, orders, renewal, status, trial
 from airflow_mqtt.worker.core.calls import LocalCall
 from airflow_mqtt.worker.core.effects import DropEvents, Effect, SaveMeta
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase, Result
@@ -105,6 +105,7 @@ class Core:
         state.disk_free = disk_free
         state.under_way = under_way
         calls.tick(state, now)
+        trial.tick(state, now)
         orders.escalate(state, now)
         if state.connected and state.outbox.waiting and now - state.outbox.progress_at >= state.config.resend_after:
             state.outbox.rewind(now)
@@ -118,7 +119,7 @@ class Core:
     def deadline(self, now: float) -> float:
         """Return the time at which `tick` has something to do, at the latest."""
         state = self.state
-        times = [calls.deadline(state), logs.deadline(state, now)]
+        times = [calls.deadline(state), logs.deadline(state, now), trial.deadline(state)]
         times += [job.signal_at for job in state.jobs.values() if job.signal_at is not None]
         if state.stage is not Stage.NONE:
             times.append(state.stage_until)
@@ -206,7 +207,7 @@ class Core:
             case TopicKind.STATUS:
                 status.seen(self.state, WorkerStatus.decode(payload), now, live=not retained)
             case TopicKind.PROBE:
-                self._probed(Probe.decode(payload), now)
+                self._probed(Probe.decode(payload), len(payload), now)
             case TopicKind.BRIDGE_STATUS:
                 self._bridge(BridgeStatus.decode(payload), now, retained=retained)
             case _:
@@ -270,8 +271,10 @@ class Core:
             self.state.unwelcome = why
             say(self.state, "error", f"the bridge gives this worker no jobs: {why}")
 
-    def _probed(self, probe: Probe, now: float) -> None:
-        if probe.instance != self.state.config.instance and self.state.connected:
+    def _probed(self, probe: Probe, size: int, now: float) -> None:
+        if probe.instance == self.state.config.instance:
+            trial.came_back(self.state, size)
+        elif self.state.connected:
             status.publish(self.state, now)
 
     def _bridge(self, bridge: BridgeStatus, now: float, *, retained: bool) -> None:

@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, Request, Run, sanitise
+from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
 from airflow_mqtt.worker.core.outbox import Outbox
+
+if TYPE_CHECKING:
+    from airflow_mqtt.worker.core.trial import Trial
 
 #: How many ended attempts are remembered, so that a late copy of their `run` is known as such.
 REMEMBERED = 1024
@@ -91,8 +95,12 @@ class State:
     status_due: float = 0.0
     status_said: tuple[Any, ...] = ()
     echo_at: float = 0.0
+    echoed_at: float = 0.0  # when a status of this connection came back last
     ack_at: float = 0.0  # when an acknowledgement of our journal came last
     unheard_births: int = 0  # how often we have introduced ourselves since one was acknowledged
+    limit: PacketLimit | None = None  # what the link knows of it
+    trial: "Trial | None" = None
+    passed: int = 0  # the largest of our messages to ourselves that came back on this connection
     learnt_limit: int | None = None  # of packets, as it is in the journal
     learnt_at: float = 0.0
     payload_limit: int | None = None  # of the broker, in bytes, as far as it is known
@@ -188,7 +196,10 @@ def send_events(state: State, now: float) -> None:
 def send_call(state: State, job: Job, call: Call, now: float) -> None:
     call.sent_at = now
     request: Request = call.request(state.config.journal, job.id, job.attempt)
-    state.out.append(Publish(state.topic(TopicKind.REQUEST), request.encode()))
+    payload = request.encode()
+    call.sent_times += 1
+    call.sent_bytes = len(payload)
+    state.out.append(Publish(state.topic(TopicKind.REQUEST), payload))
 
 
 def note(state: State, job: Job, now: float, text: str, level: str = "error") -> None:

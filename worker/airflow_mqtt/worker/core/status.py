@@ -110,7 +110,7 @@ def seen(state: State, status: WorkerStatus, now: float, *, live: bool) -> None:
     here at once, the one with the lower connection asks whether it may go on; that way not both do.
     """
     if status.instance == state.config.instance and status.connection == state.connection:
-        state.echo_at = now
+        state.echo_at = state.echoed_at = now
         if status.state != ReportedState.OFFLINE:
             return
     if not state.connected or state.stage is Stage.STOPPED:

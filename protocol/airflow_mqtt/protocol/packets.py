@@ -64,9 +64,9 @@ class PacketLimit:
     def cut_off(self, size: int) -> bool:
         """The broker has ended the connection; `size` is that of the largest packet that it had not acknowledged.
 
-        Return whether that may be the reason.
+        Return whether that may be the reason. One that has said its limit has another.
         """
-        if size <= max(LEAST, self.passed):
+        if self.announced is not None or size <= max(LEAST, self.passed):
             return False
         self.suspect = min(size, self.suspect or size)
         self.times += 1

@@ -61,6 +61,14 @@ def test_a_large_packet_that_passes_clears_the_suspicion() -> None:
     assert not limit.cut_off(800 * KIB)  # larger ones have passed on this connection
 
 
+def test_one_that_says_its_limit_cuts_off_for_other_reasons() -> None:
+    limit = PacketLimit()
+    for _ in range(10):
+        limit.connected(1024 * KIB)
+        assert not limit.cut_off(900 * KIB)
+    assert limit.packet == 1024 * KIB
+
+
 def test_a_refusal_is_believed_at_once_and_never_below_what_has_passed() -> None:
     limit = PacketLimit()
     limit.connected(None)

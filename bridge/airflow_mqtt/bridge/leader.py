@@ -197,9 +197,20 @@ class Leader:
         """Lead. The PUBACK of that comes behind all that is retained, which with a large fleet takes seconds."""
         assert self._writer is not None
         self._published.clear()
+        self._keep_limit()
         self._link.send([self._status(BridgeState.LEADING)])
         self._clear()
         self._writer.connect(time.time())
+
+    def _keep_limit(self) -> None:
+        """Send no message that the broker does not take: see `protocol.packets`."""
+        own, brokers = self._settings.max_message_bytes, self._link.limit.payload
+        limit = own if brokers is None else min(own, brokers)
+        assert self._writer is not None
+        assert self._gateway is not None
+        if limit != self._writer.max_message_bytes:
+            log.warning("the broker takes packets of %s bytes; max_message_bytes is %d", self._link.limit.packet, own)
+            self._writer.max_message_bytes = self._gateway.max_message_bytes = limit
 
     def _disconnected(self) -> None:
         assert self._writer is not None
@@ -319,11 +330,11 @@ class Leader:
             settings = self._settings
             await wakeup.watch_postgres(settings.listen_url or settings.database_url, settings.team_name, wake)
 
-    @staticmethod
-    async def _look(outage: Outage) -> None:
+    async def _look(self, outage: Outage) -> None:
         """Look at the clock, however long a round takes: a slow database is no outage."""
         while True:
             outage.look(time.time())
+            self._keep_limit()
             await asyncio.sleep(_LOOK)
 
     async def _every(self, interval: float, work: Callable[[], Awaitable[None]]) -> None:

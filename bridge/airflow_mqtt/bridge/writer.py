@@ -108,7 +108,7 @@ class Writer:
         self._future = future
         self._publish = publish
         self._wake = wake
-        self._max = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._save_interval = save_interval
         self._waiting: deque[Work] = deque()
         self._put_off: list[Work] = []
@@ -385,7 +385,7 @@ class Writer:
     def _order(self, job: Job, workload: str) -> list[Outgoing]:
         """Return the message that gives `job` to its worker; fail a job of which none can be made."""
         try:
-            return [self._reports.messages.run(job, workload, self._max)]
+            return [self._reports.messages.run(job, workload, self.max_message_bytes)]
         except PayloadError as error:
             reason = str(error)
 

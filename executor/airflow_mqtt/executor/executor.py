@@ -15,12 +15,14 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session, object_session
 
+from airflow_mqtt.config.broker_url import parse_broker_url
 from airflow_mqtt.database import operations
 from airflow_mqtt.executor import compat, core, fleet, store, task_log
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.store import Record
 from airflow_mqtt.executor.workload import Dispatch, row_of, subject_of
 from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from airflow_mqtt.protocol.kinds import Kind
 
@@ -93,6 +95,13 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     @property
     def _by(self) -> str:
         return f"scheduler:{self._owner}"
+
+    def start(self) -> None:
+        """Say what can be said before anything goes wrong. The executor itself never talks to the broker."""
+        super().start()
+        with suppress(SettingError):  # the bridge says what is wrong with it
+            if warning := parse_broker_url(self.conf.get("mqtt", "broker_url", fallback=None) or "").warning:
+                self.log.warning("[mqtt] broker_url: %s", warning)
 
     # --- from the scheduler -------------------------------------------------------------------------------
 

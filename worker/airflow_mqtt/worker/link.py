@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from airflow_mqtt.protocol import packets
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
+from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -190,10 +192,14 @@ class Link:
         filters: list[str],
         selector: selectors.BaseSelector,
         begin: Callable[[], tuple[str, bytes]],
+        *,
+        limit: PacketLimit | None = None,
+        secret: str = "",
     ) -> None:
         self._settings = settings
         self._filters = filters
         self._selector = selector
+        self._secret = secret  # of the client id, so that nobody else can come with it
         self._begin = begin  # called before each CONNECT; returns topic and payload of the will
         self._client: paho.Client | None = None
         self._registered: Any = None
@@ -211,7 +217,10 @@ class Link:
         self._said: set[str] = set()
         self._lost_at: float | None = None  # when the last good connection was lost, as far as is known
         self._farewell: int | None = None
-        self._unacknowledged: set[int] = set()
+        self._unacknowledged: dict[int, int] = {}  # number of a message -> size of its packet
+        self._ended_by_broker = False
+        self._too_large: set[str] = set()  # topics of which it was said
+        self.limit = PacketLimit() if limit is None else limit  # what the broker takes
         self._messages: list[Arrived] = []
         self._events: list[LinkEvent] = []
         self.short_lived = False  # the last connection was lost soon after it was made
@@ -259,6 +268,8 @@ class Link:
         self._why = ""  # what the last connection said after its end
         topic, will = self._begin()
         name = f"{self._settings.root.replace('/', '-')}-worker-{self._settings.name}"
+        if self._secret:
+            name += f"-{self._secret}"
         try:
             # A certificate is read here each time: one that was renewed is used, and one that is broken may be mended.
             client = self._client = build_client(self._settings, name, v5=self._v5, clean=False)
@@ -294,6 +305,9 @@ class Link:
             self._pause = FIRST_PAUSE
         if self._opened and not self._answered:
             self.try_other_version()
+        if self._ended_by_broker:
+            self.limit.cut_off(max(self._unacknowledged.values(), default=0))
+        self._ended_by_broker = False
         if self._up:
             # A link that went silent was lost a keep-alive ago: what has been heard since is nothing.
             self._lost_at = now - (self._settings.keepalive if self._silent else 0)
@@ -321,7 +335,7 @@ class Link:
 
     # --- paho's callbacks ---------------------------------------------------------------------------------
 
-    def _on_connect(self, client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+    def _on_connect(self, client: Any, _data: Any, _flags: Any, code: Any, properties: Any) -> None:
         if code.value == UNSUPPORTED_VERSION:
             return  # as if it had not answered: the other version is next
         self._answered = True
@@ -329,6 +343,7 @@ class Link:
             self._refused(refusal(code))
             return
         self._let_in = True
+        self.limit.connected(getattr(properties, "MaximumPacketSize", None))
         client.subscribe([(topic, 1) for topic in self._filters])
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
@@ -361,10 +376,17 @@ class Link:
         if flags.is_disconnect_packet_from_server and code.value == TAKEN_OVER:
             self._events.append(LinkEvent.TAKEN_OVER)
         self._silent = code.value == KEEP_ALIVE_TIMEOUT
+        self._ended_by_broker = not self._silent
+        if code.value == packets.TOO_LARGE:
+            self.limit.refused(max(self._unacknowledged.values(), default=0))
         self._why = self._why or f"connection lost ({code})"
 
-    def _on_publish(self, _client: Any, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
-        self._unacknowledged.discard(mid)
+    def _on_publish(self, _client: Any, _data: Any, mid: int, code: Any, _properties: Any) -> None:
+        size = self._unacknowledged.pop(mid, 0)
+        if code.value == packets.TOO_LARGE:
+            self.limit.refused(size)
+        else:
+            self.limit.acknowledged(size)
         if mid == self._farewell:
             self._farewell = None
 
@@ -447,9 +469,18 @@ class Link:
             self._registered = None
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Send with QoS 1; without a connection it is dropped, since the journal has what matters."""
-        if self._client is not None and self._up:
-            self._unacknowledged.add(self._client.publish(topic, payload, qos=1, retain=retain).mid)
+        """Send with QoS 1; without a connection it is dropped, since the journal has what matters.
+
+        What the broker does not take would end the connection, and all that is on it; the core knows the limit.
+        """
+        size = packets.size_of(topic, payload)
+        if self._client is None or not self._up:
+            return
+        if self.limit.fits(size):
+            self._unacknowledged[self._client.publish(topic, payload, qos=1, retain=retain).mid] = size
+        elif topic not in self._too_large:
+            self._too_large.add(topic)
+            log.error("%s: %d bytes are not sent, since the broker takes %s", topic, size, self.limit.packet)
 
     def say_goodbye(self, topic: str, payload: bytes) -> None:
         """Publish the farewell; `goodbye_heard` tells when the broker has it."""

@@ -117,7 +117,7 @@ class Gateway:
         self._sleep = sleep
         self._clock = clock
         self._elsewhere = elsewhere
-        self._max = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._busy: set[Key] = set()
         self._answers = Recent(total=_REMEMBERED, each=_REMEMBERED_OF_A_WORKER)
         self._quota = Quota(total=_PENDING, each=_PENDING_OF_A_WORKER)
@@ -167,6 +167,8 @@ class Gateway:
                 else:
                     payload = await self._encode(call.worker, response)
                     self._answers.add(call.worker, key, payload)
+            if len(payload) > self.max_message_bytes - _ENVELOPE:  # the broker takes less than we knew
+                payload = self._too_large(call.request.id, call.request.journal, f"{len(payload)} bytes")
             self._busy.discard(key)  # published at each delivery: the first may be lost
             self._publish([self._messages.response(call.worker, payload)])
         except EarlyError:
@@ -196,11 +198,18 @@ class Gateway:
             size = f"over {codec.MAX_DECODED_BYTES} bytes unpacked"
         else:
             payload = codec.pack(plain)
-            if len(payload) <= self._max - _ENVELOPE:
+            if len(payload) <= self.max_message_bytes - _ENVELOPE:
                 return payload
             size = f"{len(payload)} bytes, {len(plain)} unpacked"
-        message = f"the answer is too large ({size}); max_message_bytes of the bridge is {self._max}"
-        return Response(id=response.id, journal=response.journal, **_error(413, "too_large", message)).encode()
+        return self._too_large(response.id, response.journal, size)
+
+    def _too_large(self, id_: str, journal: str, size: str) -> bytes:
+        limit = self.max_message_bytes
+        message = (
+            f"the answer is too large ({size}): {limit} bytes are the least of max_message_bytes of the bridge and of"
+            " what the broker takes"
+        )
+        return Response(id=id_, journal=journal, **_error(413, "too_large", message)).encode()
 
     async def _answer(self, call: Call) -> Response | Refusal:
         request = call.request

@@ -40,6 +40,9 @@ _EVENTS = {
 #: How many attempts that a worker must let go of it is told at a birth. What is more, the next birth tells.
 _DROPS = 256
 
+#: How many jobs one acknowledgement names: about 6 KiB.
+_MARKS = 64
+
 _NOT_HELD = "not held any more"
 
 
@@ -110,8 +113,13 @@ class Reports:
             ack = living.acks.pop(name)
             worker = living.workers.get(name)
             if worker is not None and worker.journal:
-                found.append(self.messages.ack(worker, self.epoch, ack.marks))
+                found += self._acks_of(worker, ack.marks)
         return found
+
+    def _acks_of(self, worker: Worker, marks: dict[str, int]) -> list[Outgoing]:
+        """Several, where one would be larger than a broker may take: then none of what it says would be heard."""
+        parts = [dict(list(marks.items())[at : at + _MARKS]) for at in range(0, len(marks), _MARKS)]
+        return [self.messages.ack(worker, self.epoch, part) for part in parts or [{}]]
 
     def _judge(self, draft: Draft, name: str, worker: Worker) -> None:
         before = draft.living.workers.get(name)

@@ -124,7 +124,7 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
 
 def too_large(state: State, job: Job, call: Call) -> bool:
     """Whether the bridge would not take `call`, which would then be sent again for ever."""
-    limit = state.config.max_message_bytes
+    limit = state.max_message_bytes
     if (len(call.body or "") + len(call.query) + len(call.path)) * ESCAPE_FACTOR + 4096 <= limit:
         return False
     plain = orjson.dumps(call.request(state.config.journal, job.id, job.attempt))
@@ -132,12 +132,15 @@ def too_large(state: State, job: Job, call: Call) -> bool:
 
 
 def refuse_too_large(state: State, job: Job, now: float) -> None:
-    """Give up stored calls that were not too large before the worker was started with another limit."""
+    """Give up calls that were not too large before there was another limit: of this worker, or of the broker."""
     for call in [call for call in job.calls if too_large(state, job, call)]:
-        answer = Response(id=call.wire_id, journal=call.journal, status=413, body=_too_large_body(state))
         job.calls.remove(call)
-        state.out.append(DropCall(call.id))
-        _refused(state, job, call, answer, now)
+        if call.stored:
+            answer = Response(id=call.wire_id, journal=call.journal, status=413, body=_too_large_body(state))
+            state.out.append(DropCall(call.id))
+            _refused(state, job, call, answer, now)
+        else:
+            _answer(state, call.token, call.id, 413, _too_large_body(state))
 
 
 def malformed(state: State, job: Job, call: Call) -> str:
@@ -202,9 +205,11 @@ def gone_body(message: str) -> str:
 
 
 def _too_large_body(state: State) -> str:
+    limit, own = state.max_message_bytes, state.config.max_message_bytes
+    whose = f"max_message_bytes of the worker is {own}" if limit == own else f"the broker takes {limit} bytes"
     message = (
-        "The call is larger than a message may be on its way to Airflow: max_message_bytes of the worker is"
-        f" {state.config.max_message_bytes}. Raise it there, in the bridge and in the broker, or pass less."
+        f"The call is larger than a message may be on its way to Airflow: {whose}. Raise the limit (max_message_bytes"
+        " of worker and bridge, max_packet_size of the broker), or pass less."
     )
     return detail_body("too_large", message)
 

@@ -49,6 +49,8 @@ class Call:
     asked_at: float = 0.0
     sent_at: float | None = None
     not_before: float = 0.0
+    sent_times: int = 0
+    sent_bytes: int = 0  # as large was its message
     started: InitVar[bool] = True  # whether the job was through the gate when this was asked
     does: Does = field(init=False, default=Does.NOTHING)
     reply: Reply | None = field(init=False, default=None)  # what it is answered with when it is stored, if it can be

@@ -74,13 +74,22 @@ def read(state: State, job: Job, offset: int, data: bytes, now: float) -> None:
         return  # half a line; its end is still to come
     if job.log_sent == job.log_acked:
         job.log_progress = now
-    chunk = LogChunk.of(job.attempt, offset, data)
-    topic = state.topics.logs(state.config.name, job.id)
-    state.out.append(Publish(topic, chunk.encode()))
+    data, payload = _packed(state, job, offset, data)
+    state.out.append(Publish(state.topics.logs(state.config.name, job.id), payload))
     job.log_sent += len(data)
     state.log_budget -= len(data)
     if job.phase is Phase.ENDED or len(data) > CHUNK // 2:
         job.log_due = now  # there is more
+
+
+def _packed(state: State, job: Job, offset: int, data: bytes) -> tuple[bytes, bytes]:
+    """Return as much of `data` as has a way to the bridge, and the payload with it."""
+    while True:
+        payload = LogChunk.of(job.attempt, offset, data).encode()
+        if len(payload) <= state.max_message_bytes or len(data) == 1:
+            return data, payload
+        half = data[: len(data) // 2]
+        data = half[: half.rfind(b"\n") + 1] or half
 
 
 def _vanished(job: Job) -> None:

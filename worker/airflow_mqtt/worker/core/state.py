@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Desired, Event, EventType, Request, Run, sanitise
+from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
 from airflow_mqtt.worker.core.outbox import Outbox
+
+if TYPE_CHECKING:
+    from airflow_mqtt.worker.core.trial import Trial
 
 #: How many ended attempts are remembered, so that a late copy of their `run` is known as such.
 REMEMBERED = 1024
@@ -24,6 +28,7 @@ class Config:
     name: str
     instance: str
     journal: str
+    broker: str = ""  # where it is; what was learnt of one holds for that one
     boot: str = ""  # names what a disk cannot go back in: this power-on, and the journal's file; empty: not known
     queues: tuple[str, ...] = ("default",)
     slots: int = 1
@@ -90,8 +95,15 @@ class State:
     status_due: float = 0.0
     status_said: tuple[Any, ...] = ()
     echo_at: float = 0.0
+    echoed_at: float = 0.0  # when a status of this connection came back last
     ack_at: float = 0.0  # when an acknowledgement of our journal came last
     unheard_births: int = 0  # how often we have introduced ourselves since one was acknowledged
+    limit: PacketLimit | None = None  # what the link knows of it
+    trial: "Trial | None" = None
+    passed: int = 0  # the largest of our messages to ourselves that came back on this connection
+    learnt_limit: int | None = None  # of packets, as it is in the journal
+    learnt_at: float = 0.0
+    payload_limit: int | None = None  # of the broker, in bytes, as far as it is known
     disk_free: int | None = None  # in bytes, as the shell said last
     under_way: int = 0  # messages that the broker has not acknowledged, as the shell said last
     log_budget: float = 0.0
@@ -107,6 +119,12 @@ class State:
     @property
     def queues(self) -> tuple[str, ...]:
         return self.config.queues if self.desired.queues is None else tuple(self.desired.queues)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest payload that has a way to the bridge."""
+        limit = self.config.max_message_bytes
+        return limit if self.payload_limit is None else min(limit, self.payload_limit)
 
     @property
     def used(self) -> int:
@@ -144,7 +162,7 @@ def report(
         reason=sanitise(reason),
         **details,
     )
-    payload = _fitting(state, event).encode()
+    payload = shortened(state, _fitting(state, event))
     state.outbox.add(payload)
     state.out.append(SaveEvent(event.seq, payload))
     send_events(state, now)
@@ -160,6 +178,15 @@ def _fitting(state: State, event: Event) -> Event:
         return replace(event, ts=0.0, exit_code=None, log_size=None)
 
 
+def shortened(state: State, event: Event) -> bytes:
+    """Return the payload of `event`, with as much of its reason as has a way: else it would hold up all behind it."""
+    payload = event.encode()
+    while len(payload) > state.max_message_bytes and event.reason:
+        event = replace(event, reason=event.reason[: len(event.reason) // 2])
+        payload = event.encode()
+    return payload
+
+
 def send_events(state: State, now: float) -> None:
     if state.connected:
         topic = state.topic(TopicKind.EVENTS)
@@ -169,7 +196,10 @@ def send_events(state: State, now: float) -> None:
 def send_call(state: State, job: Job, call: Call, now: float) -> None:
     call.sent_at = now
     request: Request = call.request(state.config.journal, job.id, job.attempt)
-    state.out.append(Publish(state.topic(TopicKind.REQUEST), request.encode()))
+    payload = request.encode()
+    call.sent_times += 1
+    call.sent_bytes = len(payload)
+    state.out.append(Publish(state.topic(TopicKind.REQUEST), payload))
 
 
 def note(state: State, job: Job, now: float, text: str, level: str = "error") -> None:

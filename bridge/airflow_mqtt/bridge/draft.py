@@ -103,11 +103,11 @@ class Draft:
             Transition(waiting.id, waiting.attempt, self.now, by, event.value, before.value, after.value, "")
         )
 
-    def append_log(self, job: Job, data: bytes, end: int) -> None:
-        """Store `data` at the end of the job's log, which then is said to reach to `end`."""
+    def store_log(self, before: Job, after: Job, offset: int, data: bytes) -> None:
+        """Store `data` at `offset` of a job's log, and what is known of the log `after` that."""
         if data:
-            self.chunks.append(Chunk(job.id, job.attempt, job.log_bytes, data))
-        self.put(replace(job, log_bytes=end))
+            self.chunks.append(Chunk(before.id, before.attempt, offset, data))
+        self.put(after)
 
     def renew_token(self, job: Job, token: str) -> None:
         self.tokens[job.id] = token
@@ -193,7 +193,8 @@ class Draft:
 #: A job that is given to a worker for the first time, or again.
 _FRESH: Final[Mapping[str, Any]] = {
     "reason": "", "accept_journal": None, "accept_seq": None, "gate_request": None, "api_version": "",
-    "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "accepted_at": None,
+    "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "log_size": 0,
+    "log_tail": None, "accepted_at": None,
     "started_at": None, "running_since": None, "finished_at": None,
 }  # fmt: skip
 

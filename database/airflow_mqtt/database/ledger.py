@@ -28,6 +28,8 @@ WRITTEN: Final[Mapping[str, str]] = {
     "final_state": "text",
     "exit_code": "integer",
     "log_bytes": "bigint",
+    "log_size": "bigint",
+    "log_tail": "bigint",
     "publishes": "integer",
     "published_at": "double precision",
     "dispatched_at": "double precision",

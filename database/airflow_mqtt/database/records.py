@@ -43,6 +43,8 @@ _RELEASED: Final = {
     **_UNPUBLISHED,
     "gate_request": None,
     "log_bytes": 0,  # each attempt has a log of its own
+    "log_size": 0,
+    "log_tail": None,
 }
 
 
@@ -100,6 +102,8 @@ class Job:
     final_state: str | None
     exit_code: int | None
     log_bytes: int
+    log_size: int
+    log_tail: int | None
     publishes: int
     published_at: float | None
     queued_at: float
@@ -120,6 +124,11 @@ class Job:
     def after(self, event: JobEvent, *, now: float, reason: str = "", **values: Any) -> Self:
         """Return the job after `event`. As `changes`."""
         return replace(self, **changes(self.state, self.attempt, event, now=now, reason=reason, values=values))
+
+    @property
+    def waits_for_log(self) -> bool:
+        """Whether the end of its log is there (from `log_tail` to `log_size`), and its middle not all yet."""
+        return self.log_tail is not None and self.log_bytes < self.log_tail
 
     @property
     def is_task(self) -> bool:

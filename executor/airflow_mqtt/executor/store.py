@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import Select, and_, not_, or_, select, union, update
 from sqlalchemy.orm import Session
 
@@ -11,17 +12,21 @@ from airflow_mqtt.database.operations import UNSTARTED, changed, notify
 from airflow_mqtt.database.transitions import creation
 from airflow_mqtt.executor.core import Subject
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.protocol.workers import GONE, WorkerState
 
 #: A row of a select, with an attribute for each of its columns. SQLAlchemy 2.0 and 2.1 type rows differently.
 Record = Any
 
 _job = tables.job.c
+_worker = tables.worker.c
 
 #: Rows of one pass, so that a burst does not hold up the scheduler's loop. What is left comes with the next.
 BATCH: Final = 1000
 
 #: States in which its requests may pass the gateway.
 STARTED: Final = (JobState.RUNNING, JobState.CANCELLING)
+
+_SERVES: Final = (_worker.name, _worker.state, _worker.desired, _worker.info)
 
 _CALLBACK_HAS_ENDED: Final = and_(_job.workload_type == Subject.CALLBACK.value, _job.finished_at.is_not(None))
 
@@ -58,6 +63,34 @@ def jobs_of_subject(session: Session, job_id: str | None, subject: str) -> Seque
         return session.execute(living).all()
     # Not one condition with OR: each half has an index of its own.
     return session.execute(union(living, select(*columns).where(_job.id == job_id))).all()
+
+
+def why_it_waits(session: Session, job_id: str, now: float) -> str:
+    """Return, as the end of a sentence, for how long a job has waited and for what; nothing when it has begun.
+
+    The scheduler revokes what has been queued for longer than `task_queued_timeout`, and says so nowhere else.
+    """
+    columns = (_job.state, _job.queue, _job.queued_at, _job.worker, _job.team_name)
+    job = session.execute(select(*columns).where(_job.id == job_id)).one()
+    if job.state not in UNSTARTED:
+        return ""
+    waited = f", since it had not begun after {max(0.0, now - job.queued_at):.0f} s ([scheduler] task_queued_timeout)"
+    if job.state != JobState.QUEUED:
+        return f"{waited}: worker {job.worker} has it and has not begun it"
+    workers = session.execute(select(*_SERVES).where(_worker.team_name == job.team_name)).all()
+    serving = [row for row in workers if job.queue in _queues(row)]
+    if not serving:
+        return f"{waited}: no worker serves queue {job.queue!r}"
+    living = sorted(row.name for row in serving if WorkerState(row.state) not in GONE)
+    if not living:
+        return f"{waited}: nothing is heard of the workers of queue {job.queue!r}"
+    return f"{waited}: no worker of queue {job.queue!r} has taken it ({len(living)} are there)"
+
+
+def _queues(worker: Record) -> Collection[str]:
+    """Return the queues that a worker serves: those that are wished, else its own."""
+    wished = orjson.loads(worker.desired).get("queues")
+    return (orjson.loads(worker.info).get("queues") or ()) if wished is None else wished
 
 
 def existing(session: Session, job_ids: Collection[str]) -> set[str]:

@@ -1,17 +1,12 @@
-"""The lines that we add to a task's log, as Airflow 3.1 to 3.3 show them.
-
-Airflow's reader takes any object with `event` (`airflow.utils.log.file_task_handler.StructuredLogMessage`). But its UI
-goes through `error_detail` as a list, and a text there breaks the whole page. The entries of that list are what
-structlog's `ExceptionDictTransformer` makes, by which the Task SDK writes its own.
-"""
+"""The lines that worker and runner add to a task's log: exceptions, and why Airflow refused a call."""
 
 import traceback
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator, MutableMapping
 from typing import Any
 
 import orjson
 
+from airflow_mqtt.protocol import task_log
 from airflow_mqtt.protocol.messages import sanitise
 
 #: Bounds of one line: it is our word on a task, not the task's own log.
@@ -20,14 +15,16 @@ MAX_FRAMES = 50
 MAX_NOTES = 8
 MAX_BODY = 1000
 
+#: Characters of one text in an entry of a task's own log. A reader wants to know that it was long, and what it was.
+MAX_ENTRY = 64 * 1024
+
+#: What is a list wherever it is: an error as the task sends it, and as it is shown.
+_LISTS = frozenset({"exception", "error_detail"})
+
 
 def line(wall: float, level: str, text: str, logger: str, error: BaseException | None = None) -> bytes:
     """Return one line. `wall` is in seconds since the epoch; what led to `error` is listed below it."""
-    stamp = datetime.fromtimestamp(wall, UTC).isoformat().replace("+00:00", "Z")
-    entry: dict[str, Any] = {"timestamp": stamp, "level": level, "event": sanitise(text), "logger": logger}
-    if error is not None:
-        entry["error_detail"] = list(_errors(error))
-    return orjson.dumps(entry) + b"\n"
+    return task_log.line(wall, level, text, logger, None if error is None else list(_errors(error)))
 
 
 def _errors(error: BaseException | None) -> Iterator[dict[str, Any]]:
@@ -67,6 +64,34 @@ def _frames(error: BaseException) -> list[dict[str, Any]]:
         {"filename": sanitise(frame.filename), "lineno": frame.lineno or 0, "name": sanitise(frame.name)}
         for frame in found
     ]
+
+
+def shortened(entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return an entry of a task's log with its long texts cut; each says how much of it was.
+
+    Of errors the texts are cut and the lists stay lists: see `protocol.task_log`.
+    """
+    for name, value in entry.items():
+        if name in _LISTS:
+            entry[name] = _within(value)
+        elif isinstance(value, (dict, list, tuple)):
+            text = repr(value)
+            entry[name] = value if len(text) <= MAX_ENTRY else _cut(text)
+        else:
+            entry[name] = _cut(value)
+    return entry
+
+
+def _within(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _within(item) for name, item in value.items()}
+    return [_within(item) for item in value] if isinstance(value, (list, tuple)) else _cut(value)
+
+
+def _cut(value: Any) -> Any:
+    if not isinstance(value, str) or len(value) <= MAX_ENTRY:
+        return value
+    return f"{value[:MAX_ENTRY]} … [{len(value) - MAX_ENTRY} more characters were cut on the device]"
 
 
 def refusal(method: str, path: str, status: int, body: str) -> str:

@@ -236,6 +236,10 @@ class Gateway:
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
         response = _answer_of(request, path, answer)
+        why = gate.unwanted(response.status, gate.json_object(response.body)) if is_gate else ""
+        if why:
+            by = f"worker:{job.worker}"
+            await self._writer.submit(job.worker or "", lambda draft: gate.give_up(draft, job, why, by=by))
         await self._note(job, request, path, answer.token, accepted=200 <= response.status < 300, is_gate=is_gate)
         return response
 

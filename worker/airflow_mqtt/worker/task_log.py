@@ -1,7 +1,7 @@
 """The lines that worker and runner add to a task's log: exceptions, and why Airflow refused a call."""
 
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -14,12 +14,6 @@ MAX_ERRORS = 8
 MAX_FRAMES = 50
 MAX_NOTES = 8
 MAX_BODY = 1000
-
-#: Characters of one text in an entry of a task's own log. A reader wants to know that it was long, and what it was.
-MAX_ENTRY = 64 * 1024
-
-#: What is a list wherever it is: an error as the task sends it, and as it is shown.
-_LISTS = frozenset({"exception", "error_detail"})
 
 
 def line(wall: float, level: str, text: str, logger: str, error: BaseException | None = None) -> bytes:
@@ -64,34 +58,6 @@ def _frames(error: BaseException) -> list[dict[str, Any]]:
         {"filename": sanitise(frame.filename), "lineno": frame.lineno or 0, "name": sanitise(frame.name)}
         for frame in found
     ]
-
-
-def shortened(entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Return an entry of a task's log with its long texts cut; each says how much of it was.
-
-    Of errors the texts are cut and the lists stay lists: see `protocol.task_log`.
-    """
-    for name, value in entry.items():
-        if name in _LISTS:
-            entry[name] = _within(value)
-        elif isinstance(value, (dict, list, tuple)):
-            text = repr(value)
-            entry[name] = value if len(text) <= MAX_ENTRY else _cut(text)
-        else:
-            entry[name] = _cut(value)
-    return entry
-
-
-def _within(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _within(item) for name, item in value.items()}
-    return [_within(item) for item in value] if isinstance(value, (list, tuple)) else _cut(value)
-
-
-def _cut(value: Any) -> Any:
-    if not isinstance(value, str) or len(value) <= MAX_ENTRY:
-        return value
-    return f"{value[:MAX_ENTRY]} … [{len(value) - MAX_ENTRY} more characters were cut on the device]"
 
 
 def refusal(method: str, path: str, status: int, body: str) -> str:

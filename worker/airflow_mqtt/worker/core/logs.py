@@ -43,8 +43,8 @@ def tick(state: State, now: float) -> None:
         _rewind_stalled(state, job, now)
     if state.log_budget <= 0 or not _link_is_free(state):
         return
-    job = min((job for job in state.jobs.values() if _unsent(job, now)), key=lambda job: job.log_due, default=None)
-    if job is not None:
+    if waiting := [job for job in state.jobs.values() if _unsent(job, now)]:
+        job = min(waiting, key=lambda job: job.log_due)
         job.log_due = now + job.run.log_interval
         state.out.append(ReadLog(job.id, job.attempt, *_next(job)))
 

@@ -1,6 +1,5 @@
 """What differs between the versions of the Task SDK (Airflow 3.1 to 3.3), and nothing else."""
 
-import functools
 import importlib
 import sys
 from collections.abc import Callable
@@ -51,7 +50,6 @@ def warm_up() -> None:
         except ImportError:
             continue
     _take_any_executor()
-    _shorten_lines()
     Client(base_url=BASE_URL, token="").close()
     _configure_logging()
 
@@ -77,24 +75,6 @@ def _take_any_executor() -> None:
             return ExecutorName(module_path=name)
 
     ExecutorLoader.lookup_executor_name_by_str = found
-
-
-def _shorten_lines() -> None:
-    """Have each entry of a task's log shortened before it is written: one of megabytes holds up a link and a page."""
-    from airflow.sdk import log  # noqa: PLC0415  slow
-
-    processors = log.logging_processors
-
-    @functools.wraps(processors)
-    def shortening(*arguments: Any, **options: Any) -> tuple[Any, ...]:
-        *before, writer = processors(*arguments, **options)
-        return (*before, _shorten, writer)  # after secrets were masked: half of one would not be known as such
-
-    log.logging_processors = shortening
-
-
-def _shorten(_logger: Any, _method: str, entry: Any) -> Any:
-    return task_log.shortened(entry)
 
 
 def make_client(transport: WorkerTransport) -> Any:

@@ -385,9 +385,9 @@ def test_revoke_ends_a_job_that_waits_without_a_word(world):
 @pytest.mark.parametrize(
     ("state", "wished", "told"),
     [
-        ("online", {"queues": ["default"]}, "no worker of queue 'default' has taken it (1 are there)"),
+        ("idle", {"queues": ["default"]}, "no worker of queue 'default' has taken it (1 are there)"),
         ("offline", {}, "nothing is heard of the workers of queue 'default'"),
-        ("online", {"queues": ["other"]}, "no worker serves queue 'default'"),
+        ("idle", {"queues": ["other"]}, "no worker serves queue 'default'"),
     ],
 )
 def test_what_is_revoked_says_for_what_it_waited(world, state, wished, told):

@@ -128,8 +128,8 @@ class Loop:
             case AppendLog(job, attempt, line):
                 self._append_log(job, attempt, line)
             case ReadLog(job, attempt, offset, limit):
-                data = self._runners.files(job, attempt).read_log(offset, limit)
-                self._core.log_read(job, attempt, offset, data, now)
+                files = self._runners.files(job, attempt)
+                self._core.log_read(job, attempt, offset, files.read_log(offset, limit), now, size=files.log_size())
             case RemoveFiles(job, attempt):
                 self._runners.remove(job, attempt)
             case Say(level, text):

@@ -173,7 +173,13 @@ SETTINGS: tuple[Setting, ...] = (
         "When the warm process is there: from the first task on, or from the worker's start, for good.",
         "demand",
     ),
-    Setting("log_rate", integer(1024, 1024**3), "1024 to 1073741824 bytes a second", "Limit for task logs.", "65536"),
+    Setting(
+        "log_rate",
+        integer(1024, 1024**3),
+        "1024 to 1073741824 bytes a second",
+        "Limit for task logs, as they are packed for the link: some ten times as much text.",
+        "65536",
+    ),
     Setting("labels", _labels, "key=value, comma-separated", "Shown with the worker.", ""),
     Setting(
         "log_level",

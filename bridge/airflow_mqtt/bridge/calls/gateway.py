@@ -300,6 +300,11 @@ class Gateway:
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
         response = _answer_of(request, match, answer, offset)
+        started = match.route.does is Does.START
+        why = gate.unwanted(response.status, gate.json_object(response.body)) if started else ""
+        if why:
+            by = f"worker:{job.worker}"
+            await self._writer.submit(job.worker or "", lambda draft: gate.give_up(draft, job, why, by=by))
         await self._note(job, request, match, answer.token, accepted=200 <= response.status < 300)
         return response
 

@@ -29,8 +29,8 @@ from airflow_mqtt.protocol.messages import BridgeStatus, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.journal import Journal
-from airflow_mqtt.worker.link import Link as WorkerLink
-from airflow_mqtt.worker.link import LinkEvent
+from airflow_mqtt.worker.mqtt.link import Link as WorkerLink
+from airflow_mqtt.worker.mqtt.link import LinkEvent
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
 from airflow_mqtt.worker.runners import Runners

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_mqtt.config.settings import Source, resolve
-from airflow_mqtt.worker.link import CUT_OFF_TIMES, KEEP_ALIVE_TIMEOUT, Link, LinkEvent
+from airflow_mqtt.worker.mqtt.link import CUT_OFF_TIMES, KEEP_ALIVE_TIMEOUT, Link, LinkEvent
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 
 
@@ -40,7 +40,7 @@ def test_a_certificate_that_is_broken_is_tried_again(tmp_path: Path, caplog: pyt
 def test_what_the_last_connection_said_does_not_end_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
     link = _link()
     link._why = "connection lost"
-    monkeypatch.setattr("airflow_mqtt.worker.link.connect", lambda *_, **__: None)
+    monkeypatch.setattr("airflow_mqtt.worker.mqtt.link.connect", lambda *_, **__: None)
     link.connect(0.0)
     assert not link._why
 
@@ -97,7 +97,7 @@ def _cut_off(link: Link, now: float, *, after: float) -> None:
 
 @pytest.fixture
 def no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_mqtt.worker.link.connect", lambda *_, **__: None)
+    monkeypatch.setattr("airflow_mqtt.worker.mqtt.link.connect", lambda *_, **__: None)
 
 
 @pytest.mark.usefixtures("no_socket")

@@ -26,9 +26,9 @@ from airflow_mqtt.worker.core.effects import (
     Stop,
 )
 from airflow_mqtt.worker.journal import Journal
-from airflow_mqtt.worker.link import Link, LinkEvent
+from airflow_mqtt.worker.mqtt.link import Link, LinkEvent
 from airflow_mqtt.worker.local_api import LocalApi
-from airflow_mqtt.worker.probe import NoAnswerError
+from airflow_mqtt.worker.mqtt.probe import NoAnswerError
 from airflow_mqtt.worker.runners import Runners
 
 log = logging.getLogger(__name__)

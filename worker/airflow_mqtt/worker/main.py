@@ -19,11 +19,11 @@ from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.frames import largest_call
 from airflow_mqtt.worker.journal import Journal, broken
-from airflow_mqtt.worker.link import Link
+from airflow_mqtt.worker.mqtt.link import Link
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
 from airflow_mqtt.worker.packages import installed_version
-from airflow_mqtt.worker.probe import name_is_taken
+from airflow_mqtt.worker.mqtt.probe import name_is_taken
 from airflow_mqtt.worker.runners import Runners
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 

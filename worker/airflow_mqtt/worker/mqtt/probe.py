@@ -15,7 +15,7 @@ from typing import Any
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Probe, ReportedState, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind, Topics
-from airflow_mqtt.worker.link import HANDSHAKE_TIMEOUT, UNSUPPORTED_VERSION, build_client, connect, denial, refusal
+from airflow_mqtt.worker.mqtt.link import HANDSHAKE_TIMEOUT, UNSUPPORTED_VERSION, build_client, connect, denial, refusal
 from airflow_mqtt.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)

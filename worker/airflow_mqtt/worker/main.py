@@ -19,11 +19,11 @@ from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.frames import largest_call
 from airflow_mqtt.worker.journal import Journal, broken
-from airflow_mqtt.worker.mqtt.link import Link
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
+from airflow_mqtt.worker.mqtt.link import Link
+from airflow_mqtt.worker.mqtt.probe import Probe
 from airflow_mqtt.worker.packages import installed_version
-from airflow_mqtt.worker.mqtt.probe import name_is_taken
 from airflow_mqtt.worker.runners import Runners
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 
@@ -176,7 +176,7 @@ def _work(settings: WorkerSettings) -> None:
             local_api,
             runners,
             selector,
-            lambda: name_is_taken(settings, ours, config.instance, v5=link.v5, interrupted=lambda: loop.signalled),
+            lambda now: Probe(settings, selector, ours, config.instance, now, v5=link.v5),
         )
         _warn_of_account(settings)
         log.info("worker %s starts: queues %s, %d slots", settings.name, ",".join(settings.queues), settings.slots)

@@ -6,16 +6,15 @@
 
 import logging
 import os
-import select
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+import selectors
+from dataclasses import dataclass
+from enum import Enum
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import Probe, ReportedState, WorkerStatus
+from airflow_mqtt.protocol.messages import Probe as Question
+from airflow_mqtt.protocol.messages import ReportedState, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind, Topics
-from airflow_mqtt.worker.mqtt.link import HANDSHAKE_TIMEOUT, UNSUPPORTED_VERSION, build_client, connect, denial, refusal
+from airflow_mqtt.worker.mqtt.connection import Arrived, Connection, Phase
 from airflow_mqtt.worker.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -25,101 +24,105 @@ RETAINED_WAIT = 1.0
 ANSWER_WAIT = 5.0
 
 
-class NoAnswerError(ConnectionError):
-    """The broker closed the connection, or refused this version of MQTT, before it granted anything."""
+class Verdict(Enum):
+    """What a probe found out."""
+
+    FREE = "free"  # no other living worker has the name
+    TAKEN = "taken"
+    UNKNOWN = "unknown"  # the broker cannot be asked
+    UNANSWERED = "unanswered"  # as before, and another version of MQTT may help
 
 
-@dataclass(slots=True)
-class _Seen:
-    answered: bool = False
-    granted: bool = False
-    failed: str = ""
-    retained: WorkerStatus | None = None
-    live: list[WorkerStatus] = field(default_factory=list)
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a probe, and why nothing was found out."""
+
+    verdict: Verdict
+    why: str = ""
 
 
-def name_is_taken(
-    settings: WorkerSettings, ours: frozenset[str], instance: str, *, v5: bool, interrupted: Callable[[], bool]
-) -> bool:
-    """Whether another living worker has the name. `ours` are instances that are or were this worker.
+class Probe:
+    """One question. It begins when it is made; `ours` are instances that are or were this worker."""
 
-    `OSError` when the broker cannot be asked: `NoAnswerError` when another version of MQTT may help,
-    `InterruptedError` once `interrupted` says so.
-    """
-    topics = Topics(settings.root)
-    seen = _Seen()
-    client_id = f"{settings.root.replace('/', '-')}-worker-{settings.name}-probe-{os.urandom(4).hex()}"
-    client = build_client(settings, client_id, v5=v5, clean=True)
-    topic = topics.worker(settings.name, TopicKind.STATUS)
-    _listen(client, topic, seen)
-    connect(client, settings, v5=v5, clean=True)
-    try:
-        _spin(client, HANDSHAKE_TIMEOUT, lambda: seen.granted, seen, interrupted)
-        if not seen.answered:
-            raise NoAnswerError(seen.failed or "no answer from the broker")
-        if not seen.granted:
-            raise ConnectionError(seen.failed or "no answer from the broker")
-        _spin(client, RETAINED_WAIT, lambda: seen.retained is not None, seen, interrupted)
-        if seen.retained is None or not _foreign(seen.retained, ours):
-            return False
-        log.info("the last status of %s is another instance's; asking whether it lives", settings.name)
-        client.publish(topics.worker(settings.name, TopicKind.PROBE), Probe(instance=instance).encode(), qos=1)
-        _spin(client, ANSWER_WAIT, lambda: any(_foreign(status, ours) for status in seen.live), seen, interrupted)
-        return any(_foreign(status, ours) for status in seen.live)
-    finally:
-        client.disconnect()
-        client.loop_write()
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        selector: selectors.BaseSelector,
+        ours: frozenset[str],
+        instance: str,
+        now: float,
+        *,
+        v5: bool,
+    ) -> None:
+        self._settings = settings
+        self._ours = ours
+        self._instance = instance
+        self._topics = Topics(settings.root)
+        self._listens_since: float | None = None
+        self._asked_at: float | None = None
+        self._retained: WorkerStatus | None = None
+        self._answered = False
+        client_id = f"{settings.root.replace('/', '-')}-worker-{settings.name}-probe-{os.urandom(4).hex()}"
+        filters = [self._topics.worker(settings.name, TopicKind.STATUS)]
+        self._connection = Connection(settings, selector, client_id, filters, now, v5=v5)
 
+    def service(self, now: float) -> Outcome | None:
+        """Do what is due; return what came out, once. Call it in each round of the loop."""
+        self._connection.service(now)
+        for message in self._connection.messages:
+            self._hear(message)
+        self._connection.messages = []
+        if self._connection.phase is Phase.UP and self._listens_since is None:
+            self._listens_since = now
+        outcome = self._judge(now)
+        if outcome is not None:
+            self._connection.disconnect()
+        return outcome
 
-def _foreign(status: WorkerStatus, ours: frozenset[str]) -> bool:
-    return status.state != ReportedState.OFFLINE and status.instance not in ours
+    def _judge(self, now: float) -> Outcome | None:
+        ended = self._connection.phase is Phase.ENDED
+        if self._listens_since is None:
+            return self._failed() if ended else None
+        if self._asked_at is not None:
+            if self._answered:
+                return Outcome(Verdict.TAKEN)
+            return Outcome(Verdict.FREE) if ended or now - self._asked_at >= ANSWER_WAIT else None
+        if self._retained is not None and self._foreign(self._retained) and not ended:
+            self._ask(now)
+            return None
+        over = self._retained is not None or ended or now - self._listens_since >= RETAINED_WAIT
+        return Outcome(Verdict.FREE) if over else None
 
+    def _failed(self) -> Outcome:
+        connection = self._connection
+        unanswered = connection.reached and not connection.answered
+        return Outcome(Verdict.UNANSWERED if unanswered else Verdict.UNKNOWN, connection.why)
 
-def _listen(client: Any, topic: str, seen: _Seen) -> None:
-    def on_connect(client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
-        seen.answered = code.value != UNSUPPORTED_VERSION
-        if code.is_failure:
-            seen.failed = refusal(code)
-        else:
-            client.subscribe(topic, 1)
+    def _ask(self, now: float) -> None:
+        log.info("the last status of %s is another instance's; asking whether it lives", self._settings.name)
+        self._asked_at = now
+        question = Question(instance=self._instance)
+        self._connection.publish(self._topics.worker(self._settings.name, TopicKind.PROBE), question.encode())
 
-    def on_subscribe(_client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
-        seen.granted = not any(code.is_failure for code in codes)
-        seen.failed = "" if seen.granted else denial([topic])
-
-    def on_message(_client: Any, _data: Any, message: Any) -> None:
+    def _hear(self, message: Arrived) -> None:
         try:
             status = WorkerStatus.decode(message.payload)
         except PayloadError:
             return
-        if message.retain:
-            seen.retained = status
+        if message.retained:
+            self._retained = status
         else:
-            seen.live.append(status)
+            self._answered = self._answered or self._foreign(status)
 
-    client.on_connect = on_connect
-    client.on_subscribe = on_subscribe
-    client.on_message = on_message
+    def _foreign(self, status: WorkerStatus) -> bool:
+        return status.state != ReportedState.OFFLINE and status.instance not in self._ours
 
+    def deadline(self, now: float) -> float:
+        if self._asked_at is not None:
+            return self._asked_at + ANSWER_WAIT
+        if self._listens_since is not None:
+            return self._listens_since + RETAINED_WAIT
+        return self._connection.deadline(now)
 
-def _spin(client: Any, timeout: float, done: Callable[[], bool], seen: _Seen, interrupted: Callable[[], bool]) -> None:
-    """Drive `client` until `done`, it failed, or time is up. `InterruptedError` once `interrupted`."""
-    until = time.monotonic() + timeout
-    while not done() and not seen.failed:
-        if interrupted():
-            raise InterruptedError("a signal came")
-        channel = client.socket()
-        remaining = until - time.monotonic()
-        if channel is None or remaining <= 0:
-            return
-        writable = [channel] if client.want_write() else []
-        readable, writable, _ = select.select([channel], writable, [], min(remaining, 0.5))
-        try:
-            if readable:
-                client.loop_read()
-            if writable:
-                client.loop_write()
-            client.loop_misc()
-        except Exception as error:
-            # paho raises whatever comes at what it cannot parse, see `link.Link.ready`.
-            seen.failed = f"the broker's answer is not understood: {error}"
+    def drop(self) -> None:
+        self._connection.drop()

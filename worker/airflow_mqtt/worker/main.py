@@ -164,6 +164,7 @@ def _work(settings: WorkerSettings) -> None:
             selector,
             max_call_bytes=max_call_bytes,
             keep_warm=settings.warm == "start" and bool(config.kinds),
+            warm_dags_memory=settings.warm_dags_memory if settings.warm_dags else 0,
         )
         local_api = _listen(settings.state_dir, selector, runners, max_call_bytes)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})

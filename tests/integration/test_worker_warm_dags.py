@@ -136,6 +136,7 @@ UNFIT = {
     "forks": "os._exit(0) if (pid := os.fork()) == 0 else os.waitpid(pid, 0)",
     "reads_the_context": "from airflow.sdk import get_parsing_context; print(get_parsing_context().dag_id)",
     "asks_for_a_variable": "from airflow.sdk import Variable; print(Variable.get('x', default='none'))",
+    "registers_its_end": "import atexit; atexit.register(print)",
     "replaces_functions": "import time; sleep = time.sleep; time.sleep = lambda seconds: sleep(seconds)",
 }
 

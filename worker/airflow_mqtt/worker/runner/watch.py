@@ -4,6 +4,7 @@ Used for the parse of a Dag file. Its Dags may be kept for as long as nothing th
 has done nothing that each task must do anew.
 """
 
+import atexit
 import builtins
 import contextlib
 import functools
@@ -158,6 +159,7 @@ class _Tap:
 
 
 _FORBIDDEN = (
+    (atexit, "register", "it wants something done at its end"),  # which the SDK forgets in a fork
     (socket.socket, "__init__", "it opens a socket"),
     (socket, "getaddrinfo", "it asks the resolver"),
     (threading.Thread, "start", "it starts a thread"),

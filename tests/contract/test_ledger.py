@@ -211,7 +211,7 @@ async def test_a_wish_that_commits_first_beats_the_gate(site):
     """Whoever wishes a job away before it started can be sure that it never starts."""
     site.add("one", "accepted", accept_journal="j")
     site.do(sa.insert(tables.worker).values(name="edge-1", state="idle", seen_at=NOW, journal="j", instance="i"))
-    living = Living.of(await site.ledger.snapshot(), lambda _: RULES, believes_all=True)
+    living = Living.of(await site.ledger.snapshot(), lambda _: RULES, allow="all")
     draft = Draft(living, NOW)
     path = "task-instances/ti-one/run"
     request = Request(id="r", journal="j", job="one", attempt=1, method="PATCH", path=path)
@@ -327,7 +327,9 @@ async def test_what_the_leader_writes_is_no_news_to_it_and_takes_no_news_away(si
     assert (await site.ledger.news()).jobs == []
     site.change("one", token="new", news=True)
     await moved(site, "one", JobEvent.SUCCEED)
-    assert [(job.token, job.state) for job in (await site.ledger.news()).jobs] == [("new", "succeeded")]
+    assert [(job.token, job.state) for job in (await site.ledger.news()).jobs] == [
+        ("", "succeeded")
+    ]  # an ended job needs none
 
 
 async def test_an_old_ended_job_is_no_news(site):
@@ -420,8 +422,14 @@ async def test_a_token_is_only_replaced_when_one_is_given(site):
     site.change("one", token="of a scheduler", token_at=3.0)
     await site.ledger.commit(Writes([change_of(job, JobEvent.START)]))
     assert (site.row("one")["token"], site.row("one")["token_at"]) == ("of a scheduler", 3.0)
-    await moved(site, "one", JobEvent.SUCCEED, token="of Airflow")
+    await moved(site, "one", JobEvent.CANCEL, token="of Airflow")
     assert (site.row("one")["token"], site.row("one")["token_at"]) == ("of Airflow", NOW + 5)
+
+
+async def test_a_job_that_ends_loses_its_token_at_once(site):
+    site.add("one", "running", token="of Airflow")
+    await moved(site, "one", JobEvent.SUCCEED, token="another")
+    assert site.row("one")["token"] == ""
 
 
 async def test_each_column_of_a_job_is_written_as_it_is(site):
@@ -437,14 +445,14 @@ async def test_each_column_of_a_job_is_written_as_it_is(site):
     )  # fmt: skip
     seen = Seen(JobState.ACCEPTED, 1, None)
     assert isinstance(await site.ledger.commit(Writes([Change("one", seen, fields_of(full))])), Committed)
-    assert await site.job("one") == full
+    assert await site.job("one") == replace(full, token="")  # `finished_at` says that it has ended
     empty = replace(
         full, reason="", worker=None, accept_journal=None, accept_seq=None, gate_request=None, unixname=None, pid=None,
         final_state=None, exit_code=None, published_at=None, started_at=None, finished_at=None,
     )  # fmt: skip
     seen = Seen(JobState.CANCELLING, 2, None)
     assert isinstance(await site.ledger.commit(Writes([Change("one", seen, fields_of(empty))])), Committed)
-    assert await site.job("one") == empty
+    assert await site.job("one") == replace(empty, token="")
 
 
 async def test_transitions_and_logs_are_written_as_they_are(site):

@@ -29,6 +29,7 @@ from airflow_mqtt.bridge.upkeep.retention import Retention
 from airflow_mqtt.bridge.writer import BATCH, SAVE_INTERVAL, Writer
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.config.version import VERSION
+from airflow_mqtt.database.access import ONCE_LISTED
 from airflow_mqtt.database.engine import Database
 from airflow_mqtt.database.errors import DeposedError, brief, is_transient, raise_unless_transient, refusal
 from airflow_mqtt.database.ledger import Ledger, Snapshot
@@ -164,7 +165,7 @@ class Leader:
         by = f"bridge:{settings.instance}"
         writer = Writer(
             self._ledger,
-            Living.of(snapshot, self._rules, believes_all=settings.allow == "all"),
+            Living.of(snapshot, self._rules, allow=settings.allow),
             Reports(self._messages, self._epoch, by, settings.log_limit),
             Duties(self._messages, by, self._rules, settings.accept_timeout, settings.retention),
             taken_over(snapshot.workers, now, save_interval(settings)),
@@ -183,6 +184,8 @@ class Leader:
             "took over %d workers, %d jobs that they hold, and %d that wait",
             len(living.workers), len(living.jobs), len(living.waiting),
         )  # fmt: skip
+        if settings.allow == ONCE_LISTED and not snapshot.access.listed:
+            log.info("every worker may serve every queue, until `airflow mqtt allow` lists who may")
         return writer
 
     def _rules(self, job: Job) -> timeouts.Rules:

@@ -15,7 +15,7 @@ from sortedcontainers import SortedList
 from airflow_mqtt.bridge.bounds import Lines, Once
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
-from airflow_mqtt.database.access import OPEN, Access
+from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
 from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
@@ -89,13 +89,13 @@ class Living:
     """Workers, jobs that workers hold, jobs that wait; and what follows from them, kept up to date.
 
     `stirred` names the queues in which something may be placed that could not be before. Deadlines are heaps of (when
-    to look, name). An entry that comes too early is put back, so none needs to be taken out. `believes_all`: whoever
-    says that it serves a queue may, whatever the site's list says.
+    to look, name). An entry that comes too early is put back, so none needs to be taken out. `allow` is how far the
+    site's list counts: see `access.in_force`.
     """
 
-    def __init__(self, rules: Callable[[Job], timeouts.Rules], *, believes_all: bool = False) -> None:
+    def __init__(self, rules: Callable[[Job], timeouts.Rules], *, allow: str = LISTED) -> None:
         self._rules = rules
-        self._believes_all = believes_all
+        self._allow = allow
         self.access = OPEN
         self.allowed: dict[str, frozenset[str]] = {}  # worker -> those of its queues that it may serve
         self.unallowed: dict[str, frozenset[str]] = {}  # … and those that it says it serves and may not, if any
@@ -132,9 +132,9 @@ class Living:
         self._unheeded: list[tuple[float, str]] = []
 
     @classmethod
-    def of(cls, snapshot: Snapshot, rules: Callable[[Job], timeouts.Rules], *, believes_all: bool = False) -> "Living":
+    def of(cls, snapshot: Snapshot, rules: Callable[[Job], timeouts.Rules], *, allow: str = LISTED) -> "Living":
         """Return what a new leader begins with."""
-        living = cls(rules, believes_all=believes_all)
+        living = cls(rules, allow=allow)
         living.set_access(snapshot.access)
         living.removals = dict.fromkeys(sorted(snapshot.removals))
         for worker in snapshot.workers:
@@ -225,7 +225,7 @@ class Living:
 
     def set_access(self, access: Access) -> None:
         """Take in what the site allows. Jobs that a worker may not have any more, and has not started, are due."""
-        self.access = replace(access, serve=OPEN.serve) if self._believes_all else access
+        self.access = in_force(access, self._allow)
         for worker in self.workers.values():
             self._serve(worker)
             self.offer(worker.name)

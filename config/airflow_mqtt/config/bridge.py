@@ -152,11 +152,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "allow",
-        choice("listed", "all"),
-        "listed or all",
-        "Which workers may serve a queue: those that `airflow mqtt allow` lists for it, or all that say so. With all,"
-        " whoever has one device's account can get the jobs of every queue.",
-        "listed",
+        choice("once-listed", "listed", "all"),
+        "once-listed, listed or all",
+        "Which workers may serve a queue: those that `airflow mqtt allow` lists for it, or all that say so. Before"
+        " anybody has listed one, once-listed is all. With all, whoever has one device's account can get the jobs of"
+        " every queue.",
+        "once-listed",
     ),
     Setting("root", _root, "a topic such as airflow or site1/airflow", "First levels of all topics.", "airflow"),
     Setting(

@@ -24,11 +24,15 @@ _WORKER_PATTERN: Final = re.compile(r"[A-Za-z0-9_*-]{1,64}")
 
 @dataclass(frozen=True)
 class Access:
-    """`serve` are pairs of a worker's and a queue's pattern, `calls` the rights of each queue that has an entry."""
+    """`serve` are pairs of a worker's and a queue's pattern, `calls` the rights of each queue that has an entry.
+
+    `listed` is whether anybody has ever said who may serve what: an empty list is one, and not the same as none.
+    """
 
     serve: tuple[tuple[str, str], ...] = ()
     calls: Mapping[str, frozenset[str]] = field(default_factory=dict)
     revision: int = 0
+    listed: bool = False
 
     def may_serve(self, worker: str, queue: str) -> bool:
         """Whether `worker` may be given jobs of `queue`."""
@@ -61,6 +65,18 @@ class Access:
 #: Whoever says that it serves a queue is believed.
 OPEN: Final = Access(serve=((EVERY, EVERY),))
 
+#: The settings of a bridge: the list counts, or it does not, or it does once there is one.
+LISTED: Final = "listed"
+ALL: Final = "all"
+ONCE_LISTED: Final = "once-listed"
+
+
+def in_force(access: Access, setting: str) -> Access:
+    """Return what a bridge with this `setting` goes by."""
+    if setting == ALL or (setting == ONCE_LISTED and not access.listed):
+        return replace(access, serve=OPEN.serve)
+    return access
+
 
 def parse(document: str, revision: int) -> Access:
     """Return what stands in `document`. Raises `PayloadError` when it is none."""
@@ -70,13 +86,14 @@ def parse(document: str, revision: int) -> Access:
         calls = {str(queue): frozenset(map(str, rights)) for queue, rights in found.get("calls", {}).items()}
     except (ValueError, TypeError, AttributeError) as error:
         raise PayloadError(f"not a document of what is allowed: {error}") from None
-    return Access(serve, calls, revision)
+    return Access(serve, calls, revision, listed="serve" in found)
 
 
 def render(access: Access) -> str:
     """Return the document of `access`."""
     calls = {queue: sorted(rights) for queue, rights in sorted(access.calls.items())}
-    return orjson.dumps({"serve": access.serve, "calls": calls}).decode()
+    serve = {"serve": access.serve} if access.listed else {}
+    return orjson.dumps({**serve, "calls": calls}).decode()
 
 
 def allow(access: Access, worker: str, queues: Iterable[str]) -> Access:
@@ -84,14 +101,14 @@ def allow(access: Access, worker: str, queues: Iterable[str]) -> Access:
     if not _WORKER_PATTERN.fullmatch(worker):
         raise PayloadError(f"{worker!r} is no worker's name: 1 to 64 letters, digits, _ and -, with * for any of them")
     pairs = dict.fromkeys([*access.serve, *((worker, _checked(queue)) for queue in queues)])
-    return replace(access, serve=tuple(sorted(pairs)))
+    return replace(access, serve=tuple(sorted(pairs)), listed=True)
 
 
 def disallow(access: Access, worker: str, queues: Iterable[str]) -> Access:
     """Take back what was allowed in these words; without queues, all that `worker` was allowed."""
     gone = set(queues)
     kept = [pair for pair in access.serve if pair[0] != worker or (gone and pair[1] not in gone)]
-    return replace(access, serve=tuple(kept))
+    return replace(access, serve=tuple(kept), listed=True)
 
 
 def allow_calls(access: Access, queue: str, rights: Iterable[str] | None) -> Access:

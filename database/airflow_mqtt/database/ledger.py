@@ -225,7 +225,7 @@ def access_of(rows: Sequence[Sequence[Any]]) -> Access:
         return access.parse(document, revision)
     except PayloadError as error:
         log.error("nothing is allowed, since what is cannot be understood: %s", error)
-        return Access(revision=revision)
+        return Access(revision=revision, listed=True)
 
 
 def fields_of(job: Job) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from sqlalchemy import Column, select
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import operations, tables
-from airflow_mqtt.database.access import OPEN, Access
+from airflow_mqtt.database.access import ONCE_LISTED, Access, in_force
 from airflow_mqtt.database.records import WORKER_COLUMNS, Worker, understood
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.workers import GONE
@@ -18,13 +18,12 @@ _COLUMNS: Final[tuple[Column[object], ...]] = tuple(tables.worker.c[name] for na
 
 
 def enforced(session: Session, team_name: str) -> Access:
-    """Return what the bridge goes by: the list, unless `[mqtt] allow` says otherwise where this runs too."""
-    if conf.get("mqtt", "allow", fallback=None) == "all":
-        return OPEN
+    """Return what the bridge goes by, if its `allow` is `[mqtt] allow` where this runs too."""
     try:
-        return operations.allowed(session, team_name)
+        found = operations.allowed(session, team_name)
     except PayloadError:  # nor does the bridge allow anything then, and says why
-        return Access()
+        found = Access(listed=True)
+    return in_force(found, conf.get("mqtt", "allow", fallback=ONCE_LISTED))
 
 
 def served(session: Session, team_name: str) -> Counter[str]:

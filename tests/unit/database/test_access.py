@@ -1,5 +1,7 @@
 """Who may serve what, and what jobs may call: documents and patterns."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,8 @@ DOCUMENTS = st.builds(
     st.lists(st.tuples(WORKERS, QUEUES), unique=True, max_size=5).map(lambda pairs: tuple(sorted(pairs))),
     st.dictionaries(QUEUES, st.frozensets(st.sampled_from(RIGHTS)), max_size=3),
     st.integers(0, 9),
-)
+    st.booleans(),
+).map(lambda one: one if one.listed else replace(one, serve=()))
 
 
 @pytest.mark.parametrize(
@@ -35,6 +38,20 @@ def test_patterns(worker, queue, may):
 def test_nobody_may_before_somebody_says_so():
     assert not Access().may_serve("edge-1", "edge")
     assert OPEN.may_serve("edge-1", "edge")
+
+
+def test_how_far_the_list_counts_is_the_bridges_setting():
+    def may(known):
+        settings = (access.ALL, access.ONCE_LISTED, access.LISTED)
+        return [access.in_force(known, setting).may_serve("edge-1", "edge") for setting in settings]
+
+    assert may(Access()) == [True, True, False]
+    others = access.allow(Access(), "edge-2", ["edge"])
+    assert may(others) == [True, False, False]
+    assert may(access.disallow(others, "edge-2", [])) == [True, False, False]  # an empty list is one
+    assert may(access.allow_calls(Access(), "edge", [])) == [True, True, False]  # that says nothing of workers
+    for known in (Access(), others, access.disallow(others, "edge-2", [])):
+        assert access.parse(access.render(known), 0) == known
 
 
 def test_of_rights_the_queues_own_entry_counts_and_else_that_for_all():

@@ -305,6 +305,8 @@ def allow(args: Namespace) -> None:
     if args.list:
         with compat.own_session() as session:
             known = operations.allowed(session, args.team_name)
+        if not known.listed:
+            say("Nobody is listed yet: every worker may serve every queue, unless the bridge runs with allow=listed")
         print_rows([{"worker": worker, "queue": queue} for worker, queue in known.serve], args.output)
         return
     if not args.pattern or not args.queues:

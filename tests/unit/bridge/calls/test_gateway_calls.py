@@ -71,7 +71,7 @@ class Bench:
         await self.server.start_server()
         self.api = ExecutionApi(str(self.server.make_url("/execution/")))
         messages, self.wake = Messages(Topics("airflow"), 31), asyncio.Event()
-        self.living = Living.of(await self.ledger.snapshot(), lambda _: RULES, believes_all=True)
+        self.living = Living.of(await self.ledger.snapshot(), lambda _: RULES, allow="all")
         self.writer = Writer(
             self.ledger, self.living, Reports(messages, 1, "bridge:b", 10**6),
             Duties(messages, "bridge:b", lambda _: RULES, 10.0, 0.0), Outage(time.time()), clock=time.time,

@@ -80,7 +80,7 @@ def _():
 
     async def commit(self, draft):
         acks = [
-            self._reports.messages.ack(draft.worker(n), self._reports.epoch, draft.marks.get(n, {}))
+            self.reports.messages.ack(draft.worker(n), self.reports.epoch, draft.marks.get(n, {}))
             for n in draft.answered
         ]
         self._publish([*draft.out, *acks])

@@ -10,6 +10,7 @@ import random
 import selectors
 import socket
 import sys
+import time
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
+from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.settings import WorkerSettings
 
 if TYPE_CHECKING:
@@ -329,7 +331,15 @@ class Link:
             self._refused(refusal(code))
             return
         self._let_in = True
-        client.subscribe([(topic, 1) for topic in self._filters])
+        client.subscribe([(topic, self._wanted(topic)) for topic in self._filters])
+
+    def _wanted(self, topic: str) -> Any:
+        """Return how `topic` is subscribed to: our own messages are not to come back, but for what we ask ourselves."""
+        if not self._v5:
+            return 1
+        from paho.mqtt.subscribeoptions import SubscribeOptions  # noqa: PLC0415  after `load_paho`
+
+        return SubscribeOptions(qos=1, noLocal=topic.endswith(f"/{TopicKind.STATUS}"))
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
         denied = [topic for topic, code in zip(self._filters, codes, strict=False) if code.is_failure]
@@ -450,6 +460,8 @@ class Link:
         """Send with QoS 1; without a connection it is dropped, since the journal has what matters."""
         if self._client is not None and self._up:
             self._unacknowledged.add(self._client.publish(topic, payload, qos=1, retain=retain).mid)
+            # paho takes nothing but a PINGREQ for a sign of life of ours, and sends one each `keepalive`.
+            self._client._last_msg_out = time.monotonic()  # noqa: SLF001  it has no public way
 
     def say_goodbye(self, topic: str, payload: bytes) -> None:
         """Publish the farewell; `goodbye_heard` tells when the broker has it."""

@@ -3,7 +3,6 @@
 import logging
 import zlib
 
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -114,7 +113,7 @@ def chunk_of(size):
 )
 def test_what_a_payload_unpacks_to_has_a_limit(limit, unpacked):
     i = new(limit)
-    envelope = len(orjson.dumps(LogChunk(attempt=1, offset=0, text="")))
+    envelope = len(LogChunk(attempt=1, offset=0, text="").plain())
     assert take(i, "logs/job", chunk_of(unpacked - envelope)).size == unpacked
     assert take(i, "logs/job", chunk_of(unpacked - envelope + 1)) is None
     assert i.dropped == {"logs": 1}
@@ -133,7 +132,7 @@ def test_what_is_compressed_twice_is_dropped():
 
 
 def test_the_size_is_that_of_the_text():
-    text = orjson.dumps(LogChunk.of(1, 0, b"text" * 300))
+    text = LogChunk.of(1, 0, b"text" * 300).plain()
     assert len(VALID["logs/job"]) < len(text)
     assert take(new(), "logs/job", VALID["logs/job"]).size == len(text)
     assert take(new(), "request", VALID["request"]).size == len(VALID["request"])

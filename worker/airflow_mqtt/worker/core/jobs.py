@@ -75,7 +75,8 @@ class Call:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         return cls(**record, stored=True)
 
-    def request(self, journal: str, job: str, attempt: int) -> Request:
+    def request(self, journal: str, job: str, attempt: int, **end: Any) -> Request:
+        """Return what is sent; `end` says of the last call of an attempt how that ended."""
         return Request(
             id=self.wire_id,
             journal=self.journal or journal,
@@ -86,6 +87,8 @@ class Call:
             query=self.query,
             headers=dict(self.headers),
             body=self.body,
+            brief=self.stored,
+            **end,
         )
 
 
@@ -105,6 +108,17 @@ class CallQueue:
     def head(self) -> Call | None:
         """The one that is under way, or next."""
         return next(iter(self._calls.values()), None)
+
+    @property
+    def last(self) -> Call | None:
+        return next(reversed(self._calls.values()), None)
+
+    def unsend(self) -> None:
+        """Count those that are under way, which are the first, as not sent."""
+        for call in self:
+            if call.sent_at is None:
+                return
+            call.sent_at = None
 
     @property
     def waiting(self) -> list[Call]:
@@ -157,7 +171,7 @@ class Result:
 
 @dataclass(slots=True)
 class Job:
-    """One attempt. The fields down to `launches` are journaled."""
+    """One attempt. The fields down to `retries` are journaled."""
 
     run: Run
     queue: str
@@ -173,6 +187,7 @@ class Job:
     last_seq: int = 0  # of the last event about it
     closed: bool = False  # that event is the last that there will be
     launches: int = 0
+    retries: bool = False  # Airflow runs the task again if it fails
 
     calls: CallQueue = field(default_factory=CallQueue)
     store_full: bool = False  # and the task was told
@@ -213,6 +228,7 @@ class Job:
             "last_seq": self.last_seq,
             "closed": self.closed,
             "launches": self.launches,
+            "retries": self.retries,
         }
 
     @classmethod

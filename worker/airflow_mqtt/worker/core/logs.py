@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from airflow_mqtt.protocol.messages import LogChunk
+from airflow_mqtt.protocol.messages import LogChunk, LogPart
+from airflow_mqtt.worker.core import parcels
 from airflow_mqtt.worker.core.effects import Publish, ReadLog
 from airflow_mqtt.worker.core.jobs import Job, Phase
-from airflow_mqtt.worker.core.state import State, save
+from airflow_mqtt.worker.core.state import State, plan, save
 
 CHUNK = 16 * 1024
 
@@ -36,6 +37,7 @@ def tick(state: State, now: float) -> None:
         _rewind_stalled(state, job, now)
         if state.log_budget > 0 and _unsent(job, now) and _link_is_free(state):
             job.log_due = now + job.run.log_interval
+            state.reading += 1
             state.out.append(ReadLog(job.id, job.attempt, job.log_sent, CHUNK))
 
 
@@ -46,11 +48,11 @@ def _refill(state: State, now: float) -> None:
 
 
 def _link_is_free(state: State) -> bool:
-    """Logs yield: while events wait to be sent, or much is on its way to the broker, none of theirs are.
+    """Logs yield: while events may not be sent, or much is on its way to the broker, none of theirs are.
 
     What is handed to the link goes out in order: on a narrow one, reports and calls would stand behind minutes of logs.
     """
-    return state.outbox.last <= state.outbox.sent and state.under_way < MAX_UNDER_WAY
+    return not state.outbox.is_full and state.under_way < MAX_UNDER_WAY
 
 
 def _rewind_stalled(state: State, job: Job, now: float) -> None:
@@ -75,8 +77,11 @@ def read(state: State, job: Job, offset: int, data: bytes, now: float) -> None:
     if job.log_sent == job.log_acked:
         job.log_progress = now
     chunk = LogChunk.of(job.attempt, offset, data)
-    topic = state.topics.logs(state.config.name, job.id)
-    state.out.append(Publish(topic, chunk.encode()))
+    if len(data) <= parcels.SMALL_LOG:
+        state.chunks.append(LogPart(job=job.id, **vars(chunk)))
+        plan(state, now)
+    else:
+        state.out.append(Publish(state.topics.logs(state.config.name, job.id), chunk.encode()))
     job.log_sent += len(data)
     state.log_budget -= len(data)
     if job.phase is Phase.ENDED or len(data) > CHUNK // 2:

@@ -232,6 +232,11 @@ def _():
     return mock.patch.object(gate, "note_answer", note_answer)
 
 
+@mutant("bridge: says that a final state has ended a job, and leaves it as it is")
+def _():
+    return mock.patch.object(reports.Reports, "end", lambda *_: True)
+
+
 @mutant("memory: changes before the commit")
 def _():
     async def commit(self, draft):
@@ -422,6 +427,16 @@ def _():
         completion.save(state, job)
 
     return mock.patch.object(completion, "close_if_ready", close)
+
+
+@mutant("worker: any answer to a final state is the end of its job")
+def _():
+    real = calls._settle
+
+    def settle(state, job, call, response, now):
+        real(state, job, call, replace(response, ended=calls.is_state(call)), now)
+
+    return mock.patch.object(calls, "_settle", settle)
 
 
 @mutant("worker: calls are not sent again")

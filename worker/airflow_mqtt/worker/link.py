@@ -214,6 +214,8 @@ class Link:
         self._lost_at: float | None = None  # when the last good connection was lost, as far as is known
         self._farewell: int | None = None
         self._unacknowledged: set[int] = set()
+        self._aliases: dict[str, Any] = {}  # topics that the broker knows by a number, and the properties that say it
+        self._most_aliases = 0
         self._messages: list[Arrived] = []
         self._events: list[LinkEvent] = []
         self.short_lived = False  # the last connection was lost soon after it was made
@@ -323,7 +325,7 @@ class Link:
 
     # --- paho's callbacks ---------------------------------------------------------------------------------
 
-    def _on_connect(self, client: Any, _data: Any, _flags: Any, code: Any, _properties: Any) -> None:
+    def _on_connect(self, client: Any, _data: Any, _flags: Any, code: Any, properties: Any) -> None:
         if code.value == UNSUPPORTED_VERSION:
             return  # as if it had not answered: the other version is next
         self._answered = True
@@ -331,6 +333,8 @@ class Link:
             self._refused(refusal(code))
             return
         self._let_in = True
+        self._aliases = {}
+        self._most_aliases = getattr(properties, "TopicAliasMaximum", 0)
         client.subscribe([(topic, self._wanted(topic)) for topic in self._filters])
 
     def _wanted(self, topic: str) -> Any:
@@ -459,9 +463,23 @@ class Link:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Send with QoS 1; without a connection it is dropped, since the journal has what matters."""
         if self._client is not None and self._up:
-            self._unacknowledged.add(self._client.publish(topic, payload, qos=1, retain=retain).mid)
+            name, properties = self._alias(topic)
+            sent = self._client.publish(name, payload, qos=1, retain=retain, properties=properties)
+            self._unacknowledged.add(sent.mid)
             # paho takes nothing but a PINGREQ for a sign of life of ours, and sends one each `keepalive`.
             self._client._last_msg_out = time.monotonic()  # noqa: SLF001  it has no public way
+
+    def _alias(self, topic: str) -> tuple[str, Any]:
+        """Return what to say in place of `topic`: nothing, where the broker knows it by a number.
+
+        It learns a number with the first message. (MQTT 5 section 3.3.2.3.4; 3.1.1 has none, so the maximum is 0.)
+        A topic of logs is a job's, and soon of no use.
+        """
+        if topic in self._aliases:
+            return "", self._aliases[topic]
+        if len(self._aliases) < self._most_aliases and f"/{TopicKind.LOGS}/" not in topic:
+            self._aliases[topic] = _properties("PUBLISH", TopicAlias=len(self._aliases) + 1)
+        return topic, self._aliases.get(topic)
 
     def say_goodbye(self, topic: str, payload: bytes) -> None:
         """Publish the farewell; `goodbye_heard` tells when the broker has it."""

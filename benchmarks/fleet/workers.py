@@ -83,7 +83,7 @@ class Fleet:
         self._ready = threading.Event()
         self._beating: threading.Thread | None = None
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, "fleet", protocol=mqtt.MQTTv311)
-        self._client.max_inflight_messages_set(20_000)
+        self._client.max_inflight_messages_set(0)  # no bound, or each PUBACK looks through all that wait
         self._client.max_queued_messages_set(0)
         self._client.on_message = self._on_message
         self._client.on_subscribe = lambda *_: self._ready.set()

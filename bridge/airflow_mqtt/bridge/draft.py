@@ -43,7 +43,7 @@ class Draft:
         self.marks: dict[str, dict[str, int]] = {}  # worker -> job -> bytes of its log that will be committed
         self.answered: dict[str, None] = {}  # workers that get an acknowledgement
         self.births: dict[str, tuple[Born, Any]] = {}  # the newest of each worker, and whose work it is to settle it
-        self.asked: set[tuple[str, str]] = set()  # workers and journals that are asked to introduce themselves
+        self.asked: set[str] = set()  # workers that are asked to introduce themselves
         self.moved: dict[str, None] = {}
         self.saved: dict[str, None] = {}  # workers that are written whole, since more than `seen_at` is new
         self.seen: dict[str, None] = {}  # … and those of which only that is

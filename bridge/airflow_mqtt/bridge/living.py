@@ -4,11 +4,13 @@ Scripts read and change a `draft.Draft` over it. Nothing in `Living` changes bef
 """
 
 import heapq
-from bisect import bisect_left, insort
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any, Final
+
+from sortedcontainers import SortedList
 
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
@@ -41,30 +43,39 @@ class Queue:
     """The jobs that wait in one queue: those of each size in the order of placement."""
 
     def __init__(self) -> None:
-        self.by_size: dict[Size, list[tuple[int, float, str]]] = {}
+        self.by_size: dict[Size, SortedList] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self.by_size.values()))
 
     def add(self, waiting: Waiting) -> None:
-        insort(self.by_size.setdefault((waiting.kind, waiting.slots), []), waiting.order)
+        self.by_size.setdefault((waiting.kind, waiting.slots), SortedList()).add(waiting.order)
 
     def remove(self, waiting: Waiting) -> None:
         size = (waiting.kind, waiting.slots)
         orders = self.by_size[size]
-        del orders[bisect_left(orders, waiting.order)]
+        orders.remove(waiting.order)
         if not orders:
             del self.by_size[size]
 
     @property
     def oldest(self) -> float | None:
         """When the job was queued that has waited longest."""
-        return min((at for orders in self.by_size.values() for _, at, _ in orders), default=None)
+        return min((at for orders in self.by_size.values() for at in _oldest_of_each_priority(orders)), default=None)
 
     @property
     def widest(self) -> int:
         """The most slots that one of the jobs needs."""
         return max((slots for _, slots in self.by_size), default=0)
+
+
+def _oldest_of_each_priority(orders: SortedList) -> Iterator[float]:
+    """Of each priority the first: a queue may be long, and has few of them."""
+    position = 0
+    while position < len(orders):
+        priority, at, _ = orders[position]
+        yield at
+        position = orders.bisect_left((priority, inf, ""))
 
 
 @dataclass(slots=True)
@@ -108,6 +119,7 @@ class Living:
         self.refused: dict[str, str] = {}
         self.renewed: dict[str, str] = {}
         self.desired_said: dict[str, tuple[int, float]] = {}
+        self.asked: dict[str, tuple[str, float]] = {}  # journal that a worker was asked to introduce, and when
         self._offers: dict[str, list[Offer]] = defaultdict(list)
         self._number = 0
         self._due: list[tuple[float, str]] = []
@@ -224,7 +236,7 @@ class Living:
             self._serve_no_more(queue, name)
         remembered: tuple[dict[str, Any], ...] = (
             self.removals, self.unsaved, self.unsaid, self.pauses, self.early, self.refused, self.renewed,
-            self.desired_said,
+            self.desired_said, self.asked,
         )  # fmt: skip
         for known in remembered:
             known.pop(name, None)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_mqtt.bridge import writer as module
+from airflow_mqtt.bridge.dispatch import reports
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
@@ -166,8 +167,8 @@ async def test_a_dispatch_of_which_nobody_knows_is_published_at_last():
     assert b.ledger.rows["job-1"].state is JobState.DISPATCHED
     for _ in range(3):
         await b.turn(0.1)
-    orders = [message for message in b.out if message.topic.endswith("jobs/default/edge-1")]
-    assert orders or [message for message in b.out if "jobs" in message.topic], [m.topic for m in b.out]
+    orders = [message for message in b.out if message.topic == b.messages.topics.jobs("default", "edge-1")]
+    assert len(orders) == 1
     consistent(b.living)
 
 
@@ -353,3 +354,19 @@ async def test_without_a_connection_time_does_nothing():
     for _ in range(5):
         await b.turn(100.0)
     assert set(b.living.waiting) == {"job-1"} and b.living.jobs["a"].state is JobState.DISPATCHED and b.out == []
+
+
+async def test_a_journal_that_is_not_known_is_asked_for_once():
+    """However many of its events have come, in however many batches."""
+    b = Bench(worker(), connected=True)
+    for batch in range(5):
+        for seq in range(100):
+            event = Event(type="accepted", journal="new", seq=100 * batch + seq + 1, job="a", attempt=1, ts=1.0)
+            b.writer.receive(Heard("edge-1", event))
+        await b.turn(0.01)
+    acks = [message for message in b.out if message.topic.endswith("/ack")]
+    assert len(acks) == 1
+    event = Event(type="accepted", journal="new", seq=1, job="a", attempt=1, ts=1.0)
+    b.writer.receive(Heard("edge-1", event))
+    await b.turn(reports.ASK_INTERVAL)
+    assert len([message for message in b.out if message.topic.endswith("/ack")]) == 2

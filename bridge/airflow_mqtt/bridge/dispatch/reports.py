@@ -7,6 +7,7 @@ once that has committed.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from airflow_mqtt.bridge.dispatch import fleet, placement
 from airflow_mqtt.bridge.draft import Draft
@@ -29,6 +30,9 @@ from airflow_mqtt.protocol.messages import (
 )
 
 log = logging.getLogger(__name__)
+
+#: Seconds in which a worker is asked once to introduce a journal.
+ASK_INTERVAL: Final = 1.0
 
 #: What a report asks of the job. `started` is information: only the start gate starts a job.
 _EVENTS = {
@@ -227,10 +231,14 @@ class Reports:
         draft.save_worker(replace(worker, seq=event.seq, seen_at=draft.now))
 
     def _ask_birth(self, draft: Draft, name: str, journal: str) -> None:
-        """Once in a batch: a worker may send its whole outbox before it hears that we do not know it."""
-        if (name, journal) not in draft.asked:
-            draft.asked.add((name, journal))
-            draft.publish(self.messages.ask_birth(name, journal, self.epoch))
+        """Once in `ASK_INTERVAL`: a worker may send its whole outbox before it hears that we do not know it."""
+        living, now = draft.living, draft.now
+        before, at = living.asked.get(name, ("", 0.0))
+        if name in draft.asked or (before == journal and 0 <= now - at < ASK_INTERVAL):
+            return
+        draft.asked.add(name)
+        draft.publish(self.messages.ask_birth(name, journal, self.epoch))
+        draft.then(lambda: living.asked.__setitem__(name, (journal, now)))
 
     def _settle(self, draft: Draft, worker: Worker, event: Event) -> None:
         job = draft.job(event.job)

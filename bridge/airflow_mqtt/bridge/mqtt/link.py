@@ -57,9 +57,9 @@ _DENIED: Final = frozenset({0x86, 0x87})
 _SHORT: Final = 1.0
 
 _KEEPALIVE: Final = 20
-_INFLIGHT: Final = 2000
 
-#: What is on its way to the broker and not acknowledged. What is dropped past it is sent again later.
+#: What is on its way to the broker and not acknowledged. What is dropped past it is sent again later. It is the only
+#: bound: with one of paho's own (`max_inflight_messages`), each PUBACK looks through all that wait for theirs.
 _UNDER_WAY: Final = Bound(50_000, 64 * 1024 * 1024)
 
 _VERSIONS: Final = {
@@ -240,7 +240,7 @@ class Link:
             keepalive=_KEEPALIVE,
             tls_context=_tls(settings) if url.tls else None,
             timeout=_HANDSHAKE_TIMEOUT,
-            max_inflight_messages=_INFLIGHT,
+            max_inflight_messages=0,
             # Small packets must not wait for acknowledgements of earlier ones: 40 ms each.
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
             receive=receive,

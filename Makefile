@@ -90,8 +90,8 @@ env: ## write .env (passwords, keys, ports) for compose.yaml; one that is there 
 test-compose: setup ## compose.yaml and the images on a Docker engine (Debian: installs and starts it if none answers)
 	@python=$$(sh scripts/python) && "$$python" scripts/compose/run_tests.py $(ARGS)
 
-servers: # Mosquitto and PostgreSQL, and what a network namespace needs
-	@sh scripts/install-debian mosquitto postgresql iproute2 util-linux
+servers: # Mosquitto, PostgreSQL and PgBouncer, and what a network namespace needs
+	@sh scripts/install-debian mosquitto postgresql pgbouncer iproute2 util-linux
 
 check: setup ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -28,7 +28,7 @@ class Site:
         arguments = [
             "--broker-url", self.broker.url("bridge"), "--database-url", self.url, "--execution-api-url", self.api.url,
             "--task-heartbeat-interval", "0.5", "--accept-timeout", "10", "--lease-ttl", "3", "--status-interval", "0.5",
-            *flags,
+            "--allow", "all", *flags,
         ]  # fmt: skip
         log = (self.directory / f"bridge-{len(self.bridges)}.log").open("w")
         process = subprocess.Popen([sys.executable, *program, "bridge", "run", *arguments], stderr=log, stdout=log)

@@ -49,7 +49,7 @@ def worker(**values: Any) -> Worker:
     return Worker(**(base | values))
 
 
-RULES = Rules(accept_timeout=10, accept_tries=3, lost_after=900)
+RULES = Rules(accept_timeout=10, accept_tries=3, start_timeout=600, lost_after=900)
 
 
 def living_of(*rows: Job | Worker) -> Living:

@@ -21,6 +21,13 @@ def postgres_url(shared_postgres: servers.Postgres) -> str:
     return shared_postgres.new_database()
 
 
+@pytest.fixture(scope="session", params=["transaction", "session"])
+def pooler(request: pytest.FixtureRequest, shared_postgres: servers.Postgres) -> Iterator[servers.Pgbouncer]:
+    """A PgBouncer before the shared PostgreSQL, once in each mode."""
+    with servers.pgbouncer(shared_postgres, request.param) as server:
+        yield server
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of an SQLite database that does not exist yet."""

@@ -132,8 +132,8 @@ class BridgeEnd(End):
             self.link.echoed()
         self.received.append((topic, payload, retained))
 
-    async def _connected(self) -> None:
-        await self.link.publish([self.status("leading")])
+    def _connected(self) -> None:
+        self.link.send([self.status("leading")])
         self.ups += 1
 
     def _lost(self) -> None:

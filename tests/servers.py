@@ -4,6 +4,8 @@
         broker.url("edge-1"); broker.kill(); broker.forget(); broker.start()
     with postgres() as database:
         database.url; database.new_database()
+    with pgbouncer(database, "transaction") as pooler:
+        pooler.url_of(database.url)
     with nats(tmp_path) as broker: ...
     with Proxy(broker.port) as proxy:
         proxy.port; proxy.cut(); proxy.stall(); proxy.delay(0.2); proxy.heal()
@@ -29,8 +31,8 @@ from demo.processes import MissingProgramError, Server, find_program, free_port,
 from proxy import Proxy
 
 __all__ = [
-    "Broker", "Mosquitto", "Nats", "Postgres", "Proxy", "Server", "free_port", "listens", "missing", "mosquitto",
-    "nats", "nats_cluster", "postgres", "wait_for",
+    "Broker", "Mosquitto", "Nats", "Pgbouncer", "Postgres", "Proxy", "Server", "free_port", "listens", "missing",
+    "mosquitto", "nats", "nats_cluster", "pgbouncer", "postgres", "wait_for",
 ]  # fmt: skip
 
 
@@ -207,6 +209,55 @@ def postgres(*, bind: str = "127.0.0.1", durable: bool = False) -> Iterator[Post
             missing(error)
         with running(server):
             yield server
+
+
+# --- PgBouncer ----------------------------------------------------------------------------------------------
+
+#: Sessions of the server that PgBouncer lends, few, and each time the next: what somebody leaves in one is met soon.
+POOL = 3
+
+
+class Pgbouncer(Server):
+    """PgBouncer before `server`. `mode` is `transaction` or `session`."""
+
+    def __init__(self, directory: Path, server: Postgres, mode: str) -> None:
+        self.port = free_port()
+        self.server = server
+        users = directory / "users"
+        users.write_text(f'"{server.user}" "{server.password}"\n')
+        settings = directory / "pgbouncer.ini"
+        settings.write_text(
+            f"[databases]\n* = host={server.host} port={server.port}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = plain\nauth_file = {users}\n"
+            f"pool_mode = {mode}\ndefault_pool_size = {POOL if mode == 'transaction' else 50}\nmax_client_conn = 200\n"
+            "server_round_robin = 1\n"
+        )
+        for path in (directory, users, settings):
+            path.chmod(0o755)
+        program = find_program("pgbouncer", "apt-get install pgbouncer")
+        super().__init__(
+            "pgbouncer",
+            [*_as_postgres(), program, str(settings)],
+            log=directory / "pgbouncer.log",
+            cwd=directory,
+            ready=lambda: listens(self.port),
+        )
+
+    def url_of(self, url: str) -> str:
+        """Return the URL of the database at `url` by way of this pooler."""
+        return url.replace(f":{self.server.port}/", f":{self.port}/")
+
+
+@contextmanager
+def pgbouncer(server: Postgres, mode: str) -> Iterator[Pgbouncer]:
+    """A running PgBouncer before `server`."""
+    with tempfile.TemporaryDirectory(prefix="airflow-mqtt-pool-", ignore_cleanup_errors=True) as name:
+        try:
+            pooler = Pgbouncer(Path(name), server, mode)
+        except MissingProgramError as error:
+            missing(error)
+        with running(pooler):
+            yield pooler
 
 
 def _as_postgres() -> list[str]:

@@ -42,7 +42,7 @@ class Site:
                 sys.executable, "-m", "airflow_mqtt.cli", "bridge", "run",
                 "--broker-url", f"mqtt://127.0.0.1:{self.broker.port}", "--database-url", self.url,
                 "--execution-api-url", f"http://127.0.0.1:{self._api_port}/execution/",
-                "--instance", f"bench-{number}", "--log-level", "warning" if number == 0 else "info",
+                "--instance", f"bench-{number}", "--allow", "all", "--log-level", "warning" if number == 0 else "info",
             ],
             log=self._directory / f"bridge-{number}.log",
             env={name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},

@@ -32,11 +32,11 @@ def bridge(
     name: str = "bridge",
     options: Sequence[str] = (),
 ) -> Server:
-    """Return `airflow-mqtt bridge run`, not started."""
+    """Return `airflow-mqtt bridge run`, not started. Whoever says that it serves a queue is believed: it is a demo."""
     directory.mkdir(parents=True, exist_ok=True)
     command = [
         program(), "bridge", "run", "--broker-url", broker_url, "--database-url", database_url,
-        "--execution-api-url", execution_api_url, *options,
+        "--execution-api-url", execution_api_url, "--allow", "all", *options,
     ]  # fmt: skip
     return Server(name, command, log=directory / f"{name}.log", env=clean_environment(), cwd=directory)
 

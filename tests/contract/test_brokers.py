@@ -36,7 +36,7 @@ class Site:
         command = [
             sys.executable, "-m", "airflow_mqtt.cli", "bridge", "run", "--broker-url", nodes[0].url("bridge"),
             "--database-url", url, "--execution-api-url", api.url, "--mqtt-version", version,
-            "--task-heartbeat-interval", "0.5", "--accept-timeout", "5", "--status-interval", "0.5",
+            "--task-heartbeat-interval", "0.5", "--accept-timeout", "5", "--status-interval", "0.5", "--allow", "all",
         ]  # fmt: skip
         self.bridge = Server("bridge", command, log=folder / "bridge.log")
 

@@ -1,6 +1,8 @@
 """Which errors of a real database pass by themselves, and which a person must mend."""
 
 import asyncio
+import ctypes
+import ctypes.util
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +12,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
+import servers
 from airflow_mqtt.database import engine, tables
+from airflow_mqtt.database import postgres_url as postgres_url_module
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import is_transient, refusal
 from airflow_mqtt.protocol.errors import RefusedError
@@ -158,6 +162,85 @@ def test_the_options_of_libpq_are_understood(postgres_url, query):
     """`sql_alchemy_conn` of Airflow has them, and people copy that."""
     make_tables(postgres_url).dispose()
     assert error_of(f"{postgres_url}?{query}") is None
+
+
+@pytest.mark.parametrize("name", sorted({*postgres_url_module.IGNORED, *postgres_url_module.TRANSLATED}))
+def test_each_option_that_is_no_setting_of_the_server_is_understood(postgres_url, name):
+    make_tables(postgres_url).dispose()
+    value = {
+        "options": "-c%20geqo=off",
+        "hostaddr": "127.0.0.1",
+        "ssl": "prefer",
+        "requiressl": "0",
+        "connect_timeout": "5",
+    }
+    url = f"{postgres_url}?{name}={value.get(name, '1')}"
+    assert error_of(url) is None
+    target = postgres_url_module.parse(url)
+    assert name in postgres_url_module.TRANSLATED or [name in line for line in (*target.notes, *target.warnings)]
+
+
+def test_every_option_of_the_installed_libpq_is_known():
+    """Libpq itself lists them: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PQCONNDEFAULTS"""
+    for name in libpq_options():
+        assert name in postgres_url_module.TAKEN | postgres_url_module.TRANSLATED | postgres_url_module.IGNORED.keys()
+
+
+def libpq_options():
+    library = ctypes.util.find_library("pq")
+    if library is None:
+        servers.missing("libpq is not installed: apt-get install libpq5")
+
+    class Option(ctypes.Structure):
+        _fields_ = [(name, ctypes.c_char_p) for name in ("keyword", "envvar", "compiled", "val", "label", "dispchar")]
+        _fields_.append(("dispsize", ctypes.c_int))
+
+    libpq = ctypes.CDLL(library)
+    libpq.PQconndefaults.restype = ctypes.POINTER(Option)
+    found = []
+    for option in libpq.PQconndefaults():
+        if option.keyword is None:
+            return found
+        found.append(option.keyword.decode())
+    return found
+
+
+def test_a_setting_that_the_server_has_not_is_no_missing_table(postgres_url):
+    make_tables(postgres_url).dispose()
+    for query in ("keepalivez=1", "options=-c%20nosuch=1", "jit=perhaps", "sslmode=perhaps"):
+        error = error_of(f"{postgres_url}?{query}")
+        assert isinstance(error, RefusedError) and "migrate" not in str(error) and "database_url" in str(error), error
+
+
+def test_nothing_but_a_missing_table_is_told_as_one(postgres_url):
+    make_tables(postgres_url).dispose()
+    for statement in (
+        "SELECT nosuch(1)",
+        "SELEC 1",
+        "SELECT 'a' + 1",
+        "SET nosuch TO 1",
+        "EXECUTE nosuch",
+        "SELECT 1/0",
+    ):
+
+        async def run(engine, statement=statement):
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(statement)
+
+        error = error_of(postgres_url, work=run)
+        assert "migrate" not in str(refusal(error)), statement
+
+
+def test_a_token_is_not_in_the_text_of_an_error(database_url):
+    make_tables(database_url).dispose()
+
+    async def fail(engine):
+        async with engine.begin() as connection:
+            await connection.execute(sa.insert(tables.job).values(id="one", token="s3cr3t", workload="s3cr3t"))
+
+    error = error_of(database_url, work=fail)
+    assert "NOT NULL" in str(error).upper() or "not-null" in str(error)
+    assert "s3cr3t" not in str(error).partition("DETAIL")[0]
 
 
 def test_the_server_gives_up_on_a_leader_that_no_longer_reads(postgres_url):

@@ -60,6 +60,10 @@ def test_a_scheduler_reads_no_whole_table(engine):
         store.by_id(session, ["live-0"], "")
         store.adopt(session, ["live-0"], "2")
         store.ownerless_callbacks(session, ["1", "2"], "")
+        store.last_queue(session, "", "dag", "run")
+        store.last_queue(session, "", "dag", "another run")
+        assert store.waiting(session, "", NOW) == {"a": 4}
+        store.unstarted_callbacks(session, "", NOW)
         store.aging_tokens(session, **mine, living=["1", "2"], waiting_before=NOW, started_before=NOW)
         for job in ("live-0", "live-1"):  # one that waits, one that a worker holds
             operations.cancel(session, "", job, now=1.0, by="x", reason="y")

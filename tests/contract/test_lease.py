@@ -6,8 +6,7 @@ import pytest
 import sqlalchemy as sa
 
 from airflow_mqtt.bridge import lease
-from airflow_mqtt.database import engine as database_module
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import connections, tables
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError, is_transient
 from proxy import Proxy
@@ -74,7 +73,7 @@ def test_a_deposed_leader_writes_nothing(database_url):
 
 def test_a_connection_that_is_silently_dead_does_not_hold_up_a_bridge(postgres_url, monkeypatch):
     """A firewall forgot it: it stands, and nothing comes. TCP would notice after a quarter of an hour."""
-    monkeypatch.setattr(database_module, "_STATEMENT_TIMEOUT", 0.5)
+    monkeypatch.setattr(connections, "STATEMENT_TIMEOUT", 0.5)
     direct = sa.engine.make_url(postgres_url)
     with Proxy(direct.port) as proxy:
 

@@ -10,14 +10,16 @@ from dataclasses import replace
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
+from sqlalchemy.orm import Session
 
 from airflow_mqtt.bridge.calls.gate import Call, open_gate
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.database import ledger as module
+from airflow_mqtt.database import operations, records, tables, transitions
 from airflow_mqtt.database import postgres as postgres_module
-from airflow_mqtt.database import records, tables, transitions
 from airflow_mqtt.database import sqlite as sqlite_module
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.errors import DeposedError, is_transient
 from airflow_mqtt.database.ledger import (
     Change,
@@ -156,7 +158,7 @@ async def test_what_is_read_takes_as_many_statements_however_much_it_is(site, co
         before = site.ledger.statements
         assert await read()
         counts.append(site.ledger.statements - before)
-    assert counts == [4, 3, 2, 2]  # with that which asks whose the lease is
+    assert counts == [5, 3, 2, 2]  # with that which asks whose the lease is
 
 
 async def test_what_is_dispatched_comes_back_with_all_that_its_message_needs(site):
@@ -208,7 +210,7 @@ async def test_a_wish_that_commits_first_beats_the_gate(site):
     """Whoever wishes a job away before it started can be sure that it never starts."""
     site.add("one", "accepted", accept_journal="j")
     site.do(sa.insert(tables.worker).values(name="edge-1", state="idle", seen_at=NOW, journal="j", instance="i"))
-    living = Living.of(await site.ledger.snapshot(), lambda _: RULES)
+    living = Living.of(await site.ledger.snapshot(), lambda _: RULES, believes_all=True)
     draft = Draft(living, NOW)
     path = "task-instances/ti-one/run"
     request = Request(id="r", journal="j", job="one", attempt=1, method="PATCH", path=path)
@@ -610,3 +612,46 @@ async def test_a_lock_that_is_held_too_long_passes_and_leaves_nothing_open(sqlit
     assert isinstance(await moved(site, "one", JobEvent.START), Committed)
     await site.ledger.close()
     site.others.dispose()
+
+
+# --- what operators say -------------------------------------------------------------------------------------
+
+
+async def test_what_is_allowed_is_read_at_the_takeover_and_when_it_has_changed(site):
+    assert (await site.ledger.snapshot()).access == Access()
+    statements = site.ledger.statements
+    assert (await site.ledger.news()).access is None
+    quiet = site.ledger.statements - statements
+
+    def allow(worker):
+        with Session(site.others) as session:
+            operations.allow(session, "", worker, ["a"])
+            session.commit()
+
+    for number in (1, 2):
+        await asyncio.to_thread(allow, f"edge-{number}")
+        access = (await site.ledger.news()).access
+        assert access is not None and access.revision == number and access.may_serve(f"edge-{number}", "a")
+        statements = site.ledger.statements
+        assert (await site.ledger.news()).access is None
+        assert site.ledger.statements - statements == quiet  # nobody pays for it who has nothing to hear
+    other = new_ledger(site.url)
+    assert (await other.snapshot()).access == access
+    await other.close()
+    site.do(sa.update(tables.access).values(document="[]", revision=9))
+    damaged = (await site.ledger.news()).access
+    assert damaged is not None and not damaged.may_serve("edge-1", "a")  # and nobody else stands still
+
+
+async def test_a_shutdown_that_was_followed_is_withdrawn_unless_somebody_wishes_something_else(site):
+    wishes = {"desired": '{"shutdown":true,"comment":"x"}', "revision": 4}
+    site.do(
+        sa.insert(tables.worker).values([{"name": name, "state": "idle", "seen_at": NOW} | wishes for name in "ab"])
+    )
+    seen = {one.name: one.desired for one in (await site.ledger.snapshot()).workers}
+    site.do(sa.update(tables.worker).where(tables.worker.c.name == "b").values(revision=5, desired='{"shutdown":true}'))
+    assert await site.ledger.commit(Writes(followed=seen)) == Committed({})
+    (after,) = (await site.ledger.news()).workers
+    assert (after.name, after.desired) == ("a", Desired(revision=5, comment="x"))
+    (other,) = [row for row in site.rows(tables.worker) if row["name"] == "b"]
+    assert (other["revision"], other["desired"]) == (5, '{"shutdown":true}')

@@ -7,9 +7,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, Select, create_engine, insert, inspect, or_, select, text
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import operations, tables
+from airflow_mqtt.database.operations import Wish
 from schema import config, downgrade, upgrade
 
 VERSION_TABLE = "alembic_version_mqtt"
@@ -217,3 +219,17 @@ def test_what_is_new_is_found_by_its_index(engine):
         assert index in plan(engine, statement)
         with engine.connect() as connection:
             assert len(connection.execute(statement).all()) == 3
+
+
+def test_a_site_that_has_workers_goes_on_as_before_and_a_new_one_begins_with_an_empty_list(engine):
+    """Who may serve what is a list: nobody's jobs stop with an upgrade."""
+    upgrade(engine, "0002")
+    made = found(engine).tables["mqtt_worker"]
+    with engine.begin() as connection:
+        for name, team in (("edge-1", ""), ("edge-2", ""), ("edge-1", "north")):
+            connection.execute(insert(made).values(**OLD_WORKER | {"name": name, "team_name": team}))
+    upgrade(engine)
+    with Session(engine) as session:
+        for team, may in (("", True), ("north", True), ("south", False)):
+            assert operations.allowed(session, team).may_serve("edge-9", "any") is may
+        assert operations.disallow(session, "", "*", ["*"]) is Wish.WISHED

@@ -10,6 +10,7 @@ from sqlalchemy import create_engine, event, select, update
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import operations, tables, transitions
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.operations import Cancellation, Ending, Wish
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobEvent, JobState
@@ -302,3 +303,44 @@ def test_each_wish_wakes_the_bridge_on_commit(engine, session, worker):
             raw.poll()
             assert [note.payload for note in raw.notifies] == [""]
             raw.notifies.clear()
+
+
+# --- what is allowed ----------------------------------------------------------------------------------------
+
+
+def test_what_is_allowed_is_written_and_taken_back(session):
+    assert operations.allowed(session, "") == Access()
+    assert operations.allow(session, "", "edge-*", ["a", "b"]) is Wish.WISHED
+    assert operations.allow(session, "", "edge-*", ["b"]) is Wish.WISHED_BEFORE
+    assert operations.allow_calls(session, "", "a", ["variables"]) is Wish.WISHED
+    session.commit()
+    found = operations.allowed(session, "")
+    assert found.serve == (("edge-*", "a"), ("edge-*", "b")) and found.rights("a") == {"variables"}
+    assert found.revision == 2
+    assert operations.disallow(session, "", "edge-*", ["a"]) is Wish.WISHED
+    assert operations.allowed(session, "").serve == (("edge-*", "b"),)
+    assert operations.allowed(session, "north") == Access()
+    with pytest.raises(PayloadError):
+        operations.allow(session, "", "no name", ["a"])
+
+
+def test_of_two_who_allow_something_at_once_neither_is_lost(engine):
+    failed = []
+
+    def run(number):
+        try:
+            with Session(engine) as own:
+                assert operations.allow(own, "", f"edge-{number}", ["a"]) is Wish.WISHED
+                own.commit()
+        except Exception as error:  # on SQLite the second may have to begin anew: no word is lost without one
+            failed.append((number, error))
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(30)
+    with Session(engine) as session:
+        found = operations.allowed(session, "")
+    assert len(found.serve) == found.revision == 4 - len(failed) and found.serve
+    assert not failed or engine.dialect.name == "sqlite"

@@ -212,7 +212,7 @@ class Rig:
 
     def bridge(self, name: str) -> Server:
         url = self.url.replace(f":{self.database.port}/", f":{self.database_links[name].port}/")
-        command = [sys.executable, "-m", "airflow_mqtt.cli", "bridge", "run", "--instance", name]
+        command = [sys.executable, "-m", "airflow_mqtt.cli", "bridge", "run", "--instance", name, "--allow", "all"]
         command += ["--broker-url", self.broker.url("bridge", port=self.bridge_links[name].port)]
         command += ["--database-url", url, "--execution-api-url", self.api.url, *_flags(BRIDGE_OPTIONS)]
         return Server(name, command, log=self.directory / f"bridge-{name}.log", env=self._environment())

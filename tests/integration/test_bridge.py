@@ -140,6 +140,20 @@ def test_calls_of_one_job_that_never_end_leave_the_gateway_to_others(site, worke
     assert "Traceback" not in site.log_text(0)
 
 
+def test_a_job_that_is_accepted_and_never_started_moves_on(site, worker, broker):
+    """Before: it stayed accepted for as long as its worker lived."""
+    site.start_bridge("--start-timeout", "3")
+    job = site.queue()
+    run = worker.order()
+    worker.event("accepted", run)
+    dropped = worker.order(Cancel)
+    assert (dropped.job, dropped.attempt) == (job, 1) and "has not started it" in dropped.reason
+    with FakeWorker(broker.url("edge-2"), "edge-2") as other:  # the first is left alone for a while
+        again = other.order()
+        assert (again.job, again.attempt) == (job, 2)
+        assert start(other, again).status == 200
+
+
 def test_a_job_that_is_not_accepted_moves_on(site, worker, broker):
     site.start_bridge("--accept-tries", "2", "--accept-timeout", "3")
     job = site.queue()

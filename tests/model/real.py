@@ -15,7 +15,7 @@ from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, job, worker
 from model.state import Launch
 
-_RULES = timeouts.Rules(accept_timeout=30.0, accept_tries=3, lost_after=300.0)
+_RULES = timeouts.Rules(accept_timeout=30.0, accept_tries=3, start_timeout=600.0, lost_after=300.0)
 _LONG_AGO = NOW - 10_000.0
 
 

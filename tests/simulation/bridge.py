@@ -164,7 +164,9 @@ class SimBridge:
 
     def _rules(self, job: Any) -> timeouts.Rules:
         settings = self.settings
-        return timeouts.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
+        return timeouts.Rules(
+            settings.accept_timeout, settings.accept_tries, settings.start_timeout, settings.lost_after_of(job.queue)
+        )
 
     # --- broker -------------------------------------------------------------------------------------------
 

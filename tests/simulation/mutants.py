@@ -57,7 +57,7 @@ def _():
 
 @mutant("gate: the attempt is not checked")
 def _():
-    def admit(job, call, path, *, gate):
+    def admit(job, call, path, *, gate, rights=None):
         if job is not None:
             call = replace(call, request=replace(call.request, attempt=job.attempt))
             return real_admit(replace(job, worker=call.worker), call, path, gate=gate)

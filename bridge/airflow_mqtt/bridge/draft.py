@@ -14,7 +14,7 @@ from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Waiting, Writes, fields_of
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
-from airflow_mqtt.protocol.messages import Born
+from airflow_mqtt.protocol.messages import Born, Desired
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,7 @@ class Draft:
         self.workers: dict[str, Worker] = {}
         self.given: dict[str, Given] = {}
         self.forgotten: list[str] = []
+        self.followed: dict[str, Desired] = {}  # shutdowns that workers have followed, with what is desired of them
         self.excused = 0.0
         self.transitions: list[Transition] = []
         self.chunks: list[Chunk] = []
@@ -142,6 +143,7 @@ class Draft:
         writes.changes = [self._change(job) for job in self.jobs.values()]
         writes.changes += [self._dispatch(given) for given in self.given.values()]
         writes.forgotten = self.forgotten
+        writes.followed = self.followed
         for worker in self.workers.values():
             self._note_worker(worker, writes)
         return writes

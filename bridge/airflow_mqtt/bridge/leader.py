@@ -158,7 +158,7 @@ class Leader:
         by = f"bridge:{settings.instance}"
         writer = Writer(
             self._ledger,
-            Living.of(snapshot, self._rules),
+            Living.of(snapshot, self._rules, believes_all=settings.allow == "all"),
             Reports(self._messages, self._epoch, by, settings.log_limit),
             Duties(self._messages, by, self._rules, settings.accept_timeout, settings.retention),
             taken_over(snapshot.workers, now, save_interval(settings)),
@@ -181,14 +181,17 @@ class Leader:
 
     def _rules(self, job: Job) -> timeouts.Rules:
         settings = self._settings
-        return timeouts.Rules(settings.accept_timeout, settings.accept_tries, settings.lost_after_of(job.queue))
+        return timeouts.Rules(
+            settings.accept_timeout, settings.accept_tries, settings.start_timeout, settings.lost_after_of(job.queue)
+        )
 
     # --- broker -------------------------------------------------------------------------------------------
 
-    async def _connected(self) -> None:
+    def _connected(self) -> None:
+        """Lead. The PUBACK of that comes behind all that is retained, which with a large fleet takes seconds."""
         assert self._writer is not None
         self._published.clear()
-        await self._link.publish([self._status(BridgeState.LEADING)])
+        self._link.send([self._status(BridgeState.LEADING)])
         self._writer.connect(time.time())
 
     def _disconnected(self) -> None:
@@ -305,7 +308,8 @@ class Leader:
         if isinstance(self._ledger, SqliteLedger):
             await wakeup.watch_sqlite(self._ledger.changed, wake)
         else:
-            await wakeup.watch_postgres(self._settings.database_url, self._settings.team_name, wake)
+            settings = self._settings
+            await wakeup.watch_postgres(settings.listen_url or settings.database_url, settings.team_name, wake)
 
     @staticmethod
     async def _look(outage: Outage) -> None:

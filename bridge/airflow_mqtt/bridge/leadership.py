@@ -15,6 +15,7 @@ from airflow_mqtt.bridge.leader import Leader
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.config.bridge import BridgeSettings
+from airflow_mqtt.database import postgres_url
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError, brief, raise_unless_transient
 
@@ -41,6 +42,7 @@ class Bridge:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stand by and lead until `stop` is set. Raises `RefusedError` when the tables are not there."""
+        _tell_of_options(self._settings)
         try:
             await self._until_answered(self._database.check, stop)
             while not stop.is_set():
@@ -128,6 +130,17 @@ class Bridge:
             log.warning(
                 "stopped leading; the lease runs out by itself, since the database does not answer: %s", brief(error)
             )
+
+
+def _tell_of_options(settings: BridgeSettings) -> None:
+    """Say once which options of libpq in a URL of PostgreSQL are not kept."""
+    for name, url in (("database_url", settings.database_url), ("listen_url", settings.listen_url)):
+        if url is not None and not url.startswith("sqlite"):
+            target = postgres_url.parse(url)
+            for note in target.notes:
+                log.info("%s: %s", name, note)
+            for warning in target.warnings:
+                log.warning("%s: %s", name, warning)
 
 
 class LeaseKeeper:

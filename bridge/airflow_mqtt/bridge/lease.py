@@ -11,7 +11,8 @@ from sqlalchemy import Update, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from airflow_mqtt.database import tables
-from airflow_mqtt.database.engine import Database, session_name
+from airflow_mqtt.database.connections import session_name
+from airflow_mqtt.database.engine import Database
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +82,14 @@ async def _end_sessions(database: Database, holder: str) -> None:
     """End what a bridge that sleeps has left open in PostgreSQL.
 
     Its transactions wait for one another; each that gets on then waits for the sleeper, for all of its idle limit.
+    Only what is in a transaction: a pooler lends a session that is idle to somebody else.
     """
     if database.engine.dialect.name != "postgresql":
         return
-    sessions = "pg_stat_activity WHERE datname = current_database() AND usename = current_user"
-    statement = text(f"SELECT pg_terminate_backend(pid) FROM {sessions} AND application_name = :name")  # noqa: S608
+    statement = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database()"
+        " AND usename = current_user AND application_name = :name AND state <> 'idle'"
+    )
     async with database.read() as connection:
         await connection.execute(statement, {"name": session_name(holder)})
 

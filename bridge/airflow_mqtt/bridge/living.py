@@ -12,8 +12,10 @@ from typing import Any, Final
 
 from sortedcontainers import SortedList
 
+from airflow_mqtt.bridge.bounds import Once
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
+from airflow_mqtt.database.access import OPEN, Access
 from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
@@ -91,11 +93,17 @@ class Living:
     """Workers, jobs that workers hold, jobs that wait; and what follows from them, kept up to date.
 
     `stirred` names the queues in which something may be placed that could not be before. Deadlines are heaps of (when
-    to look, name). An entry that comes too early is put back, so none needs to be taken out.
+    to look, name). An entry that comes too early is put back, so none needs to be taken out. `believes_all`: whoever
+    says that it serves a queue may, whatever the site's list says.
     """
 
-    def __init__(self, rules: Callable[[Job], timeouts.Rules]) -> None:
+    def __init__(self, rules: Callable[[Job], timeouts.Rules], *, believes_all: bool = False) -> None:
         self._rules = rules
+        self._believes_all = believes_all
+        self.access = OPEN
+        self.allowed: dict[str, frozenset[str]] = {}  # worker -> those of its queues that it may serve
+        self.unallowed: dict[str, frozenset[str]] = {}  # … and those that it says it serves and may not, if any
+        self.told = Once()  # what was said of them
         self.workers: dict[str, Worker] = {}
         self.jobs: dict[str, Job] = {}
         self.ended: OrderedDict[str, Job] = OrderedDict()
@@ -128,9 +136,10 @@ class Living:
         self._unheeded: list[tuple[float, str]] = []
 
     @classmethod
-    def of(cls, snapshot: Snapshot, rules: Callable[[Job], timeouts.Rules]) -> "Living":
+    def of(cls, snapshot: Snapshot, rules: Callable[[Job], timeouts.Rules], *, believes_all: bool = False) -> "Living":
         """Return what a new leader begins with."""
-        living = cls(rules)
+        living = cls(rules, believes_all=believes_all)
+        living.set_access(snapshot.access)
         living.removals = dict.fromkeys(sorted(snapshot.removals))
         for worker in snapshot.workers:
             living.put_worker(worker)
@@ -211,18 +220,40 @@ class Living:
             self._watch_worker(worker)
         if before is not None and fleet.is_placed_alike(before, worker):
             return
-        self._serve(before, worker)
+        self._serve(worker)
         self.unsaid[worker.name] = None
         for job in self.jobs_of(worker.name):
             self._watch_job(job)
         self._watch_worker(worker)
         self.offer(worker.name)
 
-    def _serve(self, before: Worker | None, worker: Worker) -> None:
-        for queue in before.queues - worker.queues if before else ():
-            self._serve_no_more(queue, worker.name)
-        for queue in sorted(worker.queues):
-            self.serving.setdefault(queue, {})[worker.name] = None
+    def set_access(self, access: Access) -> None:
+        """Take in what the site allows. Jobs that a worker may not have any more, and has not started, are due."""
+        self.access = replace(access, serve=OPEN.serve) if self._believes_all else access
+        for worker in self.workers.values():
+            self._serve(worker)
+            self.offer(worker.name)
+        for job in self.jobs.values():
+            if self.is_unallowed(job):
+                self._watch_job(job)
+
+    def is_unallowed(self, job: Job) -> bool:
+        """Whether a worker has been given `job`, has not started it, and may not: that was allowed when it was."""
+        unstarted = job.state is JobState.DISPATCHED or job.state is JobState.ACCEPTED
+        return unstarted and not self.access.may_serve(job.worker or "", job.queue)
+
+    def _serve(self, worker: Worker) -> None:
+        """Note which of its queues a worker may serve."""
+        name, queues = worker.name, worker.queues
+        allowed = frozenset(queue for queue in queues if self.access.may_serve(name, queue))
+        for queue in self.allowed.get(name, frozenset()) - allowed:
+            self._serve_no_more(queue, name)
+        for queue in sorted(allowed):
+            self.serving.setdefault(queue, {})[name] = None
+        self.allowed[name] = allowed
+        self.unallowed.pop(name, None)
+        if allowed != queues:
+            self.unallowed[name] = queues - allowed
 
     def _serve_no_more(self, queue: str, name: str) -> None:
         self.serving.get(queue, {}).pop(name, None)
@@ -231,12 +262,12 @@ class Living:
             self._offers.pop(queue, None)
 
     def forget_worker(self, name: str) -> None:
-        worker = self.workers.pop(name, None)
-        for queue in worker.queues if worker else ():
+        self.workers.pop(name, None)
+        for queue in self.allowed.pop(name, ()):
             self._serve_no_more(queue, name)
         remembered: tuple[dict[str, Any], ...] = (
-            self.removals, self.unsaved, self.unsaid, self.pauses, self.early, self.refused, self.renewed,
-            self.desired_said, self.asked,
+            self.unallowed, self.removals, self.unsaved, self.unsaid, self.pauses, self.early, self.refused,
+            self.renewed, self.desired_said, self.asked,
         )  # fmt: skip
         for known in remembered:
             known.pop(name, None)
@@ -264,7 +295,7 @@ class Living:
         free = self.free(name)
         if worker is None or free <= 0 or not may_be_given_jobs(worker):
             return
-        for queue in worker.queues:
+        for queue in self.allowed[name]:
             offers = self._offers[queue]
             heapq.heappush(offers, (-free, self.next_number(), name))
             if len(offers) > 16 + 4 * len(self.serving.get(queue, ())):
@@ -297,7 +328,10 @@ class Living:
 
     def _watch_job(self, job: Job, not_before: float = 0.0) -> None:
         worker = self.workers.get(job.worker or "") or Worker.unheard(job.worker or "")
-        at = timeouts.next_look(job, worker, self._rules(job), connected_since=self.connected_since)
+        if self.is_unallowed(job):
+            at: float | None = 0.0
+        else:
+            at = timeouts.next_look(job, worker, self._rules(job), connected_since=self.connected_since)
         if at is not None:
             heapq.heappush(self._due, (max(at, not_before), job.id))
 

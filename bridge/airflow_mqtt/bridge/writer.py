@@ -38,8 +38,15 @@ BATCH: Final = 1000
 #: How often a round is tried again at once, when others have changed what it changes.
 _TRIES: Final = 5
 
+#: So many rounds in a row that the database does not take may be the fault of one script: then each runs by itself.
+#: Among these, so many failures in a row are no script's fault.
+_SUSPICIOUS: Final = 3
+
 #: Seconds for which scripts wait whose rows somebody holds.
 PUT_OFF: Final = 0.02
+
+#: Seconds for which scripts wait that the database does not take.
+_HELD: Final = 5.0
 
 #: Seconds between two looks at news that nobody told us of.
 NEWS_INTERVAL: Final = 5.0
@@ -114,6 +121,7 @@ class Writer:
         self._saved_at = clock()
         self._old_at = clock()
         self._now = 0.0
+        self._failed_rounds = 0
         #: Whether messages can be published, so that what is decided reaches somebody.
         self.connected = False
 
@@ -211,10 +219,14 @@ class Writer:
         except (DeposedError, RefusedError):
             raise
         except Exception as error:
-            if is_transient(error) or refusal(error):
+            self._failed_rounds += 1
+            passes = is_transient(error) or refusal(error)
+            if passes and (isinstance(error, OSError) or self._failed_rounds < _SUSPICIOUS or len(work) < 2):
                 self._waiting.extendleft(reversed(work))
                 raise
             await self._do_apart(work, error, now)
+        else:
+            self._failed_rounds = 0
         finally:
             self.living.watch(jobs, workers, now)
 
@@ -344,6 +356,7 @@ class Writer:
         draft.apply(committed.dispatched)
         self.outage.unheard -= draft.excused
         self._judged.clear()
+        self._has_news = self._has_news or bool(draft.followed)  # what was withdrawn comes back as news
         if draft.saves_all:
             self._saved_at = draft.now
         if draft.now >= self._old_at + _OLD_WORKERS_INTERVAL:
@@ -431,6 +444,9 @@ class Writer:
 
     def _take_in(self, news: News) -> None:
         living = self.living
+        if news.access is not None:
+            log.info("what is allowed has changed (revision %d)", news.access.revision)
+            living.set_access(news.access)
         for job in news.jobs:
             living.put_job(job)
         for name in sorted(news.removals):
@@ -451,7 +467,11 @@ class Writer:
     # --- faults -------------------------------------------------------------------------------------------
 
     async def _do_apart(self, work: list[Work], error: Exception, now: float) -> None:
-        """Do each script by itself, since together they cannot be committed; drop the one that cannot alone."""
+        """Do each script by itself, since together they cannot be committed.
+
+        One that does not fit is dropped. With one that meets any other error its worker waits, and nothing is dropped:
+        the error is the database's, or the driver's.
+        """
         if not work:
             log.error("what time asks for could not be done: %.300r", error, exc_info=error)
             return
@@ -459,15 +479,30 @@ class Writer:
             self._fail(work[0], error)
             return
         log.warning("%d scripts could not be committed together, each runs by itself: %.300r", len(work), error)
+        held: list[Work] = []
+        failures = 0
         for number, one in enumerate(work):
+            if any(one.worker == other.worker for other in held):
+                held.append(one)
+                continue
             try:
                 await self._make_sure()
                 await self._do([one], [], [], now)
+                failures = 0
             except Exception as failure:
-                if isinstance(failure, (DeposedError, RefusedError)) or is_transient(failure) or refusal(failure):
-                    self._waiting.extendleft(reversed(work[number:]))
+                passes = is_transient(failure) and not isinstance(failure, OSError)
+                failures += 1
+                if passes and failures < _SUSPICIOUS:
+                    held.append(one)
+                elif passes or isinstance(failure, (DeposedError, RefusedError, OSError)) or refusal(failure):
+                    self._waiting.extendleft(reversed([*held, *work[number:]]))
                     raise
-                self._fail(one, failure)
+                else:
+                    self._fail(one, failure)
+        if held:
+            log.warning("%d scripts wait, since the database does not take one of them: %.300r", len(held), error)
+            self._put_off = held + self._put_off
+            self._put_off_until = now + _HELD
 
     @staticmethod
     def _fail(work: Work, error: Exception) -> None:

@@ -2,12 +2,12 @@
 
 import configparser
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
-from urllib.parse import urlsplit
 
 from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.config.settings import Setting, Source, choice, durations, integer, seconds, text
@@ -27,21 +27,45 @@ _DATABASES: Final = {
 }
 
 
+DATABASES: Final = "postgresql://user:password@host/database or sqlite:////path/to/airflow.db"
+
+#: As SQLAlchemy takes it apart (`sqlalchemy.engine.url`), and so Airflow: only '@' ends a password.
+_URL: Final = re.compile(
+    r"[\w+]+://(?:(?P<user>[^:/]*)(?::(?P<password>[^@]*))?@)?"
+    r"(?P<host>\[[^/?]+\]|[^/:?]+)?(?::(?P<port>[^/?]*))?(?:/(?P<database>[^?]*))?(?:\?.*)?",
+    re.DOTALL,
+)
+
+
+#: Databases of Airflow that airflow-mqtt has no part for.
+_UNSUPPORTED: Final = frozenset({"mysql", "mariadb", "mssql"})
+
+
 def _database_url(value: str) -> str:
     scheme, separator, _ = value.partition("://")
     backend, _, driver = scheme.partition("+")
     if not separator or backend not in _DATABASES:
-        raise SettingError("its scheme is none of them")
+        named = f" ({backend} is not supported by airflow-mqtt)" if backend in _UNSUPPORTED else ""
+        raise SettingError(f"its scheme is none of them{named}")
     if driver not in _DATABASES[backend]:
         raise SettingError(f"there is no driver +{driver}; leave it out")
-    try:
-        parts = urlsplit(value)
-        _ = parts.port
-    except ValueError:
-        raise SettingError("its port is no number; in a password, '/', '#', '?' and '@' are percent-encoded") from None
-    if backend == "sqlite" and (parts.netloc or parts.path.strip("/") in ("", ":memory:")):
+    parts = _URL.fullmatch(value)
+    if parts is None:
+        raise SettingError("it is malformed")
+    before = value.partition("?")[0]
+    if "@" in (parts["host"] or "") or (parts["user"] is None and "@" in before):
+        raise SettingError("an '@' in a password is written %40, and a '/' in a user's name %2F")
+    if not (parts["port"] or "0").isdecimal():
+        raise SettingError("its port is no number")
+    if backend == "sqlite" and (parts["host"] or (parts["database"] or "").strip("/") in ("", ":memory:")):
         raise SettingError("a path needs sqlite:////absolute/path")
     return value
+
+
+def _listen_url(value: str) -> str:
+    if not value.startswith(("postgresql", "postgres:")):
+        raise SettingError("it is not PostgreSQL's")
+    return _database_url(value)
 
 
 def _http_url(value: str) -> str:
@@ -106,9 +130,17 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "database_url",
         _database_url,
-        "postgresql://user:password@host/database or sqlite:////path/to/airflow.db",
+        DATABASES,
         "Airflow's metadata database ([database] sql_alchemy_conn); `airflow db migrate` makes our tables there.",
         required=True,
+        secret=True,
+    ),
+    Setting(
+        "listen_url",
+        _listen_url,
+        "postgresql://user:password@host/database",
+        "The database without the connection pooler that database_url leads through: new jobs are heard of there."
+        " Only to listen. [database_url]",
         secret=True,
     ),
     Setting(
@@ -117,6 +149,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "http://host:8080/execution/ or https://…",
         "Airflow's Execution API, as [core] execution_api_server_url.",
         required=True,
+    ),
+    Setting(
+        "allow",
+        choice("listed", "all"),
+        "listed or all",
+        "Which workers may serve a queue: those that `airflow mqtt allow` lists for it, or all that say so. With all,"
+        " whoever has one device's account can get the jobs of every queue.",
+        "listed",
     ),
     Setting("root", _root, "a topic such as airflow or site1/airflow", "First levels of all topics.", "airflow"),
     Setting(
@@ -152,6 +192,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "1 to 100",
         "After so many publications without an answer a job goes back to the queue.",
         "3",
+    ),
+    Setting(
+        "start_timeout",
+        seconds(1, 86400),
+        "1 to 86400 seconds",
+        "A job that its worker has accepted and not started after this long goes back to the queue. In line with"
+        " [scheduler] task_queued_timeout, after which Airflow itself gives up a task that waits.",
+        "600",
     ),
     Setting(
         "lost_after",
@@ -237,13 +285,16 @@ class BridgeSettings:
 
     broker_url: BrokerUrl
     database_url: str
+    listen_url: str | None
     execution_api_url: str
+    allow: str
     root: str
     team_name: str
     instance: str
     lease_ttl: float
     accept_timeout: float
     accept_tries: int
+    start_timeout: float
     lost_after: float
     queue_lost_after: dict[str, float]
     task_heartbeat_interval: float
@@ -276,6 +327,10 @@ def _default_instance() -> str:
     return f"{host[:48]}-{os.getpid()}"
 
 
+#: A variable that names itself would be expanded for ever.
+_EXPANSIONS: Final = 20
+
+
 def airflow_sources(environment: Mapping[str, str]) -> list[Source]:
     """Return what Airflow's own configuration says in `[mqtt]`: `AIRFLOW__MQTT__…`, then `airflow.cfg`.
 
@@ -284,7 +339,7 @@ def airflow_sources(environment: Mapping[str, str]) -> list[Source]:
     """
     names = [setting.name for setting in SETTINGS]
     variables = {name: f"AIRFLOW__MQTT__{name.upper()}" for name in names}
-    in_environment = {name: environment[var] for name, var in variables.items() if environment.get(var)}
+    in_environment = {name: _expanded(environment[var]) for name, var in variables.items() if environment.get(var)}
     home = environment.get("AIRFLOW_HOME", str(Path.home() / "airflow"))
     path = Path(environment.get("AIRFLOW_CONFIG", str(Path(home) / "airflow.cfg")))
     return [
@@ -294,11 +349,31 @@ def airflow_sources(environment: Mapping[str, str]) -> list[Source]:
 
 
 def _mqtt_section(path: Path, names: list[str]) -> dict[str, str]:
-    parser = configparser.RawConfigParser(strict=False)
+    parser = configparser.ConfigParser(strict=False)
     try:
         parser.read(path, encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError) as error:
         raise SettingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     if not parser.has_section("mqtt"):
         return {}
-    return {name: value for name in names if (value := parser.get("mqtt", name, fallback="").strip())}
+    return {name: value for name in names if (value := _interpolated(parser, name, path).strip())}
+
+
+def _interpolated(parser: configparser.ConfigParser, name: str, path: Path) -> str:
+    """Return the value as Airflow reads it: `%%` is a percent sign, `%(other)s` another value, `$HOME` a variable."""
+    try:
+        return _expanded(parser.get("mqtt", name, fallback=""))
+    except configparser.InterpolationError:
+        raise SettingError(
+            f"[mqtt] {name} in {path}: a '%' is written '%%' there, as in all of airflow.cfg: Airflow itself cannot"
+            " read this file"
+        ) from None
+
+
+def _expanded(value: str) -> str:
+    """Expand variables and `~` until nothing changes, as Airflow's `expand_env_var` does."""
+    for _ in range(_EXPANSIONS):
+        if (expanded := os.path.expanduser(os.path.expandvars(value))) == value:  # noqa: PTH111  text, not always a path
+            break
+        value = expanded
+    return value

@@ -1,12 +1,18 @@
 """`mqtt[s]://user:password@host:port` taken apart."""
 
+import re
 from dataclasses import dataclass
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from airflow_mqtt.protocol.errors import SettingError
 
 DEFAULT_PORTS = {"mqtt": 1883, "mqtts": 8883}
 EXPECTED = "mqtt://user:password@host:1883 or mqtts://user:password@host:8883"
+
+#: Host, port, and what may follow. Of the host more is not asked: the resolver knows it.
+_SERVER = re.compile(
+    r"(?:\[(?P<address>[^]]*)\]|(?P<name>[^:/?#@\[\]]*))(?::(?P<port>[^/?#]*))?(?P<rest>[/?#].*)?", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +40,30 @@ def parse_broker_url(text: str) -> BrokerUrl:
 
     Which part is the password is known only of a URL that is right: in `mqtt://user:secret` it is the port.
     """
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        raise SettingError(
-            f"host or port is malformed (a '/', '#', '?' or '@' in a password is written %2F, %23, %3F or %40);"
-            f" expected {EXPECTED}"
-        ) from None
-    if parts.scheme not in DEFAULT_PORTS:
+    scheme, _, rest = text.strip().partition("://")
+    scheme = scheme.lower()
+    if scheme not in DEFAULT_PORTS:
         raise SettingError(f"the scheme is not mqtt or mqtts; expected {EXPECTED}")
-    if not parts.hostname or any(character.isspace() for character in parts.hostname):
+    account, at, server = rest.rpartition("@")
+    if odd := next((character for character in account if character in "/?#"), None):
+        raise SettingError(
+            f"a {odd!r} in a user's name or password is written {quote(odd, safe='')}; expected {EXPECTED}"
+        )
+    found = _SERVER.fullmatch(server)
+    if found is None:
+        raise SettingError(f"the host is malformed; expected {EXPECTED}")
+    host, port = (found["address"] or found["name"] or "").lower(), found["port"] or ""
+    if port and not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise SettingError(f"host or port is malformed: a port is 1 to 65535; expected {EXPECTED}")
+    if not host or any(character.isspace() for character in host):
         raise SettingError(f"no host; expected {EXPECTED}")
-    if port == 0:
-        raise SettingError(f"the port is not 1 to 65535; expected {EXPECTED}")
-    if parts.path not in ("", "/") or parts.query or parts.fragment:
+    if found["rest"] not in (None, "/"):
         raise SettingError(f"nothing may follow the port; expected {EXPECTED}")
+    user, colon, password = account.partition(":")
     return BrokerUrl(
-        host=parts.hostname,
-        port=DEFAULT_PORTS[parts.scheme] if port is None else port,
-        tls=parts.scheme == "mqtts",
-        username=None if parts.username is None else unquote(parts.username),
-        password=None if parts.password is None else unquote(parts.password),
+        host=host,
+        port=int(port) if port else DEFAULT_PORTS[scheme],
+        tls=scheme == "mqtts",
+        username=unquote(user) if at else None,
+        password=unquote(password) if colon else None,
     )

@@ -51,6 +51,11 @@ def shutdown(desired: Desired, comment: str) -> Desired:
     return replace(desired, shutdown=True, comment=comment)
 
 
+def end_shutdown(desired: Desired) -> Desired:
+    """It was followed: whoever starts the worker again wants it to work. What was said of it stays."""
+    return replace(desired, shutdown=False)
+
+
 def set_comment(desired: Desired, comment: str) -> Desired:
     return replace(desired, comment=comment)
 

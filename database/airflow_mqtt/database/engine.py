@@ -8,12 +8,12 @@ from typing import Any, Final
 from urllib.parse import quote, unquote
 from weakref import WeakSet
 
-import asyncpg
 from sqlalchemy import event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from airflow_mqtt.database import tables
+from airflow_mqtt.database.connections import Session, connect_by_url, session_settings
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.protocol.errors import RefusedError
 
@@ -25,13 +25,6 @@ _DRIVERS: Final = {
 
 #: Seconds that a writer waits for SQLite's lock, which the scheduler holds too.
 SQLITE_BUSY: Final = 30.0
-
-#: Seconds for one attempt to connect; libpq's `connect_timeout` in the URL is taken instead.
-_CONNECT_TIMEOUT: Final = 10
-
-#: Seconds for one statement. A connection may be dead without a word (a firewall forgot it): TCP alone would notice
-#: after a quarter of an hour, while this bridge kept a lease, or did not see that one is free.
-_STATEMENT_TIMEOUT: Final = 15.0
 
 #: Execution option of connections that only read: on SQLite they need not wait for writers.
 _READ_ONLY: Final = "airflow_mqtt_read_only"
@@ -59,23 +52,6 @@ class _Connection(sqlite3.Connection):
         super().close()
 
 
-def session_name(instance: str) -> str:
-    """Return the `application_name` of the sessions of bridge `instance`; PostgreSQL keeps 63 bytes of it."""
-    return f"airflow-mqtt {instance}"[:63]
-
-
-def session_settings(instance: str, idle_limit: float) -> dict[str, str]:
-    """Return what PostgreSQL is told at the beginning of a session of bridge `instance`: see `make_engine`."""
-    limit = str(max(1, round(idle_limit * 1000)))
-    return {
-        "application_name": session_name(instance),
-        "idle_in_transaction_session_timeout": limit,
-        "tcp_user_timeout": limit,
-        # Each of our statements has an index. A plan that was made while a table was small would read all of it later.
-        "enable_seqscan": "off",
-    }
-
-
 def make_engine(url: str, *, instance: str = "", idle_limit: float = 3.0) -> AsyncEngine:
     """Return an engine of bridge `instance` for Airflow's database URL, whichever driver that names.
 
@@ -87,17 +63,32 @@ def make_engine(url: str, *, instance: str = "", idle_limit: float = 3.0) -> Asy
     backend = parsed.drivername.partition("+")[0]
     parsed = parsed.set(drivername=_DRIVERS[backend])
     if backend == "sqlite":
-        engine = create_async_engine(_existing(parsed), connect_args={"timeout": SQLITE_BUSY, "factory": _Connection})
+        engine = create_async_engine(
+            _existing(parsed), connect_args={"timeout": SQLITE_BUSY, "factory": _Connection}, hide_parameters=True
+        )
         _take_write_lock_at_begin(engine)
         return engine
     settings = session_settings(instance, idle_limit)
 
-    async def connect() -> asyncpg.Connection:
-        return await connect_by_url(url, server_settings=settings)
+    async def connect() -> Session:
+        return await connect_by_url(url, settings=settings)
 
-    return create_async_engine(
-        parsed.set(query={}), async_creator=connect, pool_size=10, max_overflow=10, pool_pre_ping=True
+    def driver_connection() -> Any:
+        # Statements are prepared without a name: one that has a name is lost when a pooler sends us elsewhere.
+        return engine.sync_engine.dialect.dbapi.connect(  # type: ignore[union-attr]
+            async_creator_fn=connect, prepared_statement_cache_size=0, prepared_statement_name_func=str
+        )
+
+    engine = create_async_engine(
+        parsed.set(query={}),
+        creator=driver_connection,
+        pool_size=10,
+        max_overflow=10,
+        pool_pre_ping=True,
+        hide_parameters=True,
     )
+    _tell_settings_at_begin(engine)
+    return engine
 
 
 def sqlite_uri(path: str) -> str:
@@ -116,17 +107,13 @@ def _existing(url: URL) -> URL:
     return url.set(database=_name(str(url.database))).update_query_dict({"mode": "rw", "uri": "true"})
 
 
-async def connect_by_url(url: str, *, server_settings: dict[str, str]) -> asyncpg.Connection:
-    """Connect as libpq would by the same URL: asyncpg knows all of its options but one.
+def _tell_settings_at_begin(engine: AsyncEngine) -> None:
+    """Let each transaction in a session that is a pooler's begin with our settings."""
 
-    https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
-    """
-    parsed = make_url(url).set(drivername="postgresql")
-    timeout = float(str(parsed.query.get("connect_timeout", _CONNECT_TIMEOUT)))
-    dsn = parsed.difference_update_query(["connect_timeout"]).render_as_string(hide_password=False)
-    return await asyncpg.connect(
-        dsn, timeout=timeout, command_timeout=_STATEMENT_TIMEOUT, server_settings=server_settings
-    )
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        if settings := connection.connection.driver_connection.settings:
+            connection.exec_driver_sql(settings)
 
 
 def _take_write_lock_at_begin(engine: AsyncEngine) -> None:

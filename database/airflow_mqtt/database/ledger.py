@@ -5,12 +5,19 @@ commits only while the lease has the leader's epoch. The number of statements of
 in it: lists travel as one JSON document, or as arrays. `postgres` and `sqlite` hold the two forms.
 """
 
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from airflow_mqtt.database import access
+from airflow_mqtt.database.access import OPEN, Access
 from airflow_mqtt.database.records import JOB_COLUMNS, REPORTED, Job, Worker
+from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.messages import Desired
+
+log = logging.getLogger(__name__)
 
 #: Columns that the leader writes at each transition, with their types in both databases. The token has a rule of its
 #: own (see `Change.row`), and what is not here is the scheduler's.
@@ -130,7 +137,9 @@ class Writes:
     """All that one batch writes.
 
     `workers` are written whole, of `positions` (worker -> (seq, seen_at)) only that. `excused` are seconds in which
-    nobody could be heard, by which `seen_at` of all workers moves first.
+    nobody could be heard, by which `seen_at` of all workers moves first. `followed` are shutdowns that workers have
+    followed: worker -> what was desired of it. That is withdrawn, and comes back as news, if nobody wishes anything
+    else meanwhile.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -139,11 +148,13 @@ class Writes:
     positions: dict[str, tuple[int, float]] = field(default_factory=dict)
     chunks: list[Chunk] = field(default_factory=list)
     forgotten: list[str] = field(default_factory=list)
+    followed: dict[str, Desired] = field(default_factory=dict)
     excused: float = 0.0
     now: float = 0.0
 
     def __bool__(self) -> bool:
-        return bool(self.changes or self.workers or self.positions or self.chunks or self.forgotten or self.excused)
+        lists = (self.changes, self.workers, self.positions, self.chunks, self.forgotten, self.followed)
+        return any(lists) or bool(self.excused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +173,16 @@ class Conflict:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What others wrote: jobs as they are now, and workers of which something is wished. `more` is left to read."""
+    """What others wrote: jobs as they are now, and workers of which something is wished. `more` is left to read.
+
+    `access` is what the site allows, if that has changed.
+    """
 
     jobs: list[Job]
     workers: list[Worker]
     removals: frozenset[str]
     more: bool
+    access: Access | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +193,7 @@ class Snapshot:
     jobs: list[Job]
     workers: list[Worker]
     removals: frozenset[str]
+    access: Access = OPEN
 
 
 class Ledger(Protocol):
@@ -195,6 +211,16 @@ class Ledger(Protocol):
 NEWS_LIMIT: Final = 2000
 
 JOB_LIST: Final = ", ".join(JOB_COLUMNS)
+
+
+def access_of(rows: Sequence[Sequence[Any]]) -> Access:
+    """Return what the row of `mqtt_access` (document, revision) allows, if there is one: else nothing is."""
+    document, revision = rows[0] if rows else ("{}", 0)
+    try:
+        return access.parse(document, revision)
+    except PayloadError as error:
+        log.error("nothing is allowed, since what is cannot be understood: %s", error)
+        return Access(revision=revision)
 
 
 def fields_of(job: Job) -> dict[str, Any]:

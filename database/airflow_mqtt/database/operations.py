@@ -6,23 +6,26 @@ bridge on commit. The leading bridge carries wishes out; what needs no bridge ha
 waits in its queue.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, CursorResult, Update, func, select, update
+from sqlalchemy import ColumnElement, CursorResult, Update, func, insert, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.database import desired, tables
+from airflow_mqtt.database import access, desired, tables
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.transitions import move, wish_for_end
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
 from airflow_mqtt.protocol.messages import Desired
 
 _job = tables.job.c
 _worker = tables.worker.c
+_access = tables.access.c
 
 #: Somebody else may write between a look and a write; who was second looks again, this often.
 _TRIES: Final = 8
@@ -217,3 +220,56 @@ def _is_written(session: Session, before: Desired, after: Desired, *this: Column
     statement = update(tables.worker).where(*this, _worker.revision == before.revision)
     values = {"desired": desired.render(after), "revision": after.revision, "news": True}
     return changed(session, statement.values(**values)) == 1
+
+
+# --- what is allowed ----------------------------------------------------------------------------------------
+
+
+def allowed(session: Session, team_name: str) -> Access:
+    """Return what the site allows. Raises `PayloadError` when nobody can read it."""
+    query = select(_access.document, _access.revision).where(_access.team_name == team_name)
+    row = session.execute(query).one_or_none()
+    return Access() if row is None else access.parse(row.document, row.revision)
+
+
+def allow(session: Session, team_name: str, worker: str, queues: Sequence[str]) -> Wish:
+    """Let workers serve queues; patterns with `*` stand for many. Raises `PayloadError`: see `access.allow`."""
+    return _change_access(session, team_name, lambda now: access.allow(now, worker, queues))
+
+
+def disallow(session: Session, team_name: str, worker: str, queues: Sequence[str]) -> Wish:
+    """Take back what was allowed in these words, all of it without queues. What a worker has not started it loses."""
+    return _change_access(session, team_name, lambda now: access.disallow(now, worker, queues))
+
+
+def allow_calls(session: Session, team_name: str, queue: str, rights: Collection[str] | None) -> Wish:
+    """Let jobs of `queue` call what needs `rights`, and no more; None: as if nothing had been said of this queue."""
+    return _change_access(session, team_name, lambda now: access.allow_calls(now, queue, rights))
+
+
+def _change_access(session: Session, team_name: str, change: Callable[[Access], Access]) -> Wish:
+    for _ in range(_TRIES):
+        before = allowed(session, team_name)
+        after = change(before)
+        if after == before:
+            return Wish.WISHED_BEFORE
+        if _is_access_written(session, team_name, before, after):
+            notify(session, team_name)
+            return Wish.WISHED
+    return Wish.CONTESTED
+
+
+def _is_access_written(session: Session, team_name: str, before: Access, after: Access) -> bool:
+    """Write `after` in place of `before`; False when somebody else has."""
+    values = {"document": access.render(after), "revision": before.revision + 1}
+    this = (_access.team_name == team_name, _access.revision == before.revision)
+    if changed(session, update(tables.access).where(*this).values(**values)):
+        return True
+    if before.revision:
+        return False
+    try:
+        with session.begin_nested():
+            session.execute(insert(tables.access).values(team_name=team_name, **values))
+    except IntegrityError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""`Ledger` over PostgreSQL: asyncpg, one connection, each statement planned once.
+"""`Ledger` over PostgreSQL: asyncpg, one connection, each statement planned once (behind a pooler: each time).
 
 A batch never waits for a row that somebody else holds (`SKIP LOCKED`): a scheduler may hold some for seconds, in an
 order of its own, and all devices would wait with it, or the two for each other. Such a job is a `Conflict`.
@@ -12,9 +12,9 @@ from typing import Any, Final
 import asyncpg
 import orjson
 
-from airflow_mqtt.database import tables
-from airflow_mqtt.database.engine import connect_by_url, session_settings
-from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database import desired, tables
+from airflow_mqtt.database.connections import Session, connect_by_url, session_settings
+from airflow_mqtt.database.errors import DeposedError, UnfitError, is_unfit
 from airflow_mqtt.database.ledger import (
     JOB_LIST,
     NEWS_LIMIT,
@@ -27,14 +27,20 @@ from airflow_mqtt.database.ledger import (
     Snapshot,
     Waiting,
     Writes,
+    access_of,
 )
 from airflow_mqtt.database.records import JOB_COLUMNS, WORKER_COLUMNS, Job, Worker, understood
+from airflow_mqtt.protocol.errors import AirflowMqttError
 
 _JOBS: Final = ", ".join(f"j.{name}" for name in JOB_COLUMNS)
 _WORKERS: Final = ", ".join(WORKER_COLUMNS)
 _OBSERVED: Final = ", ".join(OBSERVED_COLUMNS)
 
-_FENCE: Final = "SELECT epoch FROM mqtt_bridge WHERE team_name = $1 FOR KEY SHARE"
+#: And whether something else is allowed than before: looked up by its key, in the statement that each batch makes.
+_FENCE: Final = """
+SELECT epoch, COALESCE((SELECT a.revision FROM mqtt_access a WHERE a.team_name = $1), 0)
+FROM mqtt_bridge WHERE team_name = $1 FOR KEY SHARE
+"""
 
 #: Whoever is dispatched comes back with all that a message to its worker needs; of the others the id says it all.
 _CHANGE: Final = f"""
@@ -49,7 +55,8 @@ WITH c AS MATERIALIZED (
     FOR UPDATE OF j SKIP LOCKED
 )
 UPDATE mqtt_job j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
-    token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
+    token = CASE WHEN c.finished_at IS NULL THEN COALESCE(c.token, j.token) ELSE '' END,
+    token_at = COALESCE(c.token_at, j.token_at),
     report_pending = j.report_pending OR c.report
 FROM c JOIN unchanged ON unchanged.id = c.id
 WHERE j.id = c.id
@@ -87,6 +94,14 @@ UPDATE mqtt_worker SET seen_at = LEAST(seen_at + $2, $3) WHERE team_name = $1 AN
 
 _FORGET: Final = "DELETE FROM mqtt_worker WHERE team_name = $1 AND name = ANY($2::text[])"
 
+_FOLLOWED: Final = """
+UPDATE mqtt_worker w SET desired = f.desired, revision = f.revision + 1, news = true
+FROM unnest($2::text[], $3::text[], $4::integer[]) AS f(name, desired, revision)
+WHERE w.team_name = $1 AND w.name = f.name AND w.revision = f.revision
+"""
+
+_ACCESS: Final = "SELECT document, revision FROM mqtt_access WHERE team_name = $1"
+
 _NEWS: Final = f"""
 UPDATE mqtt_job j SET news = false WHERE id IN (
     SELECT id FROM mqtt_job WHERE team_name = $1 AND {tables.NEWS} LIMIT {NEWS_LIMIT} FOR UPDATE SKIP LOCKED)
@@ -122,8 +137,10 @@ class PostgresLedger:
         self._team = team_name
         self._epoch = epoch
         self._settings = session_settings(instance, idle_limit)
-        self._connection: asyncpg.Connection | None = None
+        self._connection: Session | None = None
         self._lock = asyncio.Lock()
+        self._allowed = 0  # the revision of `mqtt_access` that was read last, and the one that is there
+        self._allowed_now = 0
         #: Statements that were executed since the start, those that begin and end a transaction left out.
         self.statements = 0
 
@@ -133,7 +150,9 @@ class PostgresLedger:
             waiting = [Waiting(*row) for row in await self._fetch(connection, _WAITING, self._team)]
             jobs = understood(Job.of, await self._fetch(connection, _LIVING, self._team))
             workers, removals = _fleet(await self._fetch(connection, _FLEET, self._team))
-        return Snapshot(waiting, jobs, workers, removals)
+            access = access_of(await self._fetch(connection, _ACCESS, self._team))
+        self._allowed = access.revision
+        return Snapshot(waiting, jobs, workers, removals, access)
 
     async def commit(self, writes: Writes) -> Committed | Conflict:
         async with self._transaction() as connection:
@@ -150,7 +169,7 @@ class PostgresLedger:
             await self._add(connection, writes)
         return Committed(dispatched)
 
-    async def _add(self, connection: asyncpg.Connection, writes: Writes) -> None:
+    async def _add(self, connection: Session, writes: Writes) -> None:
         if writes.transitions:
             await self._execute(connection, _RECORD, _json(writes.transitions))
         if writes.chunks:
@@ -162,6 +181,10 @@ class PostgresLedger:
         if writes.positions:
             seqs, seen = zip(*writes.positions.values(), strict=True)
             await self._execute(connection, _POSITIONS, self._team, list(writes.positions), list(seqs), list(seen))
+        if writes.followed:
+            after = [desired.render(desired.end_shutdown(before)) for before in writes.followed.values()]
+            revisions = [before.revision for before in writes.followed.values()]
+            await self._execute(connection, _FOLLOWED, self._team, list(writes.followed), after, revisions)
         if writes.forgotten:
             await self._execute(connection, _FORGET, self._team, writes.forgotten)
 
@@ -170,7 +193,12 @@ class PostgresLedger:
         async with self._transaction() as connection:
             rows = await self._fetch(connection, _NEWS, self._team)
             workers, removals = _fleet(await self._fetch(connection, _WORKER_NEWS, self._team))
-        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT)
+            access = None
+            if self._allowed_now != self._allowed:
+                access = access_of(await self._fetch(connection, _ACCESS, self._team))
+        if access is not None:
+            self._allowed = access.revision
+        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT, access)
 
     async def jobs(self, ids: Collection[str]) -> list[Job]:
         async with self._transaction() as connection:
@@ -186,7 +214,7 @@ class PostgresLedger:
             connection.terminate()
 
     @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[asyncpg.Connection]:
+    async def _transaction(self) -> AsyncIterator[Session]:
         """A transaction under the lease's epoch. A connection that something went wrong with is not used again.
 
         The lock on the lease's row is the weakest there is, `FOR KEY SHARE`: only `lease.take` waits for it, and it
@@ -195,40 +223,47 @@ class PostgresLedger:
         async with self._lock:
             connection = self._connection
             if connection is None or connection.is_closed():
-                connection = await connect_by_url(self._url, server_settings=self._settings)
+                connection = await connect_by_url(self._url, settings=self._settings)
             self._connection = None
             try:
-                await connection.execute("BEGIN")
+                await connection.execute(connection.begin)
                 rows = await self._fetch(connection, _FENCE, self._team)
                 if not rows or rows[0][0] != self._epoch:
                     raise DeposedError(
                         f"the lease has epoch {rows[0][0] if rows else 0}, this bridge held {self._epoch}"
                     )
+                self._allowed_now = rows[0][1]
                 yield connection
                 if connection.is_in_transaction():
                     await connection.execute("COMMIT")
-            except asyncpg.InterfaceError as error:
+            except Exception as error:
                 connection.terminate()
-                if isinstance(error, ValueError):  # what we gave it does not fit its type
+                if isinstance(error, asyncpg.PostgresError):  # a whole row may stand there, with its token
+                    error.detail = error.context = None
+                if isinstance(error, (asyncpg.PostgresError, AirflowMqttError, OSError)) or is_unfit(error):
                     raise
-                raise ConnectionError(str(error)) from error  # it broke: that passes
+                # Of a kind that nobody knows. It is the driver's or ours, and no message is to blame: it may pass.
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
             except BaseException:
                 connection.terminate()
                 raise
             self._connection = connection
 
-    async def _fetch(self, connection: asyncpg.Connection, statement: str, *values: Any) -> list[Any]:
+    async def _fetch(self, connection: Session, statement: str, *values: Any) -> list[Any]:
         self.statements += 1
         rows: list[Any] = await connection.fetch(statement, *values)
         return rows
 
-    async def _execute(self, connection: asyncpg.Connection, statement: str, *values: Any) -> None:
+    async def _execute(self, connection: Session, statement: str, *values: Any) -> None:
         self.statements += 1
         await connection.execute(statement, *values)
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _fleet(rows: list[Any]) -> tuple[list[Worker], frozenset[str]]:

@@ -14,8 +14,10 @@ from typing import Any, Final, TypeVar
 
 import orjson
 
+from airflow_mqtt.database import desired
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.engine import SQLITE_BUSY, sqlite_uri
-from airflow_mqtt.database.errors import DeposedError
+from airflow_mqtt.database.errors import DeposedError, UnfitError, is_unfit
 from airflow_mqtt.database.ledger import (
     JOB_LIST,
     NEWS_LIMIT,
@@ -28,8 +30,10 @@ from airflow_mqtt.database.ledger import (
     Snapshot,
     Waiting,
     Writes,
+    access_of,
 )
 from airflow_mqtt.database.records import WORKER_COLUMNS, Job, Worker, understood
+from airflow_mqtt.protocol.errors import AirflowMqttError
 
 T = TypeVar("T")
 
@@ -45,7 +49,8 @@ def _extract(names: Collection[str]) -> str:
 
 _CHANGE: Final = f"""
 UPDATE mqtt_job AS j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
-    token = COALESCE(c.token, j.token), token_at = COALESCE(c.token_at, j.token_at),
+    token = CASE WHEN c.finished_at IS NULL THEN COALESCE(c.token, j.token) ELSE '' END,
+    token_at = COALESCE(c.token_at, j.token_at),
     report_pending = j.report_pending OR c.report
 FROM (SELECT {_extract(("id", "seen_state", "seen_attempt", "seen_cancel", "report", "token", "token_at", *WRITTEN))}
     FROM json_each(?)) AS c
@@ -66,6 +71,10 @@ ON CONFLICT (team_name, name) DO UPDATE SET {", ".join(f"{name} = excluded.{name
 _POSITIONS: Final = "UPDATE mqtt_worker SET seq = ?, seen_at = ? WHERE team_name = ? AND name = ?"
 _EXCUSE: Final = "UPDATE mqtt_worker SET seen_at = MIN(seen_at + ?, ?) WHERE team_name = ? AND seen_at > 0"
 _FORGET: Final = "DELETE FROM mqtt_worker WHERE team_name = ? AND name = ?"
+_FOLLOWED: Final = """
+UPDATE mqtt_worker SET desired = ?, revision = revision + 1, news = 1 WHERE team_name = ? AND name = ? AND revision = ?
+"""
+_ACCESS: Final = "SELECT document, revision FROM mqtt_access WHERE team_name = ?"
 _NEWS: Final = f"""
 UPDATE mqtt_job SET news = 0 WHERE id IN (
     SELECT id FROM mqtt_job WHERE team_name = ? AND {_NEWS_HOLDS} LIMIT {NEWS_LIMIT})
@@ -78,7 +87,8 @@ RETURNING {_WORKERS}, removal
 """  # noqa: S608
 _HAS_NEWS: Final = f"""
 SELECT EXISTS (SELECT 1 FROM mqtt_job WHERE team_name = ? AND {_NEWS_HOLDS})
-    OR EXISTS (SELECT 1 FROM mqtt_worker WHERE team_name = ? AND news = 1)
+    OR EXISTS (SELECT 1 FROM mqtt_worker WHERE team_name = ? AND news = 1),
+    COALESCE((SELECT revision FROM mqtt_access WHERE team_name = ?), 0) <> ?
 """  # noqa: S608
 _WAITING: Final = f"""
 SELECT {", ".join(WAITING_COLUMNS)} FROM mqtt_job
@@ -108,21 +118,26 @@ class SqliteLedger:
         self._thread = ThreadPoolExecutor(1, "ledger")
         self._connection: sqlite3.Connection | None = None
         self._version: int | None = None
+        self._allowed = 0  # the revision of `mqtt_access` that was read last
         self.statements = 0
 
     async def snapshot(self) -> Snapshot:
-        return await self._run(self._snapshot)
+        snapshot = await self._run(self._snapshot)
+        self._allowed = snapshot.access.revision
+        return snapshot
 
     async def commit(self, writes: Writes) -> Committed | Conflict:
         return await self._run(lambda connection: self._commit(connection, writes))
 
     async def news(self) -> News:
         """As `Ledger.news`. The lock of all writers is taken only when there are any."""
-        return (
-            await self._run(self._news)
-            if await self._in_thread(self._has_news)
-            else News([], [], frozenset(), more=False)
-        )
+        has_news, is_changed = await self._in_thread(self._has_news)
+        if not has_news and not is_changed:
+            return News([], [], frozenset(), more=False)
+        news = await self._run(lambda connection: self._news(connection, is_changed=is_changed))
+        if news.access is not None:
+            self._allowed = news.access.revision
+        return news
 
     async def changed(self) -> bool:
         """Whether somebody else has committed since this was asked last. It costs some microseconds.
@@ -167,9 +182,10 @@ class SqliteLedger:
         self._version = version
         return changed
 
-    def _has_news(self) -> bool:
-        found = self._connected().execute(_HAS_NEWS, (self._team, self._team)).fetchone()
-        return bool(found[0])
+    def _has_news(self) -> tuple[bool, bool]:
+        """Whether somebody has written jobs or workers, and whether something else is allowed."""
+        found = self._connected().execute(_HAS_NEWS, (self._team, self._team, self._team, self._allowed)).fetchone()
+        return bool(found[0]), bool(found[1])
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -182,16 +198,19 @@ class SqliteLedger:
             if connection.in_transaction:
                 connection.execute("COMMIT")
                 self._renewed()
-        except BaseException:
+        except BaseException as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
-            raise
+            known = isinstance(error, (sqlite3.Error, AirflowMqttError, OSError)) or is_unfit(error)
+            if known or not isinstance(error, Exception):
+                raise
+            raise ConnectionError(f"{type(error).__name__}: {error}") from error  # no message is to blame: it may pass
 
     def _snapshot(self, connection: sqlite3.Connection) -> Snapshot:
         waiting = [Waiting(*row) for row in self._execute(connection, _WAITING, (self._team,))]
         jobs = understood(Job.of, self._execute(connection, _LIVING, (self._team,)))
         workers, removals = _fleet(self._execute(connection, _FLEET, (self._team,)).fetchall())
-        return Snapshot(waiting, jobs, workers, removals)
+        return Snapshot(waiting, jobs, workers, removals, self._access(connection))
 
     def _commit(self, connection: sqlite3.Connection, writes: Writes) -> Committed | Conflict:
         if writes.excused:
@@ -216,16 +235,27 @@ class SqliteLedger:
             (_CHUNKS, [(chunk.job_id, chunk.attempt, chunk.offset, chunk.data) for chunk in writes.chunks]),
             (_OBSERVE, [{"team": self._team, "name": w.name, **w.observed_columns()} for w in writes.workers]),
             (_POSITIONS, [(seq, at, self._team, name) for name, (seq, at) in writes.positions.items()]),
+            (
+                _FOLLOWED,
+                [
+                    (desired.render(desired.end_shutdown(before)), self._team, name, before.revision)
+                    for name, before in writes.followed.items()
+                ],
+            ),
             (_FORGET, [(self._team, name) for name in writes.forgotten]),
         ):
             if rows:
                 self.statements += 1
                 connection.executemany(statement, rows)
 
-    def _news(self, connection: sqlite3.Connection) -> News:
+    def _news(self, connection: sqlite3.Connection, *, is_changed: bool) -> News:
         rows = self._execute(connection, _NEWS, (self._team,)).fetchall()
         workers, removals = _fleet(self._execute(connection, _WORKER_NEWS, (self._team, self._team)).fetchall())
-        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT)
+        access = self._access(connection) if is_changed else None
+        return News(understood(Job.of, rows), workers, removals, len(rows) == NEWS_LIMIT, access)
+
+    def _access(self, connection: sqlite3.Connection) -> Access:
+        return access_of(self._execute(connection, _ACCESS, (self._team,)).fetchall())
 
     def _by_id(self, connection: sqlite3.Connection, ids: Collection[str]) -> list[Any]:
         return self._execute(connection, _BY_ID, (self._team, _json(list(ids)))).fetchall()
@@ -241,7 +271,10 @@ class SqliteLedger:
 
 
 def _json(value: Any) -> str:
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:
+        raise UnfitError(str(error)) from None
 
 
 def _fleet(rows: list[Any]) -> tuple[list[Worker], frozenset[str]]:

@@ -159,6 +159,15 @@ worker = Table(
     _partial("ix_mqtt_worker_news", "team_name", where="news", sqlite="news = 1"),
 )
 
+#: What a site allows: one row a team, made by the first operator who says something. See `access`.
+access = Table(
+    "mqtt_access",
+    metadata,
+    Column("team_name", Text, primary_key=True, server_default=""),
+    Column("document", Text, nullable=False, server_default="{}"),  # access.Access without its revision
+    Column("revision", Integer, nullable=False, server_default=text("0")),  # raised by each change
+)
+
 bridge = Table(
     "mqtt_bridge",
     metadata,

@@ -1,5 +1,6 @@
 """Everything in which the supported versions of Airflow (3.1 to 3.3) differ."""
 
+import re
 import uuid
 from collections.abc import Collection
 from contextlib import AbstractContextManager
@@ -29,6 +30,8 @@ RUNS_CALLBACKS: Final = _has_module("airflow.sdk.execution_time.callback_supervi
 
 #: From 3.2 on a job that waits has a token of its own scope, which the start gate exchanges for the real one.
 SCOPED_TOKENS: Final = _has_module("airflow.executors.workloads.base")
+
+_CALLBACK_LOG: Final = re.compile(r"executor_callbacks/(?P<dag_id>[^/]+)/(?P<run_id>.+)/[^/]+")
 
 #: 3.2 on: `Uuid`, which takes `uuid.UUID`. Before: text.
 _UUID_KEYS: Final = isinstance(TaskInstance.__table__.c.id.type, Uuid)
@@ -84,6 +87,12 @@ def callback_key(callback_id: str) -> Any:
     return callback.CallbackKey(id=callback_id)
 
 
+def run_of_callback(workload: Any) -> tuple[str, str] | None:
+    """Return Dag and run of an `ExecuteCallback`. Only the path of its log says so (`ExecuteCallback.make`)."""
+    found = _CALLBACK_LOG.fullmatch(str(workload.log_path or ""))
+    return (found["dag_id"], found["run_id"]) if found else None
+
+
 def mint(generator: Any, subject: str, *, waiting: bool) -> str:
     """Return a fresh token for a job that waits, or that has passed the start gate.
 
@@ -104,6 +113,12 @@ def token_life(*, waiting: bool) -> float:
     if waiting and SCOPED_TOKENS:
         return float(conf.getfloat("scheduler", "task_queued_timeout"))
     return float(conf.getint("execution_api", "jwt_expiration_time"))
+
+
+def callback_timeout() -> float:
+    """Return for how many seconds a callback may wait for a worker."""
+    named = conf.get("mqtt", "callback_queued_timeout", fallback=None)
+    return float(named) if named else float(conf.getfloat("scheduler", "task_queued_timeout"))
 
 
 def remote_task_log() -> Any:

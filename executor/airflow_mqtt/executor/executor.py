@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -15,7 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, object_session
 
 from airflow_mqtt.database import operations
-from airflow_mqtt.executor import compat, core, store, task_log
+from airflow_mqtt.executor import compat, core, fleet, store, task_log
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.store import Record
 from airflow_mqtt.executor.workload import Dispatch, row_of
@@ -23,6 +24,9 @@ from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 #: Seconds between two looks at the tokens, and at what schedulers that died have left behind.
 HOUSEKEEPING_INTERVAL: Final = 30.0
+
+#: Seconds for which a job may wait in a queue without workers before that is said.
+UNSERVED_AFTER: Final = 60.0
 
 _REVOKED: Final = "revoked by the scheduler"
 _SUPERSEDED: Final = "superseded by a newer dispatch"
@@ -64,6 +68,8 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         #: Callbacks whose end was told and is not marked as heard yet.
         self._told: set[str] = set()
         self._next_housekeeping = 0.0
+        #: Queues of which it was said that jobs wait in them and no worker serves them.
+        self._unserved: set[str] = set()
         #: Rows that could not be understood since the start.
         self.set_aside = 0
 
@@ -94,7 +100,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             return
         now = time.time()
         job_id, key = self._begin(workload, session, now)
-        dispatch = Dispatch(job_id, self._owner, self._team, self._callback_queue(), now)
+        dispatch = Dispatch(job_id, self._owner, self._team, self._callback_queue(workload, session), now)
         store.create(session, row_of(workload, dispatch), now=now, by=self._by)
         self._remember(key, job_id)
         self._unconfirmed.add(job_id)
@@ -126,9 +132,15 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
                     session, job.team_name, job.id, now=now, by=self._by, reason=_SUPERSEDED, unstarted_only=True
                 )
 
-    def _callback_queue(self) -> str:
-        named = self.conf.get("mqtt", "callback_queue", fallback=None)
-        return str(named or conf.get("operators", "default_queue", fallback="default"))
+    def _callback_queue(self, workload: Any, session: Session) -> str:
+        if workload.type != core.Subject.CALLBACK:
+            return ""
+        if named := self.conf.get("mqtt", "callback_queue", fallback=None):
+            return str(named)
+        run = compat.run_of_callback(workload)
+        last = store.last_queue(session, self._team, *run) if run else None
+        served = fleet.served(session, self._team) if last is None else {}
+        return fleet.queue_of_callback(last, str(conf.get("operators", "default_queue", fallback="default")), served)
 
     def revoke_task(self, *, ti: Any) -> None:
         """End whatever runs or waits for `ti`, and forget it. Never raises (`BaseExecutor.revoke_task`)."""
@@ -264,9 +276,12 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             return
         lives = [compat.token_life(waiting=waiting) for waiting in (True, False)]
         self._next_housekeeping = time.monotonic() + min(HOUSEKEEPING_INTERVAL, *(life / 4 for life in lives))
-        self._renew_tokens(time.time(), *lives)
+        now = time.time()
+        self._renew_tokens(now, *lives)
         if self.supports_callbacks:
             self._take_over_callbacks()
+            self._end_callbacks(now)
+        self._say_what_waits(now)
 
     def _renew_tokens(self, now: float, waiting_life: float, started_life: float) -> None:
         """Replace tokens past half their life, so that neither a long wait nor a long outage kills a task.
@@ -291,6 +306,30 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             taken = [job for job in found if store.take_over(session, job.id, job.owner, self._owner)]
         for job in taken:
             self._remember(compat.callback_key(job.subject), job.id)
+
+    def _end_callbacks(self, now: float) -> None:
+        """End callbacks that no worker has started in time, as Airflow does with tasks (`task_queued_timeout`)."""
+        timeout = compat.callback_timeout()
+        with compat.own_session() as session:
+            waiting = store.unstarted_callbacks(session, self._team, now - timeout)
+            served = fleet.served(session, self._team) if waiting else Counter()
+            for job in waiting:
+                why = f"no worker has started it in {timeout:.0f} s (queue {job.queue!r}, workers: {served[job.queue]})"
+                operations.cancel(session, self._team, job.id, now=now, by=self._by, reason=why, unstarted_only=True)
+                self.log.warning("Callback job %s is ended: %s", job.id, why)
+
+    def _say_what_waits(self, now: float) -> None:
+        """Say of each queue, once, that jobs wait in it and nobody serves it."""
+        with compat.own_session() as session:
+            waiting = store.waiting(session, self._team, now - UNSERVED_AFTER)
+            served = fleet.served(session, self._team) if waiting else {}
+        unserved = {queue for queue in waiting if queue not in served}
+        for queue in sorted(unserved - self._unserved):
+            self.log.warning(
+                "No worker serves queue %r now, and %d jobs wait in it; see `airflow mqtt list-workers`",
+                queue, waiting[queue],
+            )  # fmt: skip
+        self._unserved = unserved
 
     def _living_schedulers(self, session: Session) -> set[str]:
         """Return the owners that see to their own jobs: this scheduler, and those that Airflow holds to be running."""

@@ -9,8 +9,9 @@ _VERSION_ADDED: Final = "0.1.0"
 
 _SECTION: Final = """\
 Settings of airflow-mqtt. The executor writes jobs into Airflow's database and never talks to the broker: of these
-it reads `callback_queue` alone, and triggerers read `log_limit`. The others are read by `airflow-mqtt bridge run`
-where it finds this file, unless a flag, an environment variable `AIRFLOW_MQTT_<NAME>` or its own file says otherwise.
+it reads `callback_queue`, `callback_queued_timeout` and `allow`; triggerers read `log_limit`. All but the first two are
+read by `airflow-mqtt bridge run` where it finds this file, unless a flag, an environment variable
+`AIRFLOW_MQTT_<NAME>` or its own file says otherwise.
 """
 
 
@@ -18,12 +19,21 @@ def _executor_options() -> dict[str, dict[str, Any]]:
     return {
         "callback_queue": {
             "description": "Queue of the callbacks that run on workers (deadline alerts, Airflow 3.3 on)."
-            " Where it is not set, `[operators] default_queue`.",
+            " Where it is not set, the one to which tasks of their Dag went last; where there is none, one that workers"
+            " serve: `[operators] default_queue`, or the one with the most workers.",
             "version_added": _VERSION_ADDED,
             "type": "string",
             "example": "gateways",
             "default": None,
-        }
+        },
+        "callback_queued_timeout": {
+            "description": "Seconds after which a callback that no worker has started is failed."
+            " Where it is not set, `[scheduler] task_queued_timeout`, which does the same with tasks.",
+            "version_added": _VERSION_ADDED,
+            "type": "float",
+            "example": "3600",
+            "default": None,
+        },
     }
 
 

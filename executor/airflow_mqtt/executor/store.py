@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from typing import Any, Final
 
-from sqlalchemy import Select, and_, not_, or_, select, union, update
+from sqlalchemy import Select, and_, func, not_, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
@@ -117,6 +117,43 @@ def adopt(session: Session, job_ids: Collection[str], owner: str) -> None:
 
 def _reported() -> list[str]:
     return [state.value for state in (JobState.RUNNING, *TERMINAL)]
+
+
+def last_queue(session: Session, team_name: str, dag_id: str, run_id: str) -> str | None:
+    """Return the queue to which a task of this run went last, or else one of a late run of the Dag.
+
+    It looks at a part of what is there, in the order of the index: a run may have many jobs, a Dag many runs.
+    """
+    of_dag = select(_job.queue, _job.queued_at).where(_job.dag_id == dag_id, _job.team_name == team_name)
+    for some in (of_dag.where(_job.run_id == run_id).order_by(_job.task_id), of_dag.order_by(_job.run_id.desc())):
+        found = some.limit(BATCH).subquery()
+        queue: str | None = session.scalar(select(found.c.queue).order_by(found.c.queued_at.desc()).limit(1))
+        if queue is not None:
+            return queue
+    return None
+
+
+def waiting(session: Session, team_name: str, before: float) -> dict[str, int]:
+    """Return queue -> how many jobs have waited in it since `before`."""
+    statement = (
+        select(_job.queue, func.count())
+        .where(_job.team_name == team_name, _job.finished_at.is_(None), _job.state == JobState.QUEUED.value)
+        .where(_job.queued_at < before)
+        .group_by(_job.queue)
+    )
+    return dict(session.execute(statement).tuples().all())
+
+
+def unstarted_callbacks(session: Session, team_name: str, before: float) -> Sequence[Record]:
+    """Return (id, queue) of callbacks that were queued before `before` and have not started, the oldest first."""
+    statement = (
+        select(_job.id, _job.queue)
+        .where(_job.workload_type == Subject.CALLBACK.value, _job.team_name == team_name, _job.finished_at.is_(None))
+        .where(_job.state.in_([state.value for state in UNSTARTED]), _job.queued_at < before)
+        .order_by(_job.queued_at, _job.id)
+        .limit(BATCH)
+    )
+    return session.execute(statement).all()
 
 
 def ownerless_callbacks(session: Session, living: Collection[str], team_name: str) -> Sequence[Record]:

@@ -47,6 +47,9 @@ _LOG_LIMIT: Final = next(setting for setting in SETTINGS if setting.name == "log
 _CUT: Final = b'\n{"level":"warning","logger":"airflow_mqtt.executor","event":"Log cut here: log_limit in [mqtt]."}\n'
 
 
+_NO_WORKER: Final = "; no worker serves this queue now, see `airflow mqtt list-workers`"
+
+
 class Part(NamedTuple):
     """One log: that of an attempt, or, with a negative attempt, that of the triggerer with that number."""
 
@@ -158,7 +161,7 @@ class MqttLogIO:
 
 def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Part]:
     """Return the logs of the jobs of `ti` that are of the `same_try`, in the order of their dispatch."""
-    columns = (_job.id, _job.state, _job.worker, _job.attempt, _job.queue)
+    columns = (_job.id, _job.state, _job.worker, _job.attempt, _job.queue, _job.team_name)
     size = func.sum(func.length(_log.data))
     with_logs = tables.job.outerjoin(tables.job_log, _log.job_id == _job.id)
     statement = (
@@ -168,7 +171,15 @@ def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Par
         .group_by(_job.id, _log.attempt)
         .order_by(_job.queued_at, _job.id, _log.attempt)
     )
-    return [_part(row) for row in session.execute(statement)]
+    rows = session.execute(statement).all()
+    return [_part(row, unserved=_unserved(session, row)) for row in rows]
+
+
+def _unserved(session: Session, job: Any) -> bool:
+    """Whether a job waits for a worker in a queue that none serves now."""
+    from airflow_mqtt.executor import fleet  # noqa: PLC0415 - see `of_running`
+
+    return job.state == JobState.QUEUED and job.queue not in fleet.served(session, job.team_name)
 
 
 def _of(ti: Any) -> ColumnElement[bool]:
@@ -181,10 +192,10 @@ def _of(ti: Any) -> ColumnElement[bool]:
     )
 
 
-def _part(row: Any) -> Part:
+def _part(row: Any, *, unserved: bool) -> Part:
     """Return what is to be read of one attempt of a job, or of its triggerer: `logged` is None where nothing is."""
     if row.logged is None:
-        return Part(row.id, row.attempt, _label(row, None), complete=False, size=0)
+        return Part(row.id, row.attempt, _label(row, None) + (_NO_WORKER if unserved else ""), complete=False, size=0)
     complete = JobState(row.state) in TERMINAL or row.logged < row.attempt
     return Part(row.id, row.logged, _label(row, row.logged), complete, int(row.size))
 

@@ -60,6 +60,50 @@ def test_list_workers(run, worker):
     assert json.loads(run("list-workers", "-o", "json", "--team-name", "north")) == []
 
 
+def test_what_workers_may_serve(run, worker):
+    (line,) = json.loads(run("list-workers", "-o", "json"))
+    assert line["not_allowed"] == ["a", "b"]
+    assert "Done" in run("allow", "edge-*", "a", "c")
+    assert "nothing was changed" in run("allow", "edge-*", "c")
+    assert json.loads(run("allow", "--list", "-o", "json")) == [
+        {"worker": "edge-*", "queue": "a"}, {"worker": "edge-*", "queue": "c"},
+    ]  # fmt: skip
+    assert json.loads(run("list-workers", "-o", "json"))[0]["not_allowed"] == ["b"]
+    assert "Still allowed: edge-* a, edge-* c" in run("disallow", "edge-1")  # whose device may be stolen
+    assert "Still allowed: edge-* c" in run("disallow", "edge-*", "a")
+    assert json.loads(run("list-workers", "-o", "json"))[0]["not_allowed"] == ["a", "b"]
+    run("disallow", "edge-*")
+    assert json.loads(run("allow", "--list", "-o", "json")) == []
+    with pytest.raises(SystemExit, match="'no name' is no worker's name"):
+        run("allow", "no name", "a")
+    for incomplete in (
+        ["allow"],
+        ["allow", "edge-1"],
+        ["disallow"],
+        ["allow-calls"],
+        ["allow-calls", "a", "dag-runs", "--all"],
+    ):
+        with pytest.raises(SystemExit, match="Say w"):
+            run(*incomplete)
+
+
+def test_a_site_that_believes_all_is_told_of_nobody(run, worker, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__MQTT__ALLOW", "all")
+    assert json.loads(run("list-workers", "-o", "json"))[0]["not_allowed"] == []
+
+
+def test_what_jobs_of_a_queue_may_call(run, world):
+    run("allow-calls", "edge", "xcoms-of-run", "variables")
+    run("allow-calls", "*")
+    assert json.loads(run("allow-calls", "--list", "-o", "json")) == [
+        {"queue": "*", "rights": []}, {"queue": "edge", "rights": ["variables", "xcoms-of-run"]},
+    ]  # fmt: skip
+    run("allow-calls", "*", "--all")
+    assert [row["queue"] for row in json.loads(run("allow-calls", "--list", "-o", "json"))] == ["edge"]
+    with pytest.raises(SystemExit, match="There is no right anything: variables, "):
+        run("allow-calls", "edge", "dag-runs", "anything")
+
+
 def test_wishes(run, worker):
     run("request-maintenance", "edge-1", "-c", "new battery")
     assert worker().revision == 1

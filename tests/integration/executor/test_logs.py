@@ -92,6 +92,14 @@ def test_a_task_without_any_log_yet(world, job_of, ours):
     assert "no log of it has arrived yet" in sources
 
 
+def test_a_task_that_waits_for_a_worker_says_so_where_its_log_will_be(world, ours):
+    executor = world.executor()
+    ti, _ = world.queue(executor, queue="edge")
+    assert "no worker serves this queue now" in shown(world, ti)[0]
+    world.worker("edge-1", "edge")
+    assert "no worker serves" not in shown(world, ti)[0]
+
+
 def test_half_a_line_waits_for_the_rest(world, job_of, ours):
     ti, job = job_of()
     text = (line("one") + line("two", 1)).encode()

@@ -1,12 +1,14 @@
 """From the table to the scheduler."""
 
+import time
 import uuid
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import operations, tables
 from airflow_mqtt.database.transitions import move
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from integration.executor.world import TO_RUNNING
@@ -347,6 +349,86 @@ def test_the_end_of_a_callback_that_cannot_be_marked_yet_is_not_told_again(world
 
 def test_a_callback_goes_to_the_default_queue_otherwise(world, callback):
     assert queue_callback(world, world.executor(), callback).queue == "default"
+
+
+def test_a_callback_follows_the_tasks_of_its_dag(world, callback):
+    """Before: it went to `[operators] default_queue`, which no worker served, and waited for ever."""
+    executor = world.executor()
+    world.worker("edge-1", "served")
+    _, first = world.queue(executor, queue="of-its-run")
+    world.queue(executor, queue="of-a-later-run")
+    world.set_job(first.id, run_id="older")
+    callback.log_path = f"executor_callbacks/{world.dag_id}/older/{callback.callback.id}"
+    assert queue_callback(world, executor, callback).queue == "of-its-run"
+
+
+@pytest.mark.parametrize(
+    ("run", "workers", "queue"),
+    [
+        ("another", {"edge-1": ["served"]}, "of-its-dag"),
+        ("", {"edge-1": ["few"], "edge-2": ["many", "few too"], "edge-3": ["many"]}, "many"),
+        ("", {"edge-1": ["many"], "edge-2": ["default"], "edge-3": ["many"]}, "default"),
+        ("", {"edge-1": []}, "default"),
+    ],
+)
+def test_where_a_callback_goes_whose_run_has_sent_no_task(world, callback, run, workers, queue):
+    for name, queues in workers.items():
+        world.worker(name, *queues)
+    world.worker("away", "a", "b", "c", state="offline")
+    world.worker("also-away", "a", state="unknown")
+    world.queue(world.executor(), queue="of-its-dag")
+    dag = world.dag_id if run else "a-dag-without-jobs"
+    callback.log_path = f"executor_callbacks/{dag}/{run or 'r'}/{callback.callback.id}"
+    assert queue_callback(world, world.executor(), callback).queue == queue
+
+
+def test_a_callback_that_nobody_starts_ends_after_a_time(world, callback, monkeypatch):
+    """Before: its deadline stayed "queued" for ever, and nobody was told."""
+    executor = world.executor()
+    job = queue_callback(world, executor, callback)
+    executor._keep_house()
+    assert world.job(job.id).state == "queued"
+    monkeypatch.setenv("AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT", "3000")
+    world.set_job(job.id, queued_at=time.time() - 2900)
+    executor._next_housekeeping = 0.0
+    executor.sync()
+    assert world.job(job.id).state == "queued"
+    monkeypatch.setenv("AIRFLOW__MQTT__CALLBACK_QUEUED_TIMEOUT", "2800")
+    executor._next_housekeeping = 0.0
+    executor.sync()
+    row = world.job(job.id)
+    assert row.state == "cancelled" and "no worker has started it in 2800 s (queue 'default'" in row.reason
+    executor.sync()
+    assert executor.get_event_buffer() == {callback.key: ("failed", row.reason)}
+
+
+def test_a_queue_that_nobody_serves_is_said_once_in_the_schedulers_log(world):
+    executor = world.executor()
+    said = []
+    executor.log = SimpleNamespace(warning=lambda text, *values: said.append(text % values))
+    world.worker("edge-1", "served")
+    for queue in ("served", "unserved", "unserved"):
+        _, job = world.queue(executor, queue=queue)
+        world.set_job(job.id, queued_at=time.time() - 100)
+    world.queue(executor, queue="just queued")
+
+    def look():
+        executor._next_housekeeping = 0.0
+        executor._keep_house()
+        found, said[:] = list(said), []
+        return found
+
+    (line,) = look()
+    assert "No worker serves queue 'unserved' now, and 2 jobs wait in it" in line
+    assert look() == []
+    with world.session() as session:
+        operations.disallow(session, "", "edge-1", [])
+    assert ["'served'" in line for line in look()] == [True]
+    world.worker("edge-2", "served", "unserved")
+    assert look() == []
+    with world.session() as session:
+        operations.disallow(session, "", "edge-2", ["unserved"])
+    assert len(look()) == 1  # anew
 
 
 def test_callbacks_of_a_scheduler_that_died_are_taken_over(world, callback):

@@ -1,5 +1,6 @@
 """Task instances to queue, executors to queue them with, and hands in place of the bridge's."""
 
+import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.event import listen, remove
 
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import operations, tables
 from airflow_mqtt.database.transitions import move
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, next_state
 
@@ -182,6 +183,14 @@ class World:
     def set_job(self, job_id: str, **values: Any) -> None:
         with self.session() as session:
             session.execute(update(tables.job).where(tables.job.c.id == job_id).values(**values))
+
+    def worker(self, name: str, *queues: str, state: str = "idle", **values: Any) -> None:
+        """Make a worker as the bridge writes it, which may serve what it says that it serves."""
+        info = {"version": "1", "instance": "i", "queues": list(queues), "kinds": ["airflow"], "slots": 2}
+        row = {"name": name, "state": state, "seen_at": time.time(), "info": json.dumps(info)}
+        with self.session() as session:
+            session.execute(insert(tables.worker).values(**row | values))
+            operations.allow(session, "", name, queues)
 
     def log(self, job_id: str, offset: int, data: bytes, attempt: int = 1) -> None:
         with self.session() as session:

@@ -68,10 +68,7 @@ async def test_the_link_when_it_loses_its_connection(monkeypatch, moment):
     link = Link(settings, Topics("airflow"), will=Outgoing("t", b""))
     monkeypatch.setattr(link, "_connect", lambda version, receive: connection)
 
-    async def connected():
-        pass
-
-    task = asyncio.create_task(link.run(lambda *message: None, connected, lambda: None))
+    task = asyncio.create_task(link.run(lambda *message: None, nothing, lambda: None))
     await connection.serving.wait()
     connection.lost.set()
     await turns(moment)
@@ -141,7 +138,7 @@ def our_tasks():
     return [task for task in asyncio.all_tasks() if "_misc_loop" in task.get_coro().__qualname__]
 
 
-async def nothing():
+def nothing():
     pass
 
 
@@ -185,10 +182,7 @@ async def test_a_link_whose_broker_reads_no_more():
         link = Link(broker.settings, Topics("airflow"), will=Outgoing("t", b""))
         up = asyncio.Event()
 
-        async def connected():
-            up.set()
-
-        task = asyncio.create_task(link.run(lambda *message: None, connected, lambda: None))
+        task = asyncio.create_task(link.run(lambda *message: None, up.set, lambda: None))
         await up.wait()
         publishing = asyncio.create_task(link.publish([Outgoing("t", b"x" * 1_000_000)] * 8))
         await asyncio.sleep(0.3)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import sqlite3
 from dataclasses import replace
 
+import asyncpg
 import pytest
 
 from airflow_mqtt.bridge import writer as module
@@ -312,6 +314,66 @@ async def test_a_script_that_no_database_takes_fails_alone():
         ValueError if n == 2 else JobState.RUNNING for n in range(5)
     ]
     assert b.living.jobs["j2"].state is JobState.ACCEPTED
+
+
+class UnknownError(asyncpg.PostgresError):
+    """Of a class that no version of PostgreSQL has yet."""
+
+    sqlstate = "ZZ999"
+
+
+DRIVER_ERRORS = [
+    UnknownError("what?"),
+    asyncpg.InternalClientError("got result for unknown protocol state"),
+    asyncpg.InterfaceError("cannot perform operation: another operation is in progress"),
+    asyncpg.DuplicatePreparedStatementError('prepared statement "__asyncpg_stmt_1__" already exists'),
+    asyncpg.InvalidSQLStatementNameError('prepared statement "__asyncpg_stmt_1__" does not exist'),
+    asyncpg.InvalidCachedStatementError("cached statement plan is invalid"),
+    asyncpg.ReadOnlySQLTransactionError("cannot execute UPDATE in a read-only transaction"),
+    asyncpg.ProtocolViolationError("query_wait_timeout"),
+    sqlite3.DatabaseError("database disk image is malformed"),
+    sqlite3.ProgrammingError("Cannot operate on a closed database."),
+    ConnectionError("of the ledger, for what it does not know"),
+]
+
+
+@pytest.mark.parametrize("error", DRIVER_ERRORS, ids=lambda error: type(error).__name__)
+async def test_no_message_is_dropped_for_an_error_of_the_driver(error):
+    bench = Bench(accepted("one"), worker())
+    started = bench.writer.submit("edge-1", lambda draft: draft.move(draft.job("one"), JobEvent.START, by="t"))
+    bench.ledger.fails = [(error, False)] * 10
+    for _ in range(10):
+        with pytest.raises(type(error)):
+            await bench.writer.round()
+    assert not started.done()
+    await bench.writer.round()
+    assert started.done() and bench.ledger.rows["one"].state is JobState.RUNNING
+
+
+async def test_a_script_that_the_driver_never_takes_holds_up_its_worker_alone_and_is_kept():
+    bench = Bench(accepted("one"), accepted("two", "edge-2"), worker(), worker(name="edge-2"))
+    commit, broken = bench.ledger.commit, True
+
+    async def picky(writes):
+        if broken and any(change.id == "one" for change in writes.changes):
+            raise UnknownError("not this one")
+        return await commit(writes)
+
+    bench.ledger.commit = picky
+
+    def start(id_, name):
+        return bench.writer.submit(name, lambda draft: draft.move(draft.job(id_), JobEvent.START, by="t"))
+
+    one, two = start("one", "edge-1"), start("two", "edge-2")
+    for _ in range(2):
+        with pytest.raises(UnknownError):
+            await bench.writer.round()
+    await bench.writer.round()
+    assert two.done() and not one.done()
+    broken = False
+    bench.now += 60
+    await bench.writer.round()
+    assert one.done() and one.exception() is None
 
 
 async def test_a_waiter_that_is_gone_stops_nobody():

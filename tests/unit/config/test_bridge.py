@@ -1,4 +1,6 @@
 import pytest
+from airflow.configuration import AirflowConfigParser
+from sqlalchemy.engine import make_url
 
 from airflow_mqtt.config.bridge import SETTINGS, BridgeSettings, airflow_sources
 from airflow_mqtt.config.settings import Source, resolve
@@ -44,7 +46,7 @@ def test_lost_after_per_queue():
         ("lease_ttl", "0"), ("accept_tries", "many"), ("mqtt_version", "4"), ("queue_lost_after", "solar"),
         ("database_url", "sqlite://airflow.db"), ("database_url", "sqlite://"), ("database_url", "sqlite:///:memory:"),
         ("database_url", "postgresql+nosuch://u:secret@h/d"), ("database_url", "sqlite+psycopg2:////tmp/airflow.db"),
-        ("database_url", "postgresql://u:secret[@h/d"), ("queue_lost_after", "solar=0"),
+        ("database_url", "postgresql://u:secret@x@h/d"), ("database_url", "postgresql://u:x@h:secret/d"), ("queue_lost_after", "solar=0"),
         ("queue_lost_after", "lte=60,solar=2592001"), ("tls_ca_file", "/nonexistent/ca.pem"), ("tls_cert_file", "/"),
         ("tls_key_file", " "), ("tls_ca_file", "~nobody-of-this-name/ca.pem"), ("retention", "60"), ("retention", "-1"), ("retention", "nan"), ("retention", "30d"),
     ],
@@ -65,6 +67,25 @@ def test_whatever_airflow_connects_with_is_a_database(url):
     assert BridgeSettings.of(values(database_url=url)).database_url == url
 
 
+@pytest.mark.parametrize("character", '[]{}|^ /#?\\"<>`%')
+def test_a_password_may_hold_what_airflow_takes(character):
+    url = f"postgresql://u:a{character}b@h:5432/d"
+    assert BridgeSettings.of(values(database_url=url)).database_url == url
+    assert make_url(url).password == f"a{character}b"
+
+
+@pytest.mark.parametrize(("url", "hint"), [("postgresql://u:a@b@h/d", "%40"), ("postgresql://u/x:p@h/d", "%2F")])
+def test_what_a_database_url_cannot_hold_is_named(url, hint):
+    with pytest.raises(SettingError, match=hint):
+        values(database_url=url)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mysql+mysqldb", "mariadb", "mssql+pyodbc"])
+def test_a_database_that_is_not_supported_is_named_with_those_that_are(scheme):
+    with pytest.raises(SettingError, match=r"is not supported by airflow-mqtt.*postgresql://.*sqlite:///"):
+        values(database_url=f"{scheme}://u:p@h/d")
+
+
 def test_two_slashes_of_sqlite_are_told_from_four():
     with pytest.raises(SettingError, match="a path needs sqlite:////absolute/path"):
         values(database_url="sqlite://airflow.db")
@@ -83,6 +104,29 @@ def test_airflow_cfg_and_its_environment(tmp_path):
     settings = BridgeSettings.of(resolve(SETTINGS, [Source(lambda s: s.flag, given), *sources]))
     assert settings.broker_url.host == "cfg"
     assert settings.root == "env"
+
+
+@pytest.mark.parametrize(
+    ("written", "password"),
+    [("p%%40ss", "p@ss"), ("p%%%%ss", "p%%ss"), ("%(other)s", "x"), ("$EDGE_PASSWORD", "from a variable")],
+)
+def test_airflow_cfg_is_read_as_airflow_reads_it(tmp_path, monkeypatch, written, password):
+    monkeypatch.setenv("EDGE_PASSWORD", "from a variable")
+    path = tmp_path / "airflow.cfg"
+    path.write_text(f"[mqtt]\nother = x\nbroker_url = mqtt://u:{written}@h\n")
+    (_, file) = airflow_sources({"AIRFLOW_HOME": str(tmp_path)})
+    airflows = AirflowConfigParser()
+    airflows.read(path)
+    assert file.values["broker_url"] == airflows._get_option_from_config_file(None, None, "broker_url", "mqtt")
+    url = resolve(SETTINGS, [file, Source(lambda s: s.flag, NEEDED)])["broker_url"]
+    assert url.password == password
+
+
+def test_a_percent_sign_that_airflow_cannot_read_is_named_with_its_place(tmp_path):
+    (tmp_path / "airflow.cfg").write_text("[mqtt]\nbroker_url = mqtt://u:p%40ss@h\n")
+    with pytest.raises(SettingError, match=r"\[mqtt\] broker_url in .*airflow.cfg: a '%' is written '%%'") as raised:
+        airflow_sources({"AIRFLOW_HOME": str(tmp_path)})
+    assert "ss@h" not in str(raised.value) and "\n" not in str(raised.value)
 
 
 def test_a_broken_airflow_cfg_is_a_setting_error(tmp_path):

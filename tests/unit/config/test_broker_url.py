@@ -23,6 +23,8 @@ from airflow_mqtt.protocol.errors import SettingError
         ("mqtt://u:p@ss@host", BrokerUrl("host", 1883, False, "u", "p@ss")),
         ("mqtt://u:@host", BrokerUrl("host", 1883, False, "u", "")),
         ("mqtt://[::1]:1884", BrokerUrl("::1", 1884, False, None, None)),
+        ('mqtt://u:a[b]c{d}e|f^g h%20i"<>\\`@host', BrokerUrl("host", 1883, False, "u", 'a[b]c{d}e|f^g h i"<>\\`')),
+        ("mqtt://u:50%@[::1]:1884", BrokerUrl("::1", 1884, False, "u", "50%")),
     ],
 )
 def test_the_parts(text, url):
@@ -48,7 +50,9 @@ def test_the_parts(text, url):
         ("mqtt://host?x=1", "nothing may follow"),
         ("mqtt://host#x", "nothing may follow"),
         ("mqtt://user:secret", "malformed"),
-        ("mqtt://user:se/cret@host", "malformed"),
+        ("mqtt://user:se/cret@host", "'/' in a user's name or password is written %2F"),
+        ("mqtt://user:se?cret@host", "'\\?' .* is written %3F"),
+        ("mqtt://us#er:secret@host", "'#' .* is written %23"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_with_an_example(text, what):

@@ -63,4 +63,4 @@ def test_a_secret_is_not_shown(setting, text):
 
 
 def test_what_holds_a_password_is_a_secret():
-    assert {one.name for one in (*WORKER, *BRIDGE) if one.secret} == {"broker_url", "database_url"}
+    assert {one.name for one in (*WORKER, *BRIDGE) if one.secret} == {"broker_url", "database_url", "listen_url"}

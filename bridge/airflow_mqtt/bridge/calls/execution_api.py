@@ -5,6 +5,7 @@ aiohttp, of the clients that are well kept the one that costs least for many sma
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -18,6 +19,8 @@ from yarl import URL
 from airflow_mqtt.bridge.cancellation import raise_if_cancelled
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol import codec
+
+log = logging.getLogger(__name__)
 
 #: Calls made at a time for workers. The API server has its own limits; the rest waits here.
 CALLS: Final = 64
@@ -161,8 +164,15 @@ def proxy_of(url: str) -> str | None:
     parts = urlsplit(url)
     if proxy_bypass(parts.netloc):
         return None
-    proxy = getproxies().get(parts.scheme)
-    return proxy if proxy and urlsplit(proxy).scheme in ("http", "https") else None
+    proxies = getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and urlsplit(proxy).scheme not in ("http", "https"):
+        log.warning(
+            "the proxy of the environment is no HTTP proxy (%s): the Execution API at %s is called without",
+            urlsplit(proxy).scheme, parts.netloc.rpartition("@")[2],
+        )  # fmt: skip
+        return None
+    return proxy
 
 
 def _token_refused(answer: Answer) -> bool:

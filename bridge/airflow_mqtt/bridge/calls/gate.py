@@ -35,8 +35,10 @@ class Early:
 EARLY = Early()
 
 
-def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusal:
+def admit(job: Job | None, call: Call, path: str, *, gate: bool, rights: frozenset[str] | None = None) -> Job | Refusal:
     """Return `job` when its worker may make this call now, else why not.
+
+    `rights` are what its queue's jobs may call beyond their own; None: all.
 
     A job that is only dispatched may pass the gate once its acceptance is heard: the caller waits for that.
     """
@@ -49,7 +51,7 @@ def admit(job: Job | None, call: Call, path: str, *, gate: bool) -> Job | Refusa
     if callback is not None and not job.is_task and callback["subject"] == job.subject:
         refusal = None
     else:
-        refusal = routes.check(job, request.method, path, request.query)
+        refusal = routes.check(job, request.method, path, request.query, rights=rights)
     if refusal is not None:
         return refusal
     return _gate_verdict(job, request) if gate else _running_verdict(job)
@@ -78,6 +80,8 @@ def open_gate(draft: Draft, call: Call, path: str) -> Job | Refusal | Early:
     verdict = admit(draft.job(request.job), call, path, gate=True)
     if isinstance(verdict, Refusal) or verdict.state is JobState.RUNNING:
         return verdict
+    if not draft.living.access.may_serve(call.worker, verdict.queue):
+        return Refusal(403, "not_allowed", f"worker {call.worker} may not serve queue {verdict.queue}")
     if verdict.cancel_reason is not None:  # a wish that is known and not carried out yet: it was there first
         return Refusal(409, "invalid_state", f"the job is to be ended: {verdict.cancel_reason}")
     if verdict.state is not JobState.ACCEPTED or draft.worker(call.worker).journal != request.journal:

@@ -224,7 +224,9 @@ class Gateway:
             return Refusal(400, "malformed", f"the call cannot be made: {error}")
 
     def _admit(self, call: Call, path: str) -> Job | Refusal:
-        return gate.admit(self._living.job(call.request.job), call, path, gate=False)
+        job = self._living.job(call.request.job)
+        rights = self._living.access.rights(job.queue) if job is not None else None
+        return gate.admit(job, call, path, gate=False, rights=rights)
 
     async def _start(self, call: Call, path: str) -> Job | Refusal:
         """Let the job start, once, after the commit that says so. Raises `EarlyError`."""

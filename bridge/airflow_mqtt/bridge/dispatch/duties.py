@@ -65,15 +65,29 @@ class Duties:
     def _keep_deadline(self, draft: Draft, job: Job) -> None:
         name = job.worker or ""
         worker = draft.worker(name)
+        if draft.living.is_unallowed(job):
+            self._take_back(draft, job, f"worker {name} may not serve queue {job.queue} any more: `airflow mqtt allow`")
+            return
         due = timeouts.due(job, worker, self.rules(job), now=draft.now, connected_since=draft.living.connected_since)
         if due.resend is not None:
             draft.publish_again(job)
         elif due.event is not None:
-            after = draft.move(job, due.event, by=self.by, reason=due.reason)
-            draft.then(lambda: log.warning("job %s: %s%s", after.id, after.state, because(due.reason)))
+            if job.state is JobState.ACCEPTED and worker.state not in GONE:
+                self._take_back(draft, job, due.reason)
+            else:
+                self._give_up(draft, job, due.event, due.reason)
             if worker.state not in GONE:
                 living, now = draft.living, draft.now
                 draft.then(lambda: living.pause(name, placement.after_silence(living.pauses.get(name), now)))
+
+    def _give_up(self, draft: Draft, job: Job, event: JobEvent, reason: str) -> None:
+        after = draft.move(job, event, by=self.by, reason=reason)
+        draft.then(lambda: log.warning("job %s: %s%s", after.id, after.state, because(reason)))
+
+    def _take_back(self, draft: Draft, job: Job, reason: str) -> None:
+        """Put a job that has not started back into its queue, and tell its worker, which lives, to let go of it."""
+        self._give_up(draft, job, JobEvent.RELEASE, reason)
+        draft.publish(self.messages.drop(job.worker or "", job.queue, job.id, job.attempt, reason[:1000]))
 
     def say_desired(self, draft: Draft) -> None:
         """Publish what an operator wishes: once for each change, and again until the worker says that it knows it.

@@ -146,6 +146,16 @@ def judge(worker: Worker, *, now: float) -> Worker:
     return worker if state is worker.state else replace(worker, state=state)
 
 
+def has_shut_down(worker: Worker) -> bool:
+    """Whether a shutdown that is wished of `worker` was followed, or is: then it is over.
+
+    A worker that says the revision of a wish for shutdown has begun to drain, or had done so before it was started
+    anew. So whoever starts it again gets it back, and no wish of last week is in the way.
+    """
+    status = worker.status
+    return worker.desired.shutdown and status is not None and status.revision == worker.desired.revision
+
+
 def is_placed_alike(before: Worker, after: Worker) -> bool:
     """Whether nothing has changed that placement, its jobs' deadlines or what is desired of it depend on."""
     return (

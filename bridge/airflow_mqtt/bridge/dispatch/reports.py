@@ -141,6 +141,9 @@ class Reports:
         before = draft.living.workers.get(name)
         after = fleet.judge(worker, now=draft.now)
         draft.workers[name] = after
+        if fleet.has_shut_down(after):
+            draft.followed[name] = after.desired
+            draft.then(lambda: log.info("worker %s: has followed its shutdown, which is over", name))
         if before is None or before.state is not after.state:
             draft.then(lambda: log.info("worker %s: %s", name, after.state))
 
@@ -176,8 +179,20 @@ class Reports:
                 after = fleet.after_status(after, early, live=True, now=draft.now)
                 draft.then(lambda: draft.living.early.pop(worker.name, None))
             draft.save_worker(after)
+            self._say_unallowed(draft, after)
             # Settled once: it says all that those before it said.
             draft.births[worker.name] = (born, draft.script)
+
+    @staticmethod
+    def _say_unallowed(draft: Draft, worker: Worker) -> None:
+        """Say, once, that a worker will get nothing of what it says that it serves."""
+        living, name = draft.living, worker.name
+        unallowed = sorted(queue for queue in worker.queues if not living.access.may_serve(name, queue))
+        if unallowed and living.told(name, *unallowed):
+            log.warning(
+                "worker %s says that it serves %.300r, and may not; `airflow mqtt allow %s QUEUE` lets it",
+                name, unallowed, name,
+            )  # fmt: skip
 
     def _renew(self, draft: Draft, name: str, journal: str) -> None:
         """Tell a journal that another has replaced, if it still lives, to come as a new one."""

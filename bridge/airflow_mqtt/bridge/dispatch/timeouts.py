@@ -31,6 +31,7 @@ class Rules:
 
     accept_timeout: float
     accept_tries: int
+    start_timeout: float
     lost_after: float
 
 
@@ -50,6 +51,9 @@ def due(job: Job, worker: Worker, rules: Rules, *, now: float, connected_since: 
             return Due(JobEvent.RELEASE, f"worker {worker.name} is {worker.state}")
         case JobState.DISPATCHED:
             return _unanswered(job, rules, now, connected_since)
+        case JobState.ACCEPTED if now >= _start_until(job, rules, connected_since):
+            waited = f"worker {worker.name} accepted it and has not started it for {rules.start_timeout:.0f} s"
+            return Due(JobEvent.RELEASE, waited)
         case JobState.RUNNING if given_up:
             return Due(JobEvent.LOSE, f"worker {worker.name} has been silent for {silence:.0f} s")
         case JobState.CANCELLING if gone and job.started_at is None:
@@ -74,11 +78,18 @@ def next_look(job: Job, worker: Worker, rules: Rules, *, connected_since: float)
             return 0.0
         case JobState.RUNNING | JobState.CANCELLING if gone:
             return worker.seen_at + rules.lost_after
+        case JobState.ACCEPTED:
+            return _start_until(job, rules, connected_since)
         case JobState.DISPATCHED | JobState.CANCELLING:
             if job.published_at is None or job.published_at < connected_since:
                 return 0.0
             return job.published_at + rules.accept_timeout
     return None
+
+
+def _start_until(job: Job, rules: Rules, connected_since: float) -> float:
+    """When a job that was accepted has waited for long enough. While there was no broker it could not ask."""
+    return max(job.accepted_at or 0.0, connected_since) + rules.start_timeout
 
 
 def _unanswered(job: Job, rules: Rules, now: float, connected_since: float) -> Due:

@@ -10,7 +10,7 @@ import socket
 import ssl
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -181,7 +181,7 @@ class Link:
         self._said: set[str] = set()  # in this outage, which ends when we have heard ourselves
         self._short_ones = 0  # connections in a row that ended right after CONNACK
 
-    async def run(self, receive: Receive, connected: Callable[[], Awaitable[None]], lost: Callable[[], None]) -> None:
+    async def run(self, receive: Receive, connected: Callable[[], None], lost: Callable[[], None]) -> None:
         """Connect and receive, again and again, until cancelled."""
         wait = wait_random_exponential(multiplier=0.5, max=15)
         versions = deque(_VERSIONS[self._settings.mqtt_version])
@@ -246,7 +246,7 @@ class Link:
             receive=receive,
         )
 
-    async def _serve(self, client: _Client, connected: Callable[[], Awaitable[None]]) -> None:
+    async def _serve(self, client: _Client, connected: Callable[[], None]) -> None:
         filters = [*self._topics.of_bridge(), self._topics.bridge_echo(self._settings.instance)]
         raise_if_cancelled()
         self._echoed.set()
@@ -255,7 +255,7 @@ class Link:
             _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
             raise_if_cancelled()
             self._client, self._lost = client, asyncio.Event()
-            await connected()
+            connected()
             group.create_task(self._echo(client), name="listen to ourselves")
             await stands
 

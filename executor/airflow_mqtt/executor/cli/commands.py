@@ -2,7 +2,7 @@
 
 import time
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, Final, NoReturn
@@ -16,12 +16,14 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import desired, operations, tables
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.errors import is_transient, lacks_tables, refusal
 from airflow_mqtt.database.operations import Ending, Wish
-from airflow_mqtt.executor import compat, core
+from airflow_mqtt.executor import compat, core, fleet
 from airflow_mqtt.executor.cli.output import print_rows, refuse, say
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.protocol.rights import Right
 from airflow_mqtt.protocol.workers import GONE
 
 _job = tables.job.c
@@ -82,10 +84,11 @@ def list_workers(args: Namespace) -> None:
     statement = select(*columns).where(_worker.team_name == args.team_name).order_by(_worker.name)
     with compat.own_session() as session:
         rows = session.execute(statement).all()
-    print_rows([_worker_line(row, time.time()) for row in rows], args.output)
+        access = fleet.enforced(session, args.team_name)
+    print_rows([_worker_line(row, time.time(), access) for row in rows], args.output)
 
 
-def _worker_line(row: Any, now: float) -> dict[str, Any]:
+def _worker_line(row: Any, now: float, access: Access) -> dict[str, Any]:
     status, info = orjson.loads(row.status), orjson.loads(row.info)
     return {
         "name": row.name,
@@ -93,10 +96,19 @@ def _worker_line(row: Any, now: float) -> dict[str, Any]:
         "slots": status.get("slots", info.get("slots")),
         "free": 0 if row.state in GONE else status.get("free"),
         "queues": info.get("queues", []),
+        "not_allowed": [queue for queue in _served(row, info) if not access.may_serve(row.name, queue)],
         "version": info.get("version"),
         "seen": f"{max(0, now - row.seen_at):.0f} s ago",
         "comment": _comment(row),
     }
+
+
+def _served(row: Any, info: dict[str, Any]) -> Sequence[str]:
+    try:
+        wished = desired.parse(row.desired, row.revision).queues
+    except PayloadError:  # `_comment` says so
+        wished = None
+    return info.get("queues") or [] if wished is None else wished
 
 
 def _comment(row: Any) -> str:
@@ -276,3 +288,67 @@ def _wish(args: Namespace, operation: Callable[..., Wish], *values: Any) -> None
             refuse(f"Worker {args.name} has not said yet which queues it serves; try again once it has been online")
         case Wish.CONTESTED:
             refuse(f"Others keep changing what is wished of {args.name}; try again")
+
+
+# --- what is allowed ----------------------------------------------------------------------------------------
+
+
+@_command
+def allow(args: Namespace) -> None:
+    """Let workers serve queues, or print which may."""
+    if args.list:
+        with compat.own_session() as session:
+            known = operations.allowed(session, args.team_name)
+        print_rows([{"worker": worker, "queue": queue} for worker, queue in known.serve], args.output)
+        return
+    if not args.pattern or not args.queues:
+        refuse(
+            "Say which worker may serve which queues: airflow mqtt allow WORKER QUEUE…; --list shows what is allowed"
+        )
+    _change_access(args, operations.allow, args.pattern, args.queues)
+
+
+@_command
+def disallow(args: Namespace) -> None:
+    """Take back what was allowed."""
+    if not args.pattern:
+        refuse(
+            "Say what to take back, in the words of `airflow mqtt allow --list`: airflow mqtt disallow WORKER [QUEUE…]"
+        )
+    _change_access(args, operations.disallow, args.pattern, args.queues)
+    with compat.own_session() as session:
+        left = operations.allowed(session, args.team_name).lines_for(args.pattern)
+    if left:
+        say(f"Still allowed: {', '.join(f'{worker} {queue}' for worker, queue in left)}")
+
+
+@_command
+def allow_calls(args: Namespace) -> None:
+    """Say what jobs of a queue may call, or print it."""
+    if args.list:
+        with compat.own_session() as session:
+            known = operations.allowed(session, args.team_name)
+        rows = [{"queue": queue, "rights": sorted(rights)} for queue, rights in sorted(known.calls.items())]
+        print_rows(rows, args.output)
+        return
+    if not args.queue or (args.rights and args.all):
+        refuse("Say what jobs of which queue may call: airflow mqtt allow-calls QUEUE [RIGHT…], or QUEUE --all")
+    unknown = [right for right in args.rights if right not in list(Right)]
+    if unknown:
+        refuse(f"There is no right {unknown[0]}: {', '.join(Right)}")
+    _change_access(args, operations.allow_calls, args.queue, None if args.all else args.rights)
+
+
+def _change_access(args: Namespace, operation: Callable[..., Wish], *values: Any) -> None:
+    try:
+        with compat.own_session() as session:
+            wish = operation(session, args.team_name, *values)
+    except PayloadError as error:
+        refuse(str(error))
+    match wish:
+        case Wish.WISHED:
+            say(f"Done; `airflow mqtt {args.subcommand.removeprefix('dis')} --list` shows what is allowed now")
+        case Wish.WISHED_BEFORE:
+            say("That is so already; nothing was changed")
+        case _:
+            refuse("Others keep changing what is allowed; try again")

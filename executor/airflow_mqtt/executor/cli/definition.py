@@ -5,6 +5,7 @@ from typing import Final
 from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
 from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.rights import Right
 
 _COMMANDS: Final = "airflow_mqtt.executor.cli.commands"
 
@@ -17,6 +18,19 @@ ARG_SLOTS: Final = Arg(
     ("slots",), type=int, nargs="?", help="How many tasks at once, counted by pool_slots; without it, as it was started"
 )
 ARG_QUEUES: Final = Arg(("queues",), nargs="+", metavar="queue", help="Name of a queue")
+ARG_PATTERN: Final = Arg(("pattern",), nargs="?", metavar="worker", help="Name of a worker; * stands for any text")
+ARG_ALLOWED: Final = Arg(("queues",), nargs="*", metavar="queue", help="Name of a queue; * stands for any text")
+ARG_LIST: Final = Arg(("--list",), action="store_true", help="Print what is allowed, and change nothing")
+ARG_CALLS_QUEUE: Final = Arg(
+    ("queue",), nargs="?", help="Name of a queue; * is for all that have no entry of their own"
+)
+ARG_RIGHTS: Final = Arg(
+    ("rights",),
+    nargs="*",
+    metavar="right",
+    help=f"What its jobs may call beyond what is their own; without any, nothing: {', '.join(Right)}",
+)
+ARG_ALL: Final = Arg(("--all",), action="store_true", help="Take the queue's entry away")
 ARG_REASON: Final = Arg(("-r", "--reason"), default="cancelled by hand", help="Why; shown as the job's reason")
 ARG_STATE: Final = Arg(
     ("--state",), action="append", choices=[state.value for state in JobState], help="Only jobs in this state"
@@ -59,6 +73,22 @@ def get_mqtt_cli_commands() -> list[GroupCommand]:
                 _command("set-slots", "Have a worker run more or fewer tasks at once", ARG_WORKER, ARG_SLOTS),
                 _command("add-queues", "Have a worker serve more queues", ARG_WORKER, ARG_QUEUES),
                 _command("remove-queues", "Have a worker serve fewer queues", ARG_WORKER, ARG_QUEUES),
+                _command("allow", "Let workers serve queues", ARG_PATTERN, ARG_ALLOWED, ARG_LIST, ARG_OUTPUT),
+                _command(
+                    "disallow",
+                    "Take back what was allowed in these words, all of it without queues",
+                    ARG_PATTERN,
+                    ARG_ALLOWED,
+                ),
+                _command(
+                    "allow-calls",
+                    "Say which calls of the Execution API jobs of a queue may make",
+                    ARG_CALLS_QUEUE,
+                    ARG_RIGHTS,
+                    ARG_ALL,
+                    ARG_LIST,
+                    ARG_OUTPUT,
+                ),
                 _command("reset-queues", "Have a worker serve the queues with which it was started", ARG_WORKER),
             ),
         )

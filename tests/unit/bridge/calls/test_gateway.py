@@ -11,6 +11,7 @@ from airflow_mqtt.bridge.calls.routes import Refusal
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Request
+from airflow_mqtt.protocol.rights import Right
 from bridge_samples import job
 
 RUNNING = job(state=JobState.RUNNING, worker="edge-1", gate_request="gate")
@@ -135,3 +136,32 @@ def test_the_worker_is_the_host():
     )  # fmt: skip
     body = json.loads(gateway._forwarded_body(RUNNING, request, request.path))
     assert body == {"hostname": "edge-1", "pid": 3}
+
+
+# --- what a queue's jobs may call ---------------------------------------------------------------------------
+
+
+def lacking(method, path, rights, query="", of=RUNNING):
+    refusal = routes.check(of, method, path, query, rights=frozenset(rights))
+    assert refusal is None or (refusal.status, refusal.reason) == (403, "not_allowed")
+    return refusal is not None
+
+
+@pytest.mark.parametrize(("method", "path"), ALLOWED)
+def test_what_is_its_own_a_job_may_always_call_and_all_else_needs_one_right(method, path):
+    assert not lacking(method, path, Right)
+    needs = [right for right in Right if not lacking(method, path, {right})]
+    own = not lacking(method, path, ())
+    assert own or needs in ([needs[0]], [Right.RUN_XCOMS, Right.OTHER_XCOMS])
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_xcoms_of_its_own_run_are_less_than_those_of_any(method):
+    def reach(path, query=""):
+        return [not lacking(method, path, {right}, query) for right in (Right.RUN_XCOMS, Right.OTHER_XCOMS)]
+
+    assert not lacking(method, "xcoms/dag/run/task/key", ())
+    assert reach("xcoms/dag/run/other/key") == [True, True]
+    assert reach("xcoms/dag/run2/task/key") == reach("xcoms/dag2/run/task/key") == [False, True]
+    for query in ("include_prior_dates=true", "x=1&include_prior_dates=", "include%5Fprior_dates=1"):
+        assert reach("xcoms/dag/run/task/key", query) == [False, True]

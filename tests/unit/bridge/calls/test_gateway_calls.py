@@ -27,6 +27,7 @@ from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database import tables, transitions
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.errors import is_transient
 from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol import codec
@@ -67,7 +68,7 @@ class Bench:
         await self.server.start_server()
         self.api = ExecutionApi(str(self.server.make_url("/execution/")))
         messages, self.wake = Messages(Topics("airflow"), 31), asyncio.Event()
-        self.living = Living.of(await self.ledger.snapshot(), lambda _: RULES)
+        self.living = Living.of(await self.ledger.snapshot(), lambda _: RULES, believes_all=True)
         self.writer = Writer(
             self.ledger, self.living, Reports(messages, 1, "bridge:b", 10**6),
             Duties(messages, "bridge:b", lambda _: RULES, 10.0, 0.0), Outage(time.time()), clock=time.time,
@@ -210,6 +211,24 @@ async def test_heartbeats_speak_the_version_that_the_task_does(bench):
     assert calls["ti-two"].headers["airflow-api-version"] == "2026-06-30"
     assert json.loads(calls["ti-two"].content) == {"hostname": "edge-1", "pid": 7}
     assert "airflow-api-version" not in calls["ti-one"].headers
+
+
+async def test_the_gate_stays_closed_to_a_worker_that_may_not_serve_the_queue(bench):
+    """It may have been given the job before that was taken back."""
+    await bench.add("two", state="accepted", running_since=None)
+    bench.living.put_worker(worker())
+    bench.living.access = Access((("edge-2", "*"),))
+    answer = await bench.ask("PATCH", "task-instances/ti-two/run", job="two", body="{}")
+    assert (answer.status, json.loads(answer.body)["detail"]["reason"]) == (403, "not_allowed")
+    assert bench.row("two").state == "accepted" and not bench.calls
+
+
+async def test_what_needs_a_right_that_the_queue_lacks_is_not_forwarded(bench):
+    bench.living.access = Access(calls={"default": frozenset({"variables"})})
+    assert (await bench.ask("GET", "variables/x")).status == 204
+    answer = await bench.ask("GET", "connections/x")
+    assert (answer.status, json.loads(answer.body)["detail"]["reason"]) == (403, "not_allowed")
+    assert [call.url.rsplit("/", 2)[-2] for call in bench.calls] == ["variables"]
 
 
 async def test_a_header_that_is_one_goes_through(bench):

@@ -1,3 +1,5 @@
+import pytest
+
 from airflow_mqtt.bridge.dispatch import fleet
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
@@ -132,3 +134,14 @@ def test_what_a_worker_should_hold():
 def test_queues_wished_replace_those_offered():
     assert worker(info=info(queues=["a"])).queues == {"a"}
     assert worker(info=info(queues=["a"]), desired=Desired(revision=1, queues=["b"])).queues == {"b"}
+
+
+@pytest.mark.parametrize(
+    ("state", "revision", "over"),
+    [("idle", 6, False), ("terminating", 7, True), ("offline", 7, True), ("idle", 7, True), ("terminating", 6, False)],
+)
+def test_a_shutdown_is_over_once_the_worker_has_read_it(state, revision, over):
+    """One that reads a wish for shutdown drains at once, or had done so before it was started anew."""
+    said = status(state=state, revision=revision)
+    assert fleet.has_shut_down(worker(desired=Desired(revision=7, shutdown=True), status=said)) is over
+    assert not fleet.has_shut_down(worker(desired=Desired(revision=7, maintenance=True), status=said))

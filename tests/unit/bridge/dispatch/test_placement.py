@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from airflow_mqtt.bridge.dispatch import placement
 from airflow_mqtt.bridge.dispatch.placement import Pause, after_rejection, after_silence, place
 from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.protocol import PROTOCOL_VERSION
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
@@ -104,6 +105,31 @@ def test_a_worker_that_was_not_introduced_is_given_nothing():
     assert not of([job()], [worker(journal="")])
     newer = info(protocol=PROTOCOL_VERSION + 1)  # introduced to a newer bridge, which led before this one
     assert not of([job()], [worker(info=newer)])
+
+
+def test_who_may_not_serve_a_queue_gets_nothing_of_it():
+    """However many slots it says that it has, and whatever it says that it serves."""
+    living = living_of(*(job(id=str(n)) for n in range(4)), offer("thief", 1000), offer("edge-1", 2))
+    living.set_access(Access((("edge-1", "default"), ("thief", "other"))))
+    assert {name for _, name in placed(living)} == {"edge-1"}
+    assert living.unallowed == {"thief": {"default"}}
+    living.set_access(Access((("*", "default"),)))
+    assert {name for _, name in placed(living)} == {"thief"}
+    assert not living.unallowed
+
+
+def test_what_a_worker_may_not_have_any_more_is_due_until_it_starts():
+    states = (JobState.DISPATCHED, JobState.ACCEPTED, JobState.RUNNING, JobState.CANCELLING)
+    held = [
+        job(id=s.value, state=s, worker="edge-1", published_at=NOW, accepted_at=NOW, started_at=NOW) for s in states
+    ]
+    living = living_of(*held, worker())
+    living.connected_since = NOW - 1
+    living.take_due(NOW)
+    living.set_access(Access())
+    jobs, _ = living.take_due(NOW)
+    assert {one.state for one in jobs} == {JobState.DISPATCHED, JobState.ACCEPTED}
+    assert all(living.is_unallowed(one) for one in jobs)
 
 
 def test_slots_held_and_pauses_count():

@@ -44,6 +44,15 @@ def test_what_did_not_start_goes_back_as_soon_as_its_worker_is_gone(state, gone)
     assert of(held(state), worker(state=gone)).event is JobEvent.RELEASE
 
 
+def test_what_was_accepted_and_does_not_start_goes_back():
+    accepted = held(JobState.ACCEPTED, accepted_at=NOW)
+    assert of(accepted, now=NOW + 599) == NOTHING
+    late = of(accepted, now=NOW + 600)
+    assert late.event is JobEvent.RELEASE and "has not started it for 600 s" in late.reason
+    assert of(accepted, now=NOW + 1000, connected_since=NOW + 500) == NOTHING  # it could not ask before
+    assert next_look(accepted, worker(), RULES, connected_since=0.0) == NOW + 600
+
+
 def test_a_running_job_is_covered_until_lost_after():
     gone = worker(state=WorkerState.UNKNOWN)
     assert of(held(JobState.RUNNING), gone, now=NOW + 900) == NOTHING
@@ -91,7 +100,7 @@ def test_nobody_looks_later_than_something_is_due(
     now = NOW + later
     times = [NOW + at if at is not None else None for at in (published, started, seen, connected)]
     published_at, started_at, seen_at, connected_since = (None if at is None else min(at, now) for at in times)
-    j = held(state, published_at=published_at, publishes=publishes, started_at=started_at)
+    j = held(state, published_at=published_at, publishes=publishes, started_at=started_at, accepted_at=published_at)
     w = worker(state=worker_state, seen_at=seen_at)
     look = next_look(j, w, RULES, connected_since=connected_since)
     if of(j, w, now=now, connected_since=connected_since) != NOTHING:

@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test test-brokers test-simulation test-faults test-all unit contract integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet env test-compose servers check format clean
+.PHONY: help setup demo demo-stop test test-brokers test-simulation test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -29,8 +29,8 @@ demo-stop: ## stop what `make demo KEEP=1` left running
 # its own, and runs as several processes (ARGS="-n 0": one).
 MATRIX := tests/contract/test_links.py tests/contract/test_brokers.py
 
-test: setup servers ## unit, contract, integration and acceptance tests (installs Mosquitto and PostgreSQL if missing)
-	@$(BIN)/pytest tests/unit tests/contract tests/integration tests/acceptance $(MATRIX:%=--ignore=%) $(ARGS)
+test: setup servers ## unit, contract, security, integration and acceptance tests (installs Mosquitto and PostgreSQL if missing)
+	@$(BIN)/pytest tests/unit tests/contract tests/security tests/integration tests/acceptance $(MATRIX:%=--ignore=%) $(ARGS)
 
 test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 and 3.1.1), NATS, and a cluster of NATS that loses a node
 	@$(BIN)/pytest $(MATRIX) -n 4 $(ARGS)
@@ -48,6 +48,9 @@ unit: setup ## tests that need no server
 
 contract: setup servers ## tests of each real database and broker behind its seam
 	@$(BIN)/pytest tests/contract $(ARGS)
+
+security: setup servers ## tests with a device whose account was stolen
+	@$(BIN)/pytest tests/security $(ARGS)
 
 integration: setup servers ## tests that start our own processes
 	@$(BIN)/pytest tests/integration $(ARGS)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from airflow_mqtt.config.settings import Setting
-from airflow_mqtt.protocol import jobs, workers
+from airflow_mqtt.protocol import execution_api, jobs, kinds, workers
+from airflow_mqtt.protocol.execution_api import Does, Route, Whose
 
 DOCS = Path(__file__).parent
 
@@ -82,6 +83,34 @@ def _option(name: str, option: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def airflow_kinds() -> str:
+    """Return the kinds of work that Airflow gives to executors."""
+    rows = [
+        f"| `{kind.workload}` | {kind.since} | {kind.name} | `{kind.gate}` | {_code(kind.flag)} | `{kind.runs_on}` |"
+        for kind in kinds.KINDS
+    ]
+    head = "| workload | since | is | starts by | flag of the executor | a worker must offer |"
+    return "\n".join([head, "|---" * 6 + "|", *rows]) + "\n"
+
+
+def airflow_routes() -> str:
+    """Return the table of routes."""
+    head = "| methods | path | since | may name | a site grants | is | without a link |"
+    return "\n".join([head, "|---" * 7 + "|", *map(_route, execution_api.ROUTES)]) + "\n"
+
+
+def _route(route: Route) -> str:
+    whose = "" if route.whose is Whose.ANYBODYS else route.whose
+    does = ", ".join(filter(None, ["the start gate" if route.does is Does.START else route.does, "ours" * route.ours]))
+    link = "answered" if route.does is Does.LIVE else "stored" if route.stored else "waits"
+    cells = " ".join(route.methods), f"`{route.path}`", route.since, whose, route.needs, does, link
+    return f"| {' | '.join(cells)} |"
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "job-diagram": job_diagram,
     "job-table": job_table,
@@ -89,6 +118,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "worker-settings": command_settings("airflow_mqtt.worker.settings"),
     "bridge-settings": command_settings("airflow_mqtt.config.bridge"),
     "airflow-options": airflow_options,
+    "airflow-kinds": airflow_kinds,
+    "airflow-routes": airflow_routes,
 }
 
 

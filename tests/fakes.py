@@ -56,6 +56,7 @@ class FakeWorker:
         self.epoch = 0
         self.protocol = protocol
         self.quiet = False
+        self.behind = 0.0  # by how many seconds its clock is
         parts = parse_broker_url(url)
         self.client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"fake-{name}", protocol=version)
         self.client.username_pw_set(parts.username, parts.password)
@@ -114,7 +115,7 @@ class FakeWorker:
 
     def status(self, state="idle", **values):
         status = WorkerStatus(
-            state=state, connection=self.connection, instance=self.instance, ts=time.time(),
+            state=state, connection=self.connection, instance=self.instance, ts=time.time() - self.behind,
             slots=self.slots, free=self.slots, running=self.running, **values,
         )  # fmt: skip
         self.say(TopicKind.STATUS, status, retain=True)
@@ -124,7 +125,13 @@ class FakeWorker:
         self.held = {key: state for key, state in self.held.items() if key[0] != run.job}
         self.held[run.job, run.attempt] = "accepted" if type_ == "accepted" else "ended"
         event = Event(
-            type=type_, journal=self.journal, seq=self.seq, job=run.job, attempt=run.attempt, ts=time.time(), **values
+            type=type_,
+            journal=self.journal,
+            seq=self.seq,
+            job=run.job,
+            attempt=run.attempt,
+            ts=time.time() - self.behind,
+            **values,
         )
         self.events.append(event)
         self.say(TopicKind.EVENTS, event)

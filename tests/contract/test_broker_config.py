@@ -1,6 +1,8 @@
 """mosquitto/mosquitto.conf, as far as the protocol relies on it."""
 
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -135,3 +137,24 @@ def test_a_device_that_takes_a_foreign_session_gets_nothing_of_it(broker: server
             bridge.publish("airflow/v1/worker/edge-2/ack", b"the end")
             thief.wait("airflow/v1/worker/edge-2/ack", b"the end")
             assert thief.topics() == ["airflow/v1/worker/edge-2/ack"]
+
+
+def test_what_one_account_can_take_of_the_broker_is_bounded() -> None:
+    deployed = settings("mosquitto.conf")
+    assert 0 < int(deployed["max_connections"]) < 8192
+    assert "nofile: {soft: 8192, hard: 8192}" in (CONFIG_DIR.parent / "compose.yaml").read_text()
+    assert "LimitNOFILE=8192" in (CONFIG_DIR.parent / "docs/how-to/run-a-broker.md").read_text()
+    assert int(deployed["memory_limit"]) >= 4 * int(deployed["max_queued_bytes"])
+    assert deployed["persistent_client_expiration"] == "1d"
+
+
+def test_connections_are_bounded_and_those_that_stand_go_on() -> None:
+    with servers.mosquitto(accounts=["edge-1"], overrides={"max_connections": 4}) as broker, ExitStack() as stack:
+        reader = stack.enter_context(Peer(broker.url("bridge")))
+        reader.subscribe(EVENTS)
+        device = stack.enter_context(Peer(broker.url("edge-1")))
+        silent = [stack.enter_context(socket.create_connection((broker.host, broker.port))) for _ in range(8)]
+        silent[-1].settimeout(10)
+        assert silent[-1].recv(1) == b""  # it is closed at once
+        device.publish(EVENTS, b"fine")
+        reader.wait(EVENTS, b"fine")

@@ -56,10 +56,10 @@ def test_a_scheduler_reads_no_whole_table(engine):
         store.existing(session, ["live-0"])
         store.take_reports(session, **mine, unsure=(), told=())
         store.take_reports(session, **mine, unsure=["live-0"], told=())
-        store.ended_callbacks(session, **mine, told=())
+        store.untracked_ends(session, **mine, told=())
         store.by_id(session, ["live-0"], "")
         store.adopt(session, ["live-0"], "2")
-        store.ownerless_callbacks(session, ["1", "2"], "")
+        store.ownerless(session, ["1", "2"], "")
         store.last_queue(session, "", "dag", "run")
         store.last_queue(session, "", "dag", "another run")
         assert store.waiting(session, "", NOW) == {"a": 4}

@@ -34,6 +34,7 @@ from airflow_mqtt.database.ledger import (
 )
 from airflow_mqtt.database.postgres import PostgresLedger
 from airflow_mqtt.database.sqlite import SqliteLedger
+from airflow_mqtt.protocol import execution_api
 from airflow_mqtt.protocol.jobs import HELD, TABLE, JobEvent, JobState
 from airflow_mqtt.protocol.messages import Desired, Request
 from airflow_mqtt.protocol.workers import WorkerState
@@ -214,7 +215,7 @@ async def test_a_wish_that_commits_first_beats_the_gate(site):
     draft = Draft(living, NOW)
     path = "task-instances/ti-one/run"
     request = Request(id="r", journal="j", job="one", attempt=1, method="PATCH", path=path)
-    opened = open_gate(draft, Call("edge-1", request), path)
+    opened = open_gate(draft, Call("edge-1", request), execution_api.find("PATCH", path))
     assert opened.state is JobState.RUNNING
     assert site.do(transitions.wish_for_end("one", JobState.ACCEPTED, 1, by="operator", reason="enough")) == 1
     assert await site.ledger.commit(draft.writes()) == Conflict(frozenset({"one"}))

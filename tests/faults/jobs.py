@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.executor import core, store
+from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from faults.api import ExecutionApi, TaskInstance
 
@@ -224,5 +225,6 @@ class Jobs:
 
 
 def _as_job(row: Any) -> core.Job:
-    subject = core.Subject(row.workload_type)
-    return core.Job(row.id, subject, JobState(row.state), row.reason, row.final_state, newest=True)
+    kind = kinds.of(row.workload_type)
+    assert kind is not None
+    return core.Job(row.id, kind, JobState(row.state), row.reason, row.final_state, newest=True)

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 import uuid
+from datetime import UTC, datetime
 
+import pytest
 import sqlalchemy as sa
 
 from airflow_mqtt.database import tables
@@ -447,3 +449,33 @@ def test_without_tables_it_says_what_to_do(broker, api, tmp_path):
     )  # fmt: skip
     assert result.returncode == 1
     assert result.stderr.strip().count("\n") == 0 and "airflow db migrate" in result.stderr
+
+
+@pytest.mark.parametrize("behind", [7200.0, -7200.0])
+def test_a_device_whose_clock_is_wrong_reschedules_at_the_right_time(site, worker, behind):
+    """Two hours ahead, five seconds would be two hours; two hours behind, nothing at all."""
+    worker.behind = behind
+    site.start_bridge()
+    site.queue()
+    run = worker.order()
+    now = time.time()
+
+    def said(seconds):
+        return datetime.fromtimestamp(now - behind + seconds, UTC).isoformat()
+
+    def heard(call, name):
+        return datetime.fromisoformat(call.body[name]).timestamp() - now
+
+    worker.event("accepted", run)
+    start = {"hostname": "pi", "unixname": "u", "pid": 7, "start_date": said(0)}
+    assert worker.call(run, "PATCH", f"task-instances/{SUBJECT}0/run", start).status < 300
+    end = {"state": "up_for_reschedule", "end_date": said(1), "reschedule_date": said(6)}
+    assert worker.call(run, "PATCH", f"task-instances/{SUBJECT}0/state", end).status == 204
+    (gate,), (final,) = site.api.calls("PATCH", "run"), site.api.calls("PATCH", "state")
+    assert heard(gate, "start_date") == pytest.approx(0, abs=60)
+    assert heard(final, "end_date") == pytest.approx(1, abs=60)
+    assert heard(final, "reschedule_date") == pytest.approx(6, abs=60)
+    with site.engine.connect() as connection:
+        shown = connection.execute(sa.select(tables.worker.c.clock_offset)).scalar_one()
+    assert shown == pytest.approx(behind, abs=60)
+    wait_for(lambda: "its clock is 2:00:0" in site.log_text(0), 10, "a note in the bridge's log")

@@ -13,6 +13,7 @@ import pytest
 import servers
 from airflow_mqtt.protocol.messages import WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
+from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.unix_sockets import connect
 from mqtt_peer import Peer
 from worker_bench import TOPICS, FakeBridge, WorkerProcess
@@ -29,6 +30,11 @@ def worker(tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge) -> Ite
 
 def _last_line(process: WorkerProcess) -> str:
     return process.log.read_text().strip().splitlines()[-1]
+
+
+def _secret(process: WorkerProcess) -> str:
+    with Journal(process.state_dir / "journal.sqlite") as journal:
+        return journal.load().meta["client"]
 
 
 def test_a_second_worker_of_the_name_stops(
@@ -86,9 +92,10 @@ def test_a_worker_that_is_thrown_off_goes_on(
 ) -> None:
     """By any client that has its client id, on the same account; it ended with an exit code that nobody restarts."""
     before, _ = bridge.statuses[-1]
+    client_id = f"airflow-worker-{NAME}-{_secret(worker)}"
     for _ in range(3):
         seen = len(bridge.statuses)
-        with Peer(broker.url(NAME), f"airflow-worker-{NAME}"):
+        with Peer(broker.url(NAME), client_id):
             pass
         assert bridge.status("idle", since=seen, timeout=40).instance == before.instance
     assert worker.alive

@@ -305,3 +305,24 @@ def test_an_operators_shutdown_is_followed_once(bridge: FakeBridge, worker: Work
     worker.start()
     bridge.status("idle", since=seen, revision=3)
     assert worker.alive
+
+
+TEST_ID = "01990000-0000-7000-8000-00000000abcd"
+
+
+@pytest.mark.parametrize(("path", "state"), [("/", "success"), ("/not/there", "failed")])
+def test_a_connection_test_runs_on_the_device(bridge: FakeBridge, worker: WorkerProcess, path: str, state: str) -> None:
+    pytest.importorskip("airflow.sdk.execution_time.connection_test_supervisor", reason="Airflow 3.3 and later")
+    connection = {"conn_id": "disk", "conn_type": "fs", "extra": json.dumps({"path": path})}
+    bridge.overrides.append(lambda request: (200, connection) if request.path.endswith("/connection") else None)
+    bridge.overrides.append(lambda request: (204, None) if request.method == "PATCH" else None)
+    assert "airflow-connection-test" in bridge.births[-1].kinds
+    order = {"type": "TestConnection", "connection_test_id": TEST_ID, "connection_id": "disk", "timeout": 60}
+    job = bridge.run("", kind="airflow-connection-test", workload=order)
+    bridge.event(job, "started")
+    assert bridge.event(job, "finished").outcome == "succeeded"
+    calls = [request for request in bridge.requests if request.job == job]
+    paths = [("GET", f"connection-tests/{TEST_ID}/connection"), ("PATCH", f"connection-tests/{TEST_ID}")]
+    assert [(request.method, request.path) for request in calls] == paths
+    result = json.loads(calls[1].body)
+    assert (result["state"], path in result["result_message"]) == (state, True)

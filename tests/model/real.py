@@ -5,10 +5,9 @@ Each is pure, so its answers are remembered: the search asks the same few hundre
 
 from functools import cache
 
-from airflow_mqtt.bridge.calls.gate import Call, admit
-from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.calls.gate import Call, Refusal, admit
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
-from airflow_mqtt.protocol import jobs
+from airflow_mqtt.protocol import execution_api, jobs
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict
 from airflow_mqtt.protocol.messages import Born, Request
 from airflow_mqtt.protocol.workers import WorkerState
@@ -59,7 +58,7 @@ def admitted(
     launch: Launch,
 ) -> bool:
     """Return whether `gate.admit` lets this gate request through, now or again."""
-    path = "task-instances/ti-1/run"
+    method, path = "PATCH", "task-instances/ti-1/run"
     held = job(
         state=JobState(state),
         attempt=attempt,
@@ -67,9 +66,11 @@ def admitted(
         gate_request=None if gate is None else _name(gate),
     )
     request = Request(
-        id=_name(launch), journal=str(launch[0]), job=held.id, attempt=asked_attempt, method="PATCH", path=path
+        id=_name(launch), journal=str(launch[0]), job=held.id, attempt=asked_attempt, method=method, path=path
     )
-    return not isinstance(admit(held, Call(str(asker), request), path, gate=True), Refusal)
+    match = execution_api.find(method, path)
+    assert isinstance(match, execution_api.Match)
+    return not isinstance(admit(held, Call(str(asker), request), match), Refusal)
 
 
 @cache

@@ -42,6 +42,10 @@ VALUES = resolve(
 )  # fmt: skip
 
 
+async def _at_once(work: Callable[[], bytes]) -> bytes:
+    return work()
+
+
 class SimBridge:
     """A leader. It may be killed between commit and publication, or fall asleep and wake up deposed."""
 
@@ -56,7 +60,7 @@ class SimBridge:
         self.settings = BridgeSettings.of(VALUES | {"instance": self.name})
         self.messages = Messages(TOPICS, 13)
         self.ledger = MemoryLedger(database, self.epoch, self.database_pause, self.fate)
-        self.inbox = Inbox(TOPICS, 10**6)
+        self.inbox = Inbox(TOPICS, 10**6, clock=lambda: self.sim.now)
         self.client: Client | None = None
         self.delayed: list[Callable[[], None]] = []
         self.turning = self.busy = False
@@ -156,8 +160,9 @@ class SimBridge:
             save_interval=save_interval(self.settings),
         )
         self.gateway = Gateway(
-            self.writer, self, self.messages, publish=self._publish, sleep=self.pause, max_message_bytes=10**6
-        )
+            self.writer, self, self.messages, publish=self._publish, sleep=self.pause, clock=lambda: self.sim.now,
+            elsewhere=_at_once, max_message_bytes=10**6,
+        )  # fmt: skip
         self._look()
         self._beat()
         self._listen_for_news()
@@ -235,7 +240,7 @@ class SimBridge:
         for raw in self.inbox.take(1000):
             self._hand_on(self.inbox.decode(raw))
             if raw.is_large:
-                self.inbox.done(raw.topic.worker)
+                self.inbox.done(raw)
         if self.writer.has_work(self.clock):
             self.busy = True
             self.round_at = self.clock

@@ -13,7 +13,7 @@ import scenario
 
 from airflow_mqtt.bridge import writer
 from airflow_mqtt.bridge.calls import gate, heartbeats
-from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.calls.gate import Refusal
 from airflow_mqtt.bridge.dispatch import duties, fleet, outage, reports, timeouts
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
@@ -57,11 +57,11 @@ def _():
 
 @mutant("gate: the attempt is not checked")
 def _():
-    def admit(job, call, path, *, gate, rights=None):
+    def admit(job, call, match, rights=None):
         if job is not None:
             call = replace(call, request=replace(call.request, attempt=job.attempt))
-            return real_admit(replace(job, worker=call.worker), call, path, gate=gate)
-        return real_admit(job, call, path, gate=gate)
+            return real_admit(replace(job, worker=call.worker), call, match)
+        return real_admit(job, call, match)
 
     real_admit = gate.admit
     return mock.patch.object(gate, "admit", admit)
@@ -318,12 +318,12 @@ def _():
 def _():
     real = gate.open_gate
 
-    def open_gate(draft, call, path):
+    def open_gate(draft, call, match):
         job = draft.job(call.request.job)
         if job is None or job.cancel_reason is None:
-            return real(draft, call, path)
+            return real(draft, call, match)
         with mock.patch.object(Draft, "job", lambda self, id_: replace(job, cancel_reason=None)):
-            return real(draft, call, path)
+            return real(draft, call, match)
 
     return mock.patch.object(gate, "open_gate", open_gate)
 

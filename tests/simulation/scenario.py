@@ -14,6 +14,7 @@ from memory import MemoryDatabase, new_row
 from world import EPOCH_TIME, Simulation
 
 from airflow_mqtt.executor import core as executor_core
+from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 CHAOS = 90.0
@@ -105,7 +106,7 @@ class Scenario:
                 row["report_pending"] = False
                 job = executor_core.Job(
                     row["id"],
-                    executor_core.Subject.TASK,
+                    kinds.TASK,
                     JobState(row["state"]),
                     row["reason"],
                     row["final_state"],

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -12,6 +13,10 @@ log = logging.getLogger(__name__)
 #: What `Once` remembers in all, and of one owner. Devices can invent what it is asked about.
 _REMEMBERED: Final = 10_000
 _REMEMBERED_OF_ONE: Final = 100
+
+#: Lines that we log of one job or worker: in a second, in the long run, and at once.
+_LINES: Final = 0.2
+_LINES_AT_ONCE: Final = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,36 @@ def _fits(bound: Bound, pieces: int, size: int) -> bool:
     return pieces < bound.pieces and size <= bound.bytes
 
 
+class Share:
+    """What each owner may use of us: so many `pieces` and bytes a second, and those of `burst` seconds at once.
+
+    Who has used more waits until that is paid for. Owners that owe nothing are forgotten.
+    """
+
+    def __init__(self, *, pieces: float, size: float = math.inf, burst: float) -> None:
+        self._piece = 1 / pieces
+        self._byte = 1 / size
+        self._burst = burst
+        self._paid_at: OrderedDict[Hashable, float] = OrderedDict()  # when all that an owner has used is paid for
+
+    def use(self, owner: Hashable, now: float, *, pieces: float = 1, size: int = 0) -> None:
+        """Count what `owner` uses. Times are of a clock that is never set."""
+        cost = pieces * self._piece + size * self._byte
+        self._paid_at[owner] = max(now, self._paid_at.get(owner, now)) + cost
+        self._paid_at.move_to_end(owner)
+        for _ in range(2):  # one comes, up to two go
+            oldest, paid_at = next(iter(self._paid_at.items()))
+            if paid_at > now:
+                break
+            del self._paid_at[oldest]
+            if not self._paid_at:
+                break
+
+    def wait(self, owner: Hashable, now: float) -> float:
+        """Return for how many seconds `owner` waits before it uses more."""
+        return max(0.0, self._paid_at.get(owner, now) - now - self._burst)
+
+
 class Recent:
     """The last payloads that were added, as many as fit into one bound for all of them and one for each owner.
 
@@ -98,6 +133,35 @@ class Recent:
         self._total.leave(None, len(oldest))
         if not own:
             del self._payloads[owner]
+
+
+class Lines:
+    """Says whether there is room in our log for one line more of an owner, be that a job or a worker.
+
+    A peer can make us say the same again and again. What is left out is counted, and told from time to time.
+    """
+
+    def __init__(self) -> None:
+        self._share = Share(pieces=_LINES, burst=_LINES_AT_ONCE / _LINES)
+        self.left_out = 0
+        self._told = 0
+
+    def __call__(self, owner: str) -> bool:
+        now = time.monotonic()
+        if self._share.wait(owner, now) > 0:
+            self.left_out += 1
+            return False
+        self._share.use(owner, now)
+        return True
+
+    def say_left_out(self) -> None:
+        """Log how many lines were left out since the last time, if any were."""
+        if self.left_out > self._told:
+            log.warning(
+                "%d lines are left out here, since they would say of the same jobs or workers what is said above",
+                self.left_out - self._told,
+            )
+            self._told = self.left_out
 
 
 class Once:

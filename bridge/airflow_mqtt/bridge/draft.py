@@ -13,8 +13,17 @@ from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Waiting, Writes, fields_of
 from airflow_mqtt.database.records import Job, Worker
-from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
+from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
 from airflow_mqtt.protocol.messages import Born, Desired
+
+#: How often a job is given to a worker at most.
+MAX_ATTEMPTS: Final = 1000
+
+#: Bytes that a piece of log costs in the database beside its own: its row, and its entry in the index.
+ROW: Final = 192
+
+#: Bytes up to which pieces of one log are joined in one row.
+_MERGED: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +48,7 @@ class Draft:
         self.excused = 0.0
         self.transitions: list[Transition] = []
         self.chunks: list[Chunk] = []
+        self._last_chunks: dict[str, int] = {}  # where in `chunks` the last one of a job is
         self.out: list[Outgoing] = []
         self.again: list[Job] = []  # whose orders are published once more
         self.marks: dict[str, dict[str, int]] = {}  # worker -> job -> bytes of its log that will be committed
@@ -76,7 +86,16 @@ class Draft:
     # --- what it does -------------------------------------------------------------------------------------
 
     def move(self, job: Job, event: JobEvent, *, by: str, reason: str = "", **values: Any) -> Job:
-        """Apply `event` to `job`, which is as this draft has it, and return the job after it."""
+        """Apply `event` to `job`, which is as this draft has it, and return the job after it.
+
+        One that has been given back `MAX_ATTEMPTS` times ends: each attempt costs rows, and a worker can have as many
+        as it likes.
+        """
+        if next_state(job.state, event) is JobState.QUEUED and job.attempt >= MAX_ATTEMPTS:
+            event, reason = (
+                JobEvent.FAIL,
+                f"given to workers {job.attempt} times, and not started; the last time: {reason}",
+            )
         after = job.after(event, now=self.now, reason=reason, **values)
         self.transitions.append(
             Transition(job.id, job.attempt, self.now, by, event.value, job.state.value, after.state.value, reason)
@@ -105,10 +124,24 @@ class Draft:
         )
 
     def append_log(self, job: Job, data: bytes, end: int) -> None:
-        """Store `data` at the end of the job's log, which then is said to reach to `end`."""
-        if data:
+        """Store `data` at the end of the job's log, which then is said to reach to `end`.
+
+        What continues a piece of this batch becomes one with it: a row costs much more than a byte.
+        """
+        stored = job.log_stored + len(data)
+        last = self._last_chunks.get(job.id)
+        if data and last is not None and self._continues(self.chunks[last], job):
+            self.chunks[last] = replace(self.chunks[last], data=self.chunks[last].data + data)
+        elif data:
+            self._last_chunks[job.id] = len(self.chunks)
             self.chunks.append(Chunk(job.id, job.attempt, job.log_bytes, data))
-        self.put(replace(job, log_bytes=end))
+            stored += ROW
+        self.put(replace(job, log_bytes=end, log_stored=stored))
+
+    @staticmethod
+    def _continues(chunk: Chunk, job: Job) -> bool:
+        end = chunk.offset + len(chunk.data)
+        return (chunk.attempt, end) == (job.attempt, job.log_bytes) and len(chunk.data) < _MERGED
 
     def renew_token(self, job: Job, token: str) -> None:
         self.tokens[job.id] = token
@@ -130,6 +163,15 @@ class Draft:
 
     def publish(self, *messages: Outgoing) -> None:
         self.out += messages
+
+    def say(self, owner: str, write: Callable[..., None], text: str, *values: object) -> None:
+        """Log a line of `owner`, a job or a worker, when the batch has committed; not more than is good of one."""
+
+        def write_it() -> None:
+            if self.living.lines(owner):
+                write(text, *values)
+
+        self.then(write_it)
 
     def then(self, work: Callable[[], object]) -> None:
         """Do this when the batch has committed."""
@@ -158,7 +200,7 @@ class Draft:
     def _dispatch(self, given: Given) -> Change:
         fields = {**_FRESH} | {
             "state": JobState.DISPATCHED, "attempt": given.waiting.attempt, "worker": given.worker,
-            "dispatched_at": self.now, "published_at": self.now, "publishes": 1,
+            "dispatched_at": self.now, "published_at": self.now, "publishes": 1, "log_stored": given.waiting.log_stored,
         }  # fmt: skip
         return Change(given.waiting.id, Seen(JobState.QUEUED, given.waiting.attempt, None), fields)
 

@@ -20,7 +20,7 @@ from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
-from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Opened, Other, Raw
+from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Opened, Other, Raw, Stale
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.upkeep import queue_status, wakeup
@@ -52,6 +52,9 @@ _RETRY: Final = 1.0
 _BURST: Final = 20
 _ROUND_INTERVAL: Final = 0.01
 
+
+#: Topics that are remembered to be cleared. What is more, the next connection shows again.
+_STALE: Final = 10_000
 
 #: Allocations between two looks for garbage, and such looks between two at older objects. What is in memory for long is
 #: most of it, and there are no cycles in it: to look through a large fleet at Python's own pace costs a quarter of all.
@@ -90,13 +93,14 @@ class Leader:
         self._health_file = health_file
         self._topics = Topics(settings.root)
         self._messages = Messages(self._topics, int(settings.accept_timeout * settings.accept_tries) + 1)
-        self._inbox = Inbox(self._topics, settings.max_message_bytes)
+        self._inbox = Inbox(self._topics, settings.max_message_bytes, clock=time.monotonic)
         will = self._status(BridgeState.OFFLINE)
         self._link = Link(settings, self._topics, will=will, dropped=self._inbox.dropped)
         self._ledger = _ledger(settings, epoch, renewed)
         self._retention = Retention(database, settings.retention)
         self._wake = asyncio.Event()
         self._published: dict[str, QueueStatus] = {}
+        self._stale: dict[str, None] = {}  # topics on which the broker has retained what it should not
         self._group: asyncio.TaskGroup | None = None
         self._leaving = False
         self.alive_at = time.monotonic()
@@ -114,6 +118,8 @@ class Leader:
                 self._messages,
                 publish=self._link.send,
                 sleep=asyncio.sleep,
+                clock=time.monotonic,
+                elsewhere=asyncio.to_thread,
                 max_message_bytes=self._settings.max_message_bytes,
             )
             await self._lead(self._writer, self._gateway, api)
@@ -191,8 +197,20 @@ class Leader:
         """Lead. The PUBACK of that comes behind all that is retained, which with a large fleet takes seconds."""
         assert self._writer is not None
         self._published.clear()
+        self._keep_limit()
         self._link.send([self._status(BridgeState.LEADING)])
+        self._clear()
         self._writer.connect(time.time())
+
+    def _keep_limit(self) -> None:
+        """Send no message that the broker does not take: see `protocol.packets`."""
+        own, brokers = self._settings.max_message_bytes, self._link.limit.payload
+        limit = own if brokers is None else min(own, brokers)
+        assert self._writer is not None
+        assert self._gateway is not None
+        if limit != self._writer.max_message_bytes:
+            log.warning("the broker takes packets of %s bytes; max_message_bytes is %d", self._link.limit.packet, own)
+            self._writer.max_message_bytes = self._gateway.max_message_bytes = limit
 
     def _disconnected(self) -> None:
         assert self._writer is not None
@@ -216,8 +234,17 @@ class Leader:
             case Other(status):
                 if self._is_untrue(status):
                     self._link.send([self._status(BridgeState.LEADING)])
+            case Stale(name):
+                self._clear(name)
             case None:
                 self._wake.set()
+
+    def _clear(self, *topics: str) -> None:
+        """Have the broker forget what it retains there. It sends that before it has answered our subscription."""
+        if len(self._stale) < _STALE:
+            self._stale.update(dict.fromkeys(topics))
+        if self._link.send([Outgoing(name, b"", retain=True) for name in self._stale]):
+            self._stale.clear()
 
     def _is_untrue(self, status: BridgeStatus) -> bool:
         """Whether a will came late that everybody reads: of the bridge before us, or of a connection before ours."""
@@ -237,7 +264,7 @@ class Leader:
         try:
             self._hand_on(await asyncio.to_thread(self._inbox.decode, raw))
         finally:
-            self._inbox.done(raw.topic.worker)
+            self._inbox.done(raw)
             self._wake.set()
 
     def _hand_on(self, message: Message | None) -> None:
@@ -300,7 +327,8 @@ class Leader:
                 if not await self._guarded(writer.round()):
                     await asyncio.sleep(_RETRY)
             else:
-                await pause(self._wake, min(_LOOK, max(0.001, writer.next_deadline - now)))
+                until = min(writer.next_deadline - now, self._inbox.rests_until - time.monotonic(), _LOOK)
+                await pause(self._wake, max(0.001, until))
             self.alive_at = time.monotonic()
             self._health_file.touch()
 
@@ -311,11 +339,11 @@ class Leader:
             settings = self._settings
             await wakeup.watch_postgres(settings.listen_url or settings.database_url, settings.team_name, wake)
 
-    @staticmethod
-    async def _look(outage: Outage) -> None:
+    async def _look(self, outage: Outage) -> None:
         """Look at the clock, however long a round takes: a slow database is no outage."""
         while True:
             outage.look(time.time())
+            self._keep_limit()
             await asyncio.sleep(_LOOK)
 
     async def _every(self, interval: float, work: Callable[[], Awaitable[None]]) -> None:
@@ -339,6 +367,7 @@ class Leader:
 
     async def _tell_queues(self, living: Living) -> None:
         self._inbox.say_dropped()
+        living.lines.say_left_out()
         statuses = queue_status.queue_statuses(living, time.time())
         gone = self._published.keys() - statuses.keys()
         changed = {

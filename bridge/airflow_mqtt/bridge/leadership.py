@@ -13,11 +13,13 @@ from airflow_mqtt.bridge import lease
 from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
 from airflow_mqtt.bridge.leader import Leader
 from airflow_mqtt.bridge.lease import Lease
+from airflow_mqtt.bridge.mqtt.losses import ThrownOffError
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.database import postgres_url
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError, brief, raise_unless_transient
+from airflow_mqtt.protocol.errors import first_of
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Bridge:
         self._engine = make_engine(settings.database_url, instance=settings.instance, idle_limit=settings.lease_ttl)
         self._database = Database(self._engine, settings.team_name)
         self._health_file = HealthFile(settings.health_file)
+        self._rests_until = 0.0  # on the monotonic clock: until then another bridge may take the lease before us
 
     async def run(self, stop: asyncio.Event) -> None:
         """Stand by and lead until `stop` is set. Raises `RefusedError` when the tables are not there."""
@@ -85,11 +88,11 @@ class Bridge:
                 self._health_file.touch()
                 now = time.monotonic()
                 watch = lease.look(watch, seen, now)
-                if lease.may_take(watch, settings.lease_ttl, now):
+                if now >= self._rests_until and lease.may_take(watch, settings.lease_ttl, now):
                     held = await lease.take(self._database, seen, settings.instance, socket.gethostname())
                     if held is not None:
                         return held
-                elif not announced:
+                elif not announced and seen.holder:
                     log.info("standing by: bridge %s leads with epoch %d", seen.holder, seen.epoch)
                     announced = True
             except Exception as error:
@@ -115,8 +118,12 @@ class Bridge:
                         await leader.say_goodbye()
                 leading.cancel()
                 keeping.cancel()
+        except* ThrownOffError as thrown:
+            log.warning("no longer leading: %s", first_of(thrown))
+            await self._give_back(held)
+            self._rests_until = time.monotonic() + 3 * self._settings.lease_ttl
         except* DeposedError as deposed:
-            log.warning("no longer leading: %s", deposed.exceptions[0])
+            log.warning("no longer leading: %s", first_of(deposed))
         else:
             await self._give_back(held)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sortedcontainers import SortedList
 
-from airflow_mqtt.bridge.bounds import Once
+from airflow_mqtt.bridge.bounds import Lines, Once
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
 from airflow_mqtt.database.access import OPEN, Access
@@ -121,6 +121,7 @@ class Living:
         self.calling: Counter[str] = Counter()  # chains of calls under way, by worker
         self.urgent: dict[str, None] = {}  # workers that get theirs now: they have introduced themselves
         self.connected_since = 0.0
+        self.lines = Lines()
         # Conveniences: a new leader begins without them, and comes to the same end.
         self.pauses: dict[str, Pause] = {}
         self.early: dict[str, WorkerStatus] = {}

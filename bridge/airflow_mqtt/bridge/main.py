@@ -29,6 +29,8 @@ def run(values: Mapping[str, Any]) -> int:
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     for doubled in ("mqtt", "sqlalchemy.pool"):  # at each try, with a traceback, what we say once in a line
         logging.getLogger(doubled).setLevel(logging.CRITICAL)
+    if warning := settings.broker_url.warning:
+        log.warning("%s", warning)
     failed = False
     try:
         asyncio.run(_run(settings))

@@ -108,7 +108,7 @@ class Writer:
         self._future = future
         self._publish = publish
         self._wake = wake
-        self._max = max_message_bytes
+        self.max_message_bytes = max_message_bytes
         self._save_interval = save_interval
         self._waiting: deque[Work] = deque()
         self._put_off: list[Work] = []
@@ -378,13 +378,14 @@ class Writer:
         out += self.reports.messages.statuses((job for job in told.values() if job is not None), draft.now)
         if log.isEnabledFor(logging.INFO):
             for job, _ in committed.dispatched.values():
-                log.info("job %s: dispatched to worker %s, attempt %d", job.id, job.worker, job.attempt)
+                if self.living.lines(job.id):
+                    log.info("job %s: dispatched to worker %s, attempt %d", job.id, job.worker, job.attempt)
         return out
 
     def _order(self, job: Job, workload: str) -> list[Outgoing]:
         """Return the message that gives `job` to its worker; fail a job of which none can be made."""
         try:
-            return [self.reports.messages.run(job, workload, self._max)]
+            return [self.reports.messages.run(job, workload, self.max_message_bytes)]
         except PayloadError as error:
             reason = str(error)
 
@@ -473,12 +474,12 @@ class Writer:
         the error is the database's, or the driver's.
         """
         if not work:
-            log.error("what time asks for could not be done: %.300r", error, exc_info=error)
+            self._warn("what time asks for could not be done: %.300r", error, exc_info=error)
             return
         if len(work) == 1:
             self._fail(work[0], error)
             return
-        log.warning("%d scripts could not be committed together, each runs by itself: %.300r", len(work), error)
+        self._warn("%d scripts could not be committed together, each runs by itself: %.300r", len(work), error)
         held: list[Work] = []
         failures = 0
         for number, one in enumerate(work):
@@ -500,13 +501,19 @@ class Writer:
                 else:
                     self._fail(one, failure)
         if held:
-            log.warning("%d scripts wait, since the database does not take one of them: %.300r", len(held), error)
+            self._warn("%d scripts wait, since the database does not take one of them: %.300r", len(held), error)
             self._put_off = held + self._put_off
             self._put_off_until = now + _HELD
 
-    @staticmethod
-    def _fail(work: Work, error: Exception) -> None:
-        log.error("a message or call of worker %s could not be applied, and is dropped", work.worker, exc_info=error)
+    def _warn(self, text: str, *values: object, exc_info: Exception | None = None) -> None:
+        """Say what concerns nobody's messages alone, at the rate of lines."""
+        if self.living.lines(""):
+            log.warning(text, *values, exc_info=exc_info)
+
+    def _fail(self, work: Work, error: Exception) -> None:
+        if self.living.lines(work.worker):
+            text = "a message or call of worker %s could not be applied, and is dropped"
+            log.error(text, work.worker, exc_info=error)
         if work.future is not None and not work.future.done():
             work.future.set_exception(error)
 

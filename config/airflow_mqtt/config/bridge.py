@@ -241,7 +241,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "log_limit",
         integer(0, 2**40),
         "0 to 1099511627776 bytes",
-        "Log bytes kept of one job; what comes after is acknowledged and not stored.",
+        "Log bytes kept of one job, all its attempts together and with what rows cost; what comes after is acknowledged"
+        " and not stored.",
         "67108864",
     ),
     Setting(

@@ -31,6 +31,16 @@ class BrokerUrl:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{user}{host}:{self.port}"
 
+    @property
+    def warning(self) -> str:
+        """What to say of a password that everybody on the way can read; nothing where nobody is."""
+        if self.tls or self.password is None or self.host in ("localhost", "::1") or self.host.startswith("127."):
+            return ""
+        return (
+            f"the password of {self} goes over the network as it is, and so does all else: use mqtts://, unless"
+            " everybody on the way is trusted"
+        )
+
     def __repr__(self) -> str:
         return f"BrokerUrl({self})"
 

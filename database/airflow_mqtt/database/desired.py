@@ -16,7 +16,7 @@ from airflow_mqtt.protocol.messages import Desired
 def parse(document: str, revision: int) -> Desired:
     """Return what is wished in `document`. Raises `PayloadError` when it is none."""
     try:
-        return Desired.from_object({**orjson.loads(document), "revision": revision})
+        return Desired.stored({**orjson.loads(document), "revision": revision})
     except (ValueError, TypeError) as error:
         raise PayloadError(f"not a document of wishes: {error}") from None
 
@@ -33,7 +33,7 @@ def revised(desired: Desired) -> Desired:
 
     Raises `PayloadError` for what a worker could not read: a comment or a list of queues that is too long.
     """
-    return parse(render(desired), desired.revision + 1)
+    return Desired.from_object({**orjson.loads(render(desired)), "revision": desired.revision + 1})
 
 
 def request_maintenance(desired: Desired, comment: str) -> Desired:

@@ -35,6 +35,7 @@ WRITTEN: Final[Mapping[str, str]] = {
     "final_state": "text",
     "exit_code": "integer",
     "log_bytes": "bigint",
+    "log_stored": "bigint",
     "publishes": "integer",
     "published_at": "double precision",
     "dispatched_at": "double precision",
@@ -45,11 +46,12 @@ WRITTEN: Final[Mapping[str, str]] = {
 }
 
 #: What the leader knows of a job that waits in its queue.
-WAITING_COLUMNS: Final = ("id", "queue", "kind", "slots", "priority", "queued_at", "attempt")
+WAITING_COLUMNS: Final = ("id", "queue", "kind", "slots", "priority", "queued_at", "attempt", "log_stored")
 
 #: Columns of a worker that the leader writes; `desired`, `revision` and `removal` are the operators'.
 OBSERVED_COLUMNS: Final = (
     "state", "status", "info", "instance", "connection", "seen_at", "journal", "past_journals", "seq", "birth",
+    "clock_offset",
 )  # fmt: skip
 
 
@@ -64,10 +66,11 @@ class Waiting:
     priority: int
     queued_at: float
     attempt: int
+    log_stored: int = 0
 
     @classmethod
     def of(cls, job: Job) -> "Waiting":
-        return cls(job.id, job.queue, job.kind, job.slots, job.priority, job.queued_at, job.attempt)
+        return cls(job.id, job.queue, job.kind, job.slots, job.priority, job.queued_at, job.attempt, job.log_stored)
 
     @property
     def order(self) -> tuple[int, float, str]:

@@ -78,7 +78,7 @@ _OBSERVE: Final = f"""
 INSERT INTO mqtt_worker (team_name, name, {_OBSERVED})
 SELECT $1, name, {_OBSERVED} FROM json_to_recordset($2::json) AS w(
     name text, state text, status text, info text, instance text, connection bigint, seen_at double precision,
-    journal text, past_journals text, seq bigint, birth bigint)
+    journal text, past_journals text, seq bigint, birth bigint, clock_offset double precision)
 ON CONFLICT (team_name, name) DO UPDATE SET {", ".join(f"{name} = EXCLUDED.{name}" for name in OBSERVED_COLUMNS)}
 """  # noqa: S608
 

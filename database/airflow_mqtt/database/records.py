@@ -7,9 +7,12 @@ from typing import Any, Final, Self, TypeVar
 
 import orjson
 
+from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
-from airflow_mqtt.protocol.messages import Desired, JobStatus, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.kinds import Kind
+from airflow_mqtt.protocol.messages import MAX_INTEGER, Desired, JobStatus, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import WorkerState
 
 log = logging.getLogger(__name__)
@@ -100,6 +103,7 @@ class Job:
     final_state: str | None
     exit_code: int | None
     log_bytes: int
+    log_stored: int
     publishes: int
     published_at: float | None
     queued_at: float
@@ -122,9 +126,15 @@ class Job:
         return replace(self, **changes(self.state, self.attempt, event, now=now, reason=reason, values=values))
 
     @property
-    def is_task(self) -> bool:
-        """Whether the Execution API keeps a state of it. Callbacks (`ExecuteCallback`) have none there."""
-        return self.workload_type == "ExecuteTask"
+    def work(self) -> Kind | None:
+        """What kind of work it is; None for one of a version of ours that this one does not know."""
+        return kinds.of(self.workload_type)
+
+    @property
+    def is_tracked(self) -> bool:
+        """Whether the Execution API keeps a state of it as of a task instance."""
+        work = self.work
+        return work is not None and work.tracked
 
     def status(self, now: float) -> JobStatus:
         return JobStatus(
@@ -186,25 +196,30 @@ class Worker:
     seq: int
     birth: int
     features: tuple[str, ...] = ()  # as it announced in its last `Born` that was heard; not in the row
+    clock: Clock = Clock()
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
-        """Return the worker of a row with the columns `WORKER_COLUMNS`. `ValueError`, `PayloadError`: it is none."""
+        """Return the worker of a row with the columns `WORKER_COLUMNS`. `ValueError`, `PayloadError`: it is none.
+
+        Numbers that a version before this one took from a device are brought within their bounds.
+        """
         values = dict(zip(WORKER_COLUMNS, row, strict=True))
         status, info = orjson.loads(values["status"]), orjson.loads(values["info"])
         return cls(
             name=values["name"],
-            desired=Desired.from_object({**orjson.loads(values["desired"]), "revision": values["revision"]}),
+            desired=Desired.stored({**orjson.loads(values["desired"]), "revision": values["revision"]}),
             state=WorkerState(values["state"]),
-            status=WorkerStatus.from_object(status) if status else None,
-            info=WorkerInfo.from_object(info) if info else None,
+            status=WorkerStatus.stored(status) if status else None,
+            info=WorkerInfo.stored(info) if info else None,
             instance=values["instance"],
-            connection=values["connection"],
+            connection=min(values["connection"], MAX_INTEGER),
             seen_at=values["seen_at"],
             journal=values["journal"],
             past_journals=tuple(orjson.loads(values["past_journals"])),
-            seq=values["seq"],
-            birth=values["birth"],
+            seq=min(values["seq"], MAX_INTEGER),
+            birth=min(values["birth"], MAX_INTEGER),
+            clock=Clock.of(values["clock_offset"]),
         )
 
     @classmethod
@@ -238,6 +253,7 @@ class Worker:
             "past_journals": orjson.dumps(self.past_journals).decode(),
             "seq": self.seq,
             "birth": self.birth,
+            "clock_offset": self.clock.offset if self.clock.heard else None,
         }
 
     @property
@@ -254,5 +270,5 @@ class Worker:
 #: What `Worker.of` reads, in this order.
 WORKER_COLUMNS: Final = (
     "name", "desired", "revision", "state", "status", "info", "instance", "connection", "seen_at", "journal",
-    "past_journals", "seq", "birth",
+    "past_journals", "seq", "birth", "clock_offset",
 )  # fmt: skip

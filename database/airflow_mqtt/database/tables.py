@@ -50,7 +50,7 @@ job = Table(
     Column("id", Text, primary_key=True),
     Column("team_name", Text, nullable=False, server_default=""),
     Column("kind", Text, nullable=False),  # messages.JobKind
-    Column("workload_type", Text, nullable=False),  # ExecuteTask or ExecuteCallback
+    Column("workload_type", Text, nullable=False),  # kinds.Kind.workload
     Column("workload", Text, nullable=False),  # Airflow's JSON, without its token
     Column("token", Text, nullable=False),  # the bridge adds it to Execution API calls; no device sees it
     Column("token_at", Double, nullable=False),  # when it was made or refreshed
@@ -89,6 +89,7 @@ job = Table(
     Column("final_state", Text),  # what the Execution API accepted: success, failed, deferred, up_for_retry, …
     Column("exit_code", Integer),
     Column("log_bytes", BigInteger, nullable=False, server_default=text("0")),
+    Column("log_stored", BigInteger, nullable=False, server_default=text("0")),  # of all attempts, with what rows cost
     Column("publishes", Integer, nullable=False, server_default=text("0")),
     Column("published_at", Double),
     Column("queued_at", Double, nullable=False),
@@ -156,6 +157,7 @@ worker = Table(
     Column("past_journals", Text, nullable=False, server_default="[]"),  # a late Born of one of them is known
     Column("seq", BigInteger, nullable=False, server_default=text("0")),
     Column("birth", BigInteger, nullable=False, server_default=text("0")),  # number of its last Born
+    Column("clock_offset", Double),  # seconds by which its clock is behind the site's; null: not known
     _partial("ix_mqtt_worker_news", "team_name", where="news", sqlite="news = 1"),
 )
 

@@ -14,6 +14,9 @@ from airflow.utils.session import create_session
 from sqlalchemy import Uuid, select, tuple_, type_coerce, update
 from sqlalchemy.orm import Session
 
+from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.kinds import Kind
+
 
 def _has_module(name: str) -> bool:
     try:
@@ -27,6 +30,9 @@ PRE_ASSIGNS: Final = hasattr(BaseExecutor, "pre_assigns_external_executor_id")
 
 #: From 3.3 on the Task SDK can supervise a callback like a task.
 RUNS_CALLBACKS: Final = _has_module("airflow.sdk.execution_time.callback_supervisor")
+
+#: From 3.3 on it can test a connection, too.
+TESTS_CONNECTIONS: Final = _has_module("airflow.sdk.execution_time.connection_test_supervisor")
 
 #: From 3.2 on a job that waits has a token of its own scope, which the start gate exchanges for the real one.
 SCOPED_TOKENS: Final = _has_module("airflow.executors.workloads.base")
@@ -81,10 +87,15 @@ def set_dispatch(session: Session, task_instance_id: str, job_id: str) -> None:
     )
 
 
-def callback_key(callback_id: str) -> Any:
+def untracked_key(kind: Kind, subject: str) -> Any:
+    """Return by which key Airflow knows a piece of work that is no task."""
+    if kind is kinds.CONNECTION_TEST:
+        from airflow.models import connection_test  # noqa: PLC0415 - not before 3.3
+
+        return connection_test.ConnectionTestKey(id=subject)
     from airflow.models import callback  # noqa: PLC0415 - not in 3.1
 
-    return callback.CallbackKey(id=callback_id)
+    return callback.CallbackKey(id=subject)
 
 
 def run_of_callback(workload: Any) -> tuple[str, str] | None:
@@ -94,7 +105,7 @@ def run_of_callback(workload: Any) -> tuple[str, str] | None:
 
 
 def mint(generator: Any, subject: str, *, waiting: bool) -> str:
-    """Return a fresh token for a job that waits, or that has passed the start gate.
+    """Return a fresh token for a job that waits, or whose token was exchanged at the start gate.
 
     As `BaseWorkloadSchema.generate_token` (3.2 on) and `ExecuteTask.make` (3.1) do.
     """

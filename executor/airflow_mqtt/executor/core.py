@@ -10,13 +10,7 @@ from enum import StrEnum
 from typing import Final
 
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
-
-
-class Subject(StrEnum):
-    """What a job runs; the value is Airflow's own name of the workload."""
-
-    TASK = "ExecuteTask"
-    CALLBACK = "ExecuteCallback"
+from airflow_mqtt.protocol.kinds import Kind
 
 
 class Report(StrEnum):
@@ -48,7 +42,7 @@ class Job:
     """
 
     id: str
-    subject: Subject
+    kind: Kind
     state: JobState
     reason: str
     final_state: str | None
@@ -73,7 +67,7 @@ def decide(job: Job) -> Decision:
     if job.final_state is not None or job.state is JobState.SUCCEEDED:
         # What the Execution API accepted stands, also when the worker was lost right after.
         return Decision(Report.SUCCESS, ended=True, info=job.reason or None)
-    if job.subject is Subject.TASK and job.reason.startswith(BY_AIRFLOW):
+    if job.kind.tracked and job.reason.startswith(BY_AIRFLOW):
         # A task that was cleared while it ran is RESTARTING; this is what lets the scheduler go on with it.
         return Decision(Report.SUCCESS, ended=True, info=job.reason)
     if job.state is JobState.CANCELLED:
@@ -89,7 +83,8 @@ def _of_live(job: Job) -> Decision:
 
 
 def _of_cancelled(job: Job) -> Decision:
-    if job.subject is Subject.CALLBACK or job.reason.startswith(BY_OPERATOR):
-        # Nothing else ends a callback, and a task whose job was cancelled by hand would wait for its timeout.
+    if not job.kind.tracked or job.reason.startswith(BY_OPERATOR):
+        # Nothing else ends what Airflow does not track. A task whose job was cancelled by hand would wait for its
+        # timeout.
         return Decision(Report.FAILED, ended=True, info=job.reason or job.state.value)
     return Decision(Report.SILENT, ended=True)  # revoked by the scheduler: it wants to hear nothing

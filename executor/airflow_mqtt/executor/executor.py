@@ -15,12 +15,16 @@ from airflow.models.taskinstancekey import TaskInstanceKey
 from sqlalchemy import select
 from sqlalchemy.orm import Session, object_session
 
+from airflow_mqtt.config.broker_url import parse_broker_url
 from airflow_mqtt.database import operations
 from airflow_mqtt.executor import compat, core, fleet, store, task_log
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.store import Record
-from airflow_mqtt.executor.workload import Dispatch, row_of
+from airflow_mqtt.executor.workload import Dispatch, row_of, subject_of
+from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.protocol.kinds import Kind
 
 #: Seconds between two looks at the tokens, and at what schedulers that died have left behind.
 HOUSEKEEPING_INTERVAL: Final = 30.0
@@ -52,6 +56,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
     supports_multi_team: bool = True
     supports_callbacks: bool = compat.RUNS_CALLBACKS
+    supports_connection_test: bool = compat.TESTS_CONNECTIONS
     pre_assigns_external_executor_id: ClassVar[bool] = compat.PRE_ASSIGNS
     is_local: bool = False
     is_production: bool = True
@@ -91,6 +96,13 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def _by(self) -> str:
         return f"scheduler:{self._owner}"
 
+    def start(self) -> None:
+        """Say what can be said before anything goes wrong. The executor itself never talks to the broker."""
+        super().start()
+        with suppress(SettingError):  # the bridge says what is wrong with it
+            if warning := parse_broker_url(self.conf.get("mqtt", "broker_url", fallback=None) or "").warning:
+                self.log.warning("[mqtt] broker_url: %s", warning)
+
     # --- from the scheduler -------------------------------------------------------------------------------
 
     def queue_workload(self, workload: Any, session: Session) -> None:
@@ -100,22 +112,25 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             return
         now = time.time()
         job_id, key = self._begin(workload, session, now)
-        dispatch = Dispatch(job_id, self._owner, self._team, self._callback_queue(workload, session), now)
+        queue = self._callback_queue(workload, session)
+        dispatch = Dispatch(job_id, self._owner, self._team, queue, self._default_queue(), now)
         store.create(session, row_of(workload, dispatch), now=now, by=self._by)
         self._remember(key, job_id)
         self._unconfirmed.add(job_id)
 
     def _supports(self, workload: Any) -> bool:
-        kind = getattr(workload, "type", "")
-        return kind == core.Subject.TASK or (kind == core.Subject.CALLBACK and self.supports_callbacks)
+        kind = kinds.of(getattr(workload, "type", ""))
+        return kind is not None and (not kind.flag or getattr(self, kind.flag))
 
     def _begin(self, workload: Any, session: Session, now: float) -> tuple[str, Any]:
         """Return job id and key of `workload`, and see to it that no older dispatch of it can start."""
-        if workload.type == core.Subject.CALLBACK:
-            self._supersede(store.jobs_of_subject(session, None, str(workload.callback.id)), session, now)
-            return uuid.uuid4().hex, workload.callback.key
+        kind = kinds.of(workload.type)
+        assert kind is not None
+        subject = subject_of(kind, workload)
+        if not kind.tracked:
+            self._supersede(store.jobs_of_subject(session, None, subject), session, now)
+            return uuid.uuid4().hex, compat.untracked_key(kind, subject)
         assigned = workload.ti.external_executor_id if compat.PRE_ASSIGNS else None
-        subject = str(workload.ti.id)
         earlier = store.jobs_of_subject(session, assigned, subject)
         self._supersede(earlier, session, now)
         if not assigned or assigned in {job.id for job in earlier}:
@@ -133,14 +148,18 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
                 )
 
     def _callback_queue(self, workload: Any, session: Session) -> str:
-        if workload.type != core.Subject.CALLBACK:
+        if workload.type != kinds.CALLBACK.workload:
             return ""
         if named := self.conf.get("mqtt", "callback_queue", fallback=None):
             return str(named)
         run = compat.run_of_callback(workload)
         last = store.last_queue(session, self._team, *run) if run else None
         served = fleet.served(session, self._team) if last is None else {}
-        return fleet.queue_of_callback(last, str(conf.get("operators", "default_queue", fallback="default")), served)
+        return fleet.queue_of_callback(last, self._default_queue(), served)
+
+    @staticmethod
+    def _default_queue() -> str:
+        return str(conf.get("operators", "default_queue", fallback="default"))
 
     def revoke_task(self, *, ti: Any) -> None:
         """End whatever runs or waits for `ti`, and forget it. Never raises (`BaseExecutor.revoke_task`)."""
@@ -152,6 +171,19 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         except Exception:
             self.log.exception("Could not revoke %s; the database was asked to and did not answer", ti)
         self._forget(ti.key)
+
+    def fail_connection_test(self, key: Any) -> None:
+        """End the test that Airflow has given up, and forget it. Never raises, as `revoke_task`."""
+        try:
+            with compat.own_session() as session:
+                how: dict[str, Any] = {"now": time.time(), "by": self._by, "reason": _REVOKED}
+                for job in store.jobs_of_subject(session, None, str(key)):
+                    operations.cancel(session, job.team_name, job.id, **how)
+        except Exception:
+            self.log.exception(
+                "Could not end the connection test %s; the database was asked to and did not answer", key
+            )
+        self._forget(key)
 
     def try_adopt_task_instances(self, tis: Sequence[Any]) -> Sequence[Any]:
         """Take over the jobs of a scheduler that died, and return the task instances that have none.
@@ -217,15 +249,15 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             self._tell(item)
 
     def _reports(self, session: Session) -> tuple[list[Record], list[Record]]:
-        """Return the jobs to hear of, which are marked as heard, and the callbacks that have ended, which are not.
+        """Return the jobs to hear of, which are marked as heard, and those untracked that have ended, which are not.
 
         The end of a callback is told before it is marked as heard, which the next pass does. In between the scheduler
         has written it down. If it dies before, another one hears of it: a task instance would be adopted, and a
-        callback is not.
+        callback is not. The same is done with a connection test.
         """
         mine = (session, self._owner, self._team)
         rows = list(store.take_reports(*mine, unsure=self._unsure, told=self._told))
-        ends = store.ended_callbacks(*mine, self._told) if self.supports_callbacks else []
+        ends = store.untracked_ends(*mine, self._told) if self.supports_callbacks else []
         return rows, list(ends)
 
     def _rolled_back(self, session: Session) -> set[str]:
@@ -233,7 +265,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         return self._unconfirmed - store.existing(session, self._unconfirmed) if self._unconfirmed else set()
 
     def _understand(self, rows: Sequence[Record], session: Session) -> list[_Heard]:
-        tasks = [row for row in rows if row.workload_type == core.Subject.TASK]
+        tasks = [row for row in rows if row.workload_type == kinds.TASK.workload]
         subjects = [row.subject for row in tasks if _TASK_INSTANCE_ID.fullmatch(row.subject)]
         dispatches = compat.dispatches_of(session, subjects) if subjects else {}
         gone = [row for row in tasks if row.subject not in dispatches]
@@ -279,7 +311,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         now = time.time()
         self._renew_tokens(now, *lives)
         if self.supports_callbacks:
-            self._take_over_callbacks()
+            self._take_over()
             self._end_callbacks(now)
         self._say_what_waits(now)
 
@@ -293,19 +325,19 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             living = self._living_schedulers(session)
             aging = store.aging_tokens(session, self._owner, self._team, living=living, **limits)
             for row in aging:
-                waiting = row.state in operations.UNSTARTED
+                waiting = row.state in operations.UNSTARTED or not _exchanges(row)
                 token = compat.mint(self.jwt_generator, row.subject, waiting=waiting)
                 store.renew_token(session, row, token, now)
             if aging:
                 operations.notify(session, self._team)
 
-    def _take_over_callbacks(self) -> None:
-        """Adopt callbacks of schedulers that died: Airflow itself adopts only task instances."""
+    def _take_over(self) -> None:
+        """Adopt what else there is of schedulers that died: Airflow itself adopts only task instances."""
         with compat.own_session() as session:
-            found = store.ownerless_callbacks(session, self._living_schedulers(session), self._team)
+            found = store.ownerless(session, self._living_schedulers(session), self._team)
             taken = [job for job in found if store.take_over(session, job.id, job.owner, self._owner)]
         for job in taken:
-            self._remember(compat.callback_key(job.subject), job.id)
+            self._remember(_key_of(job), job.id)
 
     def _end_callbacks(self, now: float) -> None:
         """End callbacks that no worker has started in time, as Airflow does with tasks (`task_queued_timeout`)."""
@@ -354,11 +386,11 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
 
 def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:
-    """Whether Airflow knows the subject of `row` by this dispatch. A callback is dispatched once.
+    """Whether Airflow knows the subject of `row` by this dispatch. What is no task is dispatched once.
 
     Raises `ValueError` for a subject that is no task instance's id.
     """
-    if row.workload_type == core.Subject.CALLBACK:
+    if not _kind_of(row).tracked:
         return True
     if not _TASK_INSTANCE_ID.fullmatch(row.subject):
         raise ValueError(f"{row.subject!r} is no id of a task instance")
@@ -367,8 +399,20 @@ def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:
 
 def _job_of(row: Record, *, newest: bool) -> core.Job:
     """Raises `ValueError` for a row of a version of ours that this one does not know."""
-    subject = core.Subject(row.workload_type)
-    return core.Job(row.id, subject, JobState(row.state), row.reason, row.final_state, newest)
+    return core.Job(row.id, _kind_of(row), JobState(row.state), row.reason, row.final_state, newest)
+
+
+def _kind_of(row: Record) -> Kind:
+    """Raises `ValueError` for a row of a version of ours that this one does not know."""
+    kind = kinds.of(row.workload_type)
+    if kind is None:
+        raise ValueError(f"{row.workload_type!r} is no kind of work that is known here")
+    return kind
+
+
+def _exchanges(row: Record) -> bool:
+    kind = kinds.of(row.workload_type)
+    return kind is None or kind.exchanged
 
 
 def _is_adoptable(row: Record) -> bool:
@@ -381,6 +425,7 @@ def _is_adoptable(row: Record) -> bool:
 
 
 def _key_of(row: Record) -> Any:
-    if row.workload_type == core.Subject.CALLBACK:
-        return compat.callback_key(row.subject)
+    kind = _kind_of(row)
+    if not kind.tracked:
+        return compat.untracked_key(kind, row.subject)
     return TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index)

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.operations import UNSTARTED, changed, notify
 from airflow_mqtt.database.transitions import creation
-from airflow_mqtt.executor.core import Subject
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.protocol.kinds import CALLBACK, KINDS
 
 #: A row of a select, with an attribute for each of its columns. SQLAlchemy 2.0 and 2.1 type rows differently.
 Record = Any
@@ -23,7 +23,10 @@ BATCH: Final = 1000
 #: States in which its requests may pass the gateway.
 STARTED: Final = (JobState.RUNNING, JobState.CANCELLING)
 
-_CALLBACK_HAS_ENDED: Final = and_(_job.workload_type == Subject.CALLBACK.value, _job.finished_at.is_not(None))
+#: What Airflow does not adopt when its scheduler dies.
+_IS_UNTRACKED: Final = _job.workload_type.in_([kind.workload for kind in KINDS if not kind.tracked])
+
+_UNTRACKED_HAS_ENDED: Final = and_(_IS_UNTRACKED, _job.finished_at.is_not(None))
 
 _REPORT_COLUMNS: Final = (
     _job.id,
@@ -71,15 +74,16 @@ def take_reports(
     """Return the jobs of which this scheduler has to hear something, and mark them as heard.
 
     A row that the bridge is writing at this moment is left for the next pass, so that neither waits for the other.
-    Ends of callbacks are left too, but those that were `told`: see `ended_callbacks`. `unsure` are those of a pass
-    whose commit was not answered: they come first and alone, marked as heard or not, since nothing was said of them.
+    Ends of what Airflow does not track are left too, but those that were `told`: see `untracked_ends`. `unsure` are
+    those of a pass whose commit was not answered: they come first and alone, marked as heard or not, since nothing was
+    said of them.
     Another scheduler that has adopted one in the meantime hears of it instead.
     """
     mine = (_job.owner == owner, _job.team_name == team_name)
     if unsure:
         which = and_(*mine, _job.id.in_(unsure))
     else:
-        heard_now = or_(not_(_CALLBACK_HAS_ENDED), _job.id.in_(told))
+        heard_now = or_(not_(_UNTRACKED_HAS_ENDED), _job.id.in_(told))
         waiting = select(_job.id).where(*mine, _job.report_pending, heard_now)
         if session.scalar(waiting.limit(1)) is None:
             return ()  # an UPDATE takes SQLite's one lock for writers, also when it changes nothing
@@ -96,10 +100,13 @@ def _batch(session: Session, jobs: Select[Any]) -> Select[Any]:
     return select(named.c.id)
 
 
-def ended_callbacks(session: Session, owner: str, team_name: str, told: Collection[str]) -> Sequence[Record]:
-    """Return the callbacks of this scheduler whose end has to be heard and was not `told`. They stay to be heard."""
+def untracked_ends(session: Session, owner: str, team_name: str, told: Collection[str]) -> Sequence[Record]:
+    """Return the jobs of this scheduler that Airflow does not track, whose end has to be heard and was not `told`.
+
+    They stay to be heard.
+    """
     mine = (_job.owner == owner, _job.team_name == team_name)
-    waiting = select(*_REPORT_COLUMNS).where(*mine, _job.report_pending, _CALLBACK_HAS_ENDED, _job.id.not_in(told))
+    waiting = select(*_REPORT_COLUMNS).where(*mine, _job.report_pending, _UNTRACKED_HAS_ENDED, _job.id.not_in(told))
     return session.execute(waiting.limit(BATCH)).all()
 
 
@@ -148,7 +155,7 @@ def unstarted_callbacks(session: Session, team_name: str, before: float) -> Sequ
     """Return (id, queue) of callbacks that were queued before `before` and have not started, the oldest first."""
     statement = (
         select(_job.id, _job.queue)
-        .where(_job.workload_type == Subject.CALLBACK.value, _job.team_name == team_name, _job.finished_at.is_(None))
+        .where(_job.workload_type == CALLBACK.workload, _job.team_name == team_name, _job.finished_at.is_(None))
         .where(_job.state.in_([state.value for state in UNSTARTED]), _job.queued_at < before)
         .order_by(_job.queued_at, _job.id)
         .limit(BATCH)
@@ -156,11 +163,11 @@ def unstarted_callbacks(session: Session, team_name: str, before: float) -> Sequ
     return session.execute(statement).all()
 
 
-def ownerless_callbacks(session: Session, living: Collection[str], team_name: str) -> Sequence[Record]:
-    """Return callbacks whose scheduler is not among `living` and of which somebody has yet to hear the end."""
+def ownerless(session: Session, living: Collection[str], team_name: str) -> Sequence[Record]:
+    """Return jobs that nobody adopts, whose scheduler is not among `living`, and whose end has yet to be heard."""
     ownerless = (
-        select(_job.id, _job.subject, _job.owner)
-        .where(_job.workload_type == Subject.CALLBACK.value, _job.team_name == team_name)
+        select(_job.id, _job.workload_type, _job.subject, _job.owner)
+        .where(_IS_UNTRACKED, _job.team_name == team_name)
         .where(_job.owner.not_in(living))
     )
     # Not one condition with OR: for that, SQLite without statistics reads all jobs of the team.
@@ -196,7 +203,7 @@ def aging_tokens(
         and_(_job.state.in_([state.value for state in STARTED]), _job.token_at < started_before),
     )
     statement = (
-        select(_job.id, _job.subject, _job.state, _job.token_at)
+        select(_job.id, _job.workload_type, _job.subject, _job.state, _job.token_at)
         .where(_job.owner.not_in(others), _job.team_name == team_name, _job.finished_at.is_(None), old)
         # The same order for all who renew, so that two of them cannot wait for each other's rows.
         .order_by(_job.token_at, _job.id)

@@ -1,14 +1,16 @@
 """Airflow's workloads as rows of `mqtt_job`."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from airflow_mqtt.executor.core import Subject
-from airflow_mqtt.protocol.messages import JobKind
+from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.kinds import Kind
 
-#: Callbacks complete work that was begun, and go before all tasks (`BaseExecutor._get_workloads_to_schedule`).
-CALLBACK_PRIORITY: Final = 1_000_000_000
+#: Callbacks complete work that was begun, and go before all tasks (`BaseExecutor._get_workloads_to_schedule`). For a
+#: connection test a person waits.
+FIRST: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,31 +21,39 @@ class Dispatch:
     owner: str
     team_name: str
     callback_queue: str
+    default_queue: str
     now: float
 
 
 def row_of(workload: Any, dispatch: Dispatch) -> dict[str, Any]:
-    """Return the columns of the job that runs `workload` (`ExecuteTask` or `ExecuteCallback`)."""
+    """Return the columns of the job that runs `workload`, which is of one of `kinds.KINDS`."""
+    kind = kinds.of(workload.type)
+    assert kind is not None
     row = {
         "id": dispatch.job_id,
         "team_name": dispatch.team_name,
         "owner": dispatch.owner,
-        "kind": JobKind.AIRFLOW.value,
-        "workload_type": workload.type,
+        "kind": kind.runs_on.value,
+        "workload_type": kind.workload,
+        "subject": subject_of(kind, workload),
         # The device gets this document; the token stays with the bridge.
         "workload": workload.model_dump_json(exclude={"token"}),
         "token": workload.token,
         "token_at": dispatch.now,
-        "log_path": os.fspath(workload.log_path or ""),
+        "log_path": os.fspath(getattr(workload, "log_path", None) or ""),
     }
-    if workload.type == Subject.CALLBACK:
-        return row | _callback_columns(workload.callback, dispatch.callback_queue)
-    return row | _task_columns(workload.ti)
+    return row | _COLUMNS[kind](workload, dispatch)
 
 
-def _task_columns(ti: Any) -> dict[str, Any]:
+def subject_of(kind: Kind, workload: Any) -> str:
+    """Return the id that the token and the routes of `workload` name."""
+    holder = getattr(workload, kind.holder) if kind.holder else workload
+    return str(getattr(holder, kind.id))
+
+
+def _task_columns(workload: Any, _: Dispatch) -> dict[str, Any]:
+    ti = workload.ti
     return {
-        "subject": str(ti.id),
         "dag_id": ti.dag_id,
         "run_id": ti.run_id,
         "task_id": ti.task_id,
@@ -55,6 +65,17 @@ def _task_columns(ti: Any) -> dict[str, Any]:
     }
 
 
-def _callback_columns(callback: Any, queue: str) -> dict[str, Any]:
+def _callback_columns(_: Any, dispatch: Dispatch) -> dict[str, Any]:
     # Airflow keeps no names of Dag and run with a callback, only where its log goes.
-    return {"subject": str(callback.id), "queue": queue, "priority": CALLBACK_PRIORITY, "slots": 1}
+    return {"queue": dispatch.callback_queue, "priority": FIRST, "slots": 1}
+
+
+def _test_columns(workload: Any, dispatch: Dispatch) -> dict[str, Any]:
+    return {"queue": workload.queue or dispatch.default_queue, "priority": FIRST, "slots": 1}
+
+
+_COLUMNS: Final[dict[Kind, Callable[[Any, Dispatch], dict[str, Any]]]] = {
+    kinds.TASK: _task_columns,
+    kinds.CALLBACK: _callback_columns,
+    kinds.CONNECTION_TEST: _test_columns,
+}

@@ -27,6 +27,16 @@ MAX_INTEGER = 2**53
 #: What goes into a 32-bit column.
 MAX_INT32 = 2**31 - 1
 
+#: What counts up by one may begin as high as this, and still never comes to `MAX_INTEGER`. A peer that says more is not
+#: followed there: whoever did could count no further, and nobody would hear it any more.
+MAX_POSITION = 2**52
+
+#: Bytes of a log, and where in it something begins. The sum of the two stays a number of this protocol.
+MAX_SIZE = 2**48
+
+#: Seconds between two things that a peer repeats.
+MAX_INTERVAL = 3600
+
 #: How many jobs a worker may hold at once, and what a `Born` may list: as many again whose last report is not
 #: acknowledged yet.
 MAX_SLOTS = 1000
@@ -72,20 +82,49 @@ def _body(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_INTEGER
+@dataclass(frozen=True, eq=False, slots=True)
+class Whole:
+    """Check of an integer from `least` to `greatest`."""
+
+    least: int
+    greatest: int
+
+    def __call__(self, value: Any) -> bool:
+        return type(value) is int and self.least <= value <= self.greatest
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -MAX_INTEGER <= value <= MAX_INTEGER
+@dataclass(frozen=True, eq=False, slots=True)
+class Real:
+    """Check of a number from `least` to `greatest`."""
+
+    least: int
+    greatest: int
+
+    def __call__(self, value: Any) -> bool:
+        return type(value) in (int, float) and self.least <= value <= self.greatest
 
 
-def _int32(value: Any) -> bool:
-    return _whole(value) and -MAX_INT32 - 1 <= value <= MAX_INT32
+@dataclass(frozen=True, eq=False, slots=True)
+class Maybe:
+    """Check of what may be null, else passes `inside`."""
+
+    inside: Check
+
+    def __call__(self, value: Any) -> bool:
+        return value is None or self.inside(value)
 
 
-def _time(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e11
+#: Each number has the bounds of what it means, so that none is too large for a column, for a sum, or for a deadline.
+_count = Whole(0, MAX_INTEGER)
+_position = Whole(0, MAX_INTEGER)
+_ordinal = Whole(0, MAX_INT32)
+_int32 = Whole(-MAX_INT32 - 1, MAX_INT32)
+_size = Whole(0, MAX_SIZE)
+_slots = Whole(0, MAX_SLOTS)
+_held_count = Whole(0, MAX_HELD)
+_http_status = Whole(100, 599)
+_time = Real(0, 10**11)
+_interval = Real(0, MAX_INTERVAL)
 
 
 def _flag(value: Any) -> bool:
@@ -119,10 +158,6 @@ def _matching(pattern: re.Pattern[str]) -> Check:
 def _one_of(kind: type[StrEnum]) -> Check:
     values = frozenset(kind)
     return lambda value: isinstance(value, str) and value in values
-
-
-def _optional(check: Check) -> Check:
-    return lambda value: value is None or check(value)
 
 
 def _is(check: Check, *, said: bool = False, **kwargs: Any) -> Any:
@@ -187,6 +222,25 @@ class Message:
                 raise PayloadError(f"{cls.__name__}: field {spec.name!r} is missing")
         return cls(**known)
 
+    @classmethod
+    def stored(cls, value: codec.JsonObject) -> Self:
+        """As `from_object`, for what another version may have stored: numbers are brought within their bounds."""
+        known = numbers(cls)
+        return cls.from_object({name: _clamped(item, known.get(name)) for name, item in value.items()})
+
+
+def numbers(cls: type[Message]) -> dict[str, Whole | Real]:
+    """Return the fields of `cls` that hold a number, with their bounds."""
+    checks = {spec.name: spec.metadata["check"] for spec in dataclasses.fields(cls)}
+    inside = {name: check.inside if isinstance(check, Maybe) else check for name, check in checks.items()}
+    return {name: check for name, check in inside.items() if isinstance(check, (Whole, Real))}
+
+
+def _clamped(value: Any, bounds: Whole | Real | None) -> Any:
+    if bounds is None or type(value) not in (int, float):
+        return value
+    return min(max(value, bounds.least), bounds.greatest)
+
 
 # --- bridge -> worker -------------------------------------------------------------------------------------
 
@@ -195,6 +249,7 @@ class JobKind(StrEnum):
     """What a worker must have to run a job."""
 
     AIRFLOW = "airflow"  # a workload of Airflow's, run with the Task SDK
+    CONNECTION_TEST = "airflow-connection-test"  # a test of a connection, which the Task SDK of Airflow 3.3 has
 
 
 class OrderType(StrEnum):
@@ -210,12 +265,12 @@ class Run(Message):
 
     type: str = _is(lambda value: value == OrderType.RUN, said=True, default=OrderType.RUN.value)
     job: str = _is(_job_id)
-    attempt: int = _is(_count)
+    attempt: int = _is(_ordinal)
     kind: str = _is(_text)
-    slots: int = _is(_count)
+    slots: int = _is(_slots)
     workload: dict[str, Any] = _is(_object)
-    not_after: float | None = _is(_optional(_time), default=None)
-    log_interval: float = _is(_time, default=2.0)
+    not_after: float | None = _is(Maybe(_time), default=None)
+    log_interval: float = _is(_interval, default=2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +279,7 @@ class Cancel(Message):
 
     type: str = _is(lambda value: value == OrderType.CANCEL, said=True, default=OrderType.CANCEL.value)
     job: str = _is(_job_id)
-    attempt: int = _is(_count)
+    attempt: int = _is(_ordinal)
     reason: str = _is(_text)
 
 
@@ -254,10 +309,10 @@ class Ack(Message):
     """
 
     journal: str = _is(_job_id)
-    seq: int = _is(_count)
+    seq: int = _is(_position)
     epoch: int = _is(_count)
-    connection: int = _is(_count, default=0)
-    birth: int = _is(_count, default=0)
+    connection: int = _is(_position, default=0)
+    birth: int = _is(_position, default=0)
     logs: dict[str, int] = _is(_log_marks, default_factory=dict)
     refused: str = _is(_text, default="")
     past: bool = _is(_flag, default=False)
@@ -272,11 +327,11 @@ class Ack(Message):
 class Desired(Message):
     """An operator's wishes for one worker, retained. None means: as the worker was started."""
 
-    revision: int = _is(_count)
+    revision: int = _is(_ordinal)
     maintenance: bool = _is(_flag, default=False)
     shutdown: bool = _is(_flag, default=False)
-    slots: int | None = _is(_optional(_count), default=None)
-    queues: list[str] | None = _is(_optional(_texts), default=None)
+    slots: int | None = _is(Maybe(_slots), default=None)
+    queues: list[str] | None = _is(Maybe(_texts), default=None)
     comment: str = _is(_text, default="")
 
 
@@ -317,14 +372,14 @@ class Event(Message):
 
     type: str = _is(_one_of(EventType))
     journal: str = _is(_job_id)
-    seq: int = _is(_count)
+    seq: int = _is(_position)
     job: str = _is(_job_id)
-    attempt: int = _is(_count)
+    attempt: int = _is(_ordinal)
     ts: float = _is(_time)
     reason: str = _is(_text, default="")
-    outcome: str | None = _is(_optional(_one_of(FinishOutcome)), default=None)
-    exit_code: int | None = _is(_optional(_int32), default=None)
-    log_size: int | None = _is(_optional(_count), default=None)
+    outcome: str | None = _is(Maybe(_one_of(FinishOutcome)), default=None)
+    exit_code: int | None = _is(Maybe(_int32), default=None)
+    log_size: int | None = _is(Maybe(_size), default=None)
 
 
 def understands(protocol: int) -> bool:
@@ -345,7 +400,7 @@ class Held(Message):
     """One attempt that a worker holds, as `Born` lists it."""
 
     job: str = _is(_job_id)
-    attempt: int = _is(_count)
+    attempt: int = _is(_ordinal)
     state: str = _is(_one_of(HeldState))
 
 
@@ -365,12 +420,12 @@ class Born(Message):
 
     type: str = _is(lambda value: value == "born", said=True, default="born")
     journal: str = _is(_job_id)
-    first: int = _is(_count)
-    last: int = _is(_count)
+    first: int = _is(_position)
+    last: int = _is(_position)
     instance: str = _is(_job_id)
-    connection: int = _is(_count)
-    number: int = _is(_count)
-    protocol: int = _is(_count, said=True, default=PROTOCOL_VERSION)
+    connection: int = _is(_position)
+    number: int = _is(_position)
+    protocol: int = _is(_ordinal, said=True, default=PROTOCOL_VERSION)
     queues: list[str] = _is(_texts)
     kinds: list[str] = _is(_texts)
     holds: list[dict[str, Any]] = _is(_held_list, default_factory=list)
@@ -405,7 +460,7 @@ def decode_report(payload: bytes) -> "Event | Born | UnsupportedBirth | Parcel":
         return parcel
     if value.get("type") == "born":
         journal, protocol = value.get("journal"), value.get("protocol", PROTOCOL_VERSION)
-        if _job_id(journal) and _count(protocol) and not understands(protocol):
+        if _job_id(journal) and _ordinal(protocol) and not understands(protocol):
             return UnsupportedBirth(str(journal), protocol)
         born = Born.from_object(value)
         born.held()
@@ -438,15 +493,15 @@ class WorkerStatus(Message):
 
     state: str = _is(_one_of(ReportedState))
     reason: str = _is(_text, default="")
-    connection: int = _is(_count)
+    connection: int = _is(_position)
     instance: str = _is(_job_id)
     ts: float = _is(_time)
-    interval: float = _is(_time, default=30.0)
-    slots: int = _is(_count)
-    free: int = _is(_count)
-    running: int = _is(_count)
+    interval: float = _is(_interval, default=30.0)
+    slots: int = _is(_slots)
+    free: int = _is(_slots)
+    running: int = _is(_held_count)
     maintenance: bool = _is(_flag, default=False)
-    revision: int = _is(_count, default=0)
+    revision: int = _is(_ordinal, default=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -456,11 +511,11 @@ class WorkerInfo(Message):
     is_public = True
 
     version: str = _is(_text)
-    protocol: int = _is(_count, said=True, default=PROTOCOL_VERSION)
+    protocol: int = _is(_ordinal, said=True, default=PROTOCOL_VERSION)
     instance: str = _is(_job_id)
     queues: list[str] = _is(_texts)
     kinds: list[str] = _is(_texts)
-    slots: int = _is(_count)
+    slots: int = _is(_slots)
     labels: dict[str, str] = _is(_text_map, default_factory=dict)
     platform: dict[str, str] = _is(_text_map, default_factory=dict)
 
@@ -476,10 +531,10 @@ class Probe(Message):
 class LogChunk(Message):
     """Bytes of a job's log from `offset` on: `text` where they are UTF-8, else `base64`."""
 
-    attempt: int = _is(_count)
-    offset: int = _is(_count)
-    text: str | None = _is(_optional(_body), default=None)
-    base64: str | None = _is(_optional(_body), default=None)
+    attempt: int = _is(_ordinal)
+    offset: int = _is(_size)
+    text: str | None = _is(Maybe(_body), default=None)
+    base64: str | None = _is(Maybe(_body), default=None)
 
     @classmethod
     def of(cls, attempt: int, offset: int, data: bytes) -> Self:
@@ -529,15 +584,15 @@ class Request(Message):
     id: str = _is(_job_id)
     journal: str = _is(_job_id)
     job: str = _is(_job_id)
-    attempt: int = _is(_count)
+    attempt: int = _is(_ordinal)
     method: str = _is(_one_of(Method))
     path: str = _is(_path)
     query: str = _is(_body, default="")
     headers: dict[str, str] = _is(_text_map, default_factory=dict)
-    body: str | None = _is(_optional(_body), default=None)
+    body: str | None = _is(Maybe(_body), default=None)
     brief: bool = _is(_flag, default=False)
     ends: bool = _is(_flag, default=False)
-    exit_code: int | None = _is(_optional(_int32), default=None)
+    exit_code: int | None = _is(Maybe(_int32), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -546,9 +601,9 @@ class Response(Message):
 
     id: str = _is(_job_id)
     journal: str = _is(_job_id)
-    status: int = _is(lambda value: _count(value) and 100 <= value <= 599)
+    status: int = _is(_http_status)
     headers: dict[str, str] = _is(_text_map, default_factory=dict)
-    body: str | None = _is(_optional(_body), default=None)
+    body: str | None = _is(Maybe(_body), default=None)
     ended: bool = _is(_flag, default=False)
 
 
@@ -631,15 +686,15 @@ class JobStatus(Message):
     is_public = True
 
     state: str = _is(_text)
-    attempt: int = _is(_count)
-    worker: str | None = _is(_optional(_worker_name), default=None)
+    attempt: int = _is(_ordinal)
+    worker: str | None = _is(Maybe(_worker_name), default=None)
     queue: str = _is(_text)
     reason: str = _is(_text, default="")
     dag_id: str = _is(_text, default="")
     run_id: str = _is(_text, default="")
     task_id: str = _is(_text, default="")
-    map_index: int = _is(_whole, default=-1)
-    try_number: int = _is(_count, default=0)
+    map_index: int = _is(_int32, default=-1)
+    try_number: int = _is(_ordinal, default=0)
     ts: float = _is(_time)
 
 
@@ -675,6 +730,6 @@ class BridgeStatus(Message):
     instance: str = _is(_job_id)
     epoch: int = _is(_count)
     ts: float = _is(_time)
-    protocol: int = _is(_count, said=True, default=PROTOCOL_VERSION)
+    protocol: int = _is(_ordinal, said=True, default=PROTOCOL_VERSION)
     version: str = _is(_text, default="")
     features: list[str] = _is(_texts, default_factory=list)

@@ -39,6 +39,12 @@ class TopicKind(StrEnum):
     BRIDGE_ECHO = "bridge-echo"
 
 
+#: What brokers keep for whoever subscribes later. On all other topics, what a broker had retained was put there by
+#: somebody who wants to be heard at another time than now.
+RETAINED = frozenset(
+    {TopicKind.QUEUE_STATUS, TopicKind.STATUS, TopicKind.INFO, TopicKind.DESIRED, TopicKind.BRIDGE_STATUS}
+)
+
 _OF_WORKER = {
     kind.value: kind
     for kind in (
@@ -102,10 +108,11 @@ class Topics:
         """Where a bridge sends itself a message through the broker, to know that it receives."""
         return f"{self.base}/bridge/echo/{instance}"
 
-    def of_bridge(self) -> list[str]:
-        """The filters that a leading bridge subscribes to, besides its own echo."""
+    def of_bridge(self) -> dict[str, TopicKind]:
+        """The filters that a leading bridge subscribes to, besides its own echo, with what comes of each."""
         kinds = (TopicKind.STATUS, TopicKind.INFO, TopicKind.EVENTS, TopicKind.REQUEST)
-        return [*(self.worker("+", kind) for kind in kinds), self.logs("+", "+"), self.bridge_status]
+        filters = {self.worker("+", kind): kind for kind in kinds}
+        return filters | {self.logs("+", "+"): TopicKind.LOGS, self.bridge_status: TopicKind.BRIDGE_STATUS}
 
     def of_worker(self, worker: str) -> list[str]:
         """The filters that a worker subscribes to: its jobs, what the bridge tells it, and its own status."""

@@ -270,3 +270,14 @@ def test_a_database_that_does_not_answer_is_said_in_one_line(world, tmp_path, ki
     assert said[-1].startswith("the database does not answer: "), done.stderr
     assert said[-1].endswith("; check [database] sql_alchemy_conn")
     assert "Traceback" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("offset", "clock", "told"), [(None, "", ""), (1.4, "-1 s", ""), (-7200.0, "+7200 s", "ahead")]
+)
+def test_list_workers_shows_how_far_a_clock_is_off(run, worker, world, offset, clock, told):
+    with world.session() as session:
+        session.execute(tables.worker.update().values(clock_offset=offset))
+    (line,) = json.loads(run("list-workers", "-o", "json"))
+    assert line["clock"] == clock
+    assert line["comment"] == (f"(its clock is 2:00:00 {told})" if told else "")

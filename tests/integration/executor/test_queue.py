@@ -482,3 +482,12 @@ def test_teams_of_one_scheduler_hear_only_of_their_own_jobs(world):
     north.sync()
     assert shared.event_buffer == {}
     assert north.event_buffer == {ours.key: ("running", job.id)}
+
+
+def test_a_password_over_plain_mqtt_is_warned_of(world, monkeypatch, capsys):
+    monkeypatch.setenv("AIRFLOW__MQTT__BROKER_URL", "mqtt://bridge:secret@broker.example")
+    world.executor().start()
+    assert "the password of mqtt://bridge@broker.example:1883 goes over the network" in capsys.readouterr().out
+    monkeypatch.setenv("AIRFLOW__MQTT__BROKER_URL", "mqtt://bridge:secret@127.0.0.1")
+    world.executor().start()
+    assert "password" not in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """From the table to the scheduler."""
 
+import base64
+import json
 import time
 import uuid
 from contextlib import contextmanager
@@ -447,3 +449,56 @@ def test_callbacks_of_a_living_scheduler_are_its_own(world, callback):
     job = queue_callback(world, world.executor(living), callback)
     world.executor(world.scheduler()).sync()
     assert world.job(job.id).owner == str(living)
+
+
+# --- connection tests -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def connection_test():
+    from airflow_mqtt.executor import compat
+
+    if not compat.TESTS_CONNECTIONS:
+        pytest.skip("this Airflow tests no connections on workers")
+    from airflow.executors.workloads import TestConnection
+
+    return TestConnection(
+        connection_test_id=uuid.uuid4(), connection_id="plc", timeout=60, queue="edge", token="secret"
+    )
+
+
+def queue_test(world, executor, test):
+    with world.session() as session:
+        executor.queue_workload(test, session=session)
+    return world.jobs(subject=str(test.connection_test_id))[-1]
+
+
+def test_a_connection_test_from_queue_to_its_end(world, connection_test):
+    executor = world.executor()
+    assert executor.supports_connection_test
+    job = queue_test(world, executor, connection_test)
+    assert (job.workload_type, job.kind, job.queue) == ("TestConnection", "airflow-connection-test", "edge")
+    assert (job.token, json.loads(job.workload).get("token")) == ("secret", None)
+    assert executor.slots_occupied == 1
+    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED)
+    executor.sync()
+    assert executor.get_event_buffer() == {connection_test.key: ("success", None)}
+    assert executor.slots_occupied == 0
+
+
+def test_a_connection_test_that_airflow_gives_up_is_ended(world, connection_test):
+    executor = world.executor()
+    job = queue_test(world, executor, connection_test)
+    executor.fail_connection_test(connection_test.key)
+    assert (world.job(job.id).state, executor.slots_occupied) == ("cancelled", 0)
+
+
+def test_the_token_of_a_connection_test_keeps_its_scope(world, connection_test):
+    """Its routes take no other, also once it runs."""
+    executor = world.executor()
+    job = queue_test(world, executor, connection_test)
+    world.drive(job.id, *TO_RUNNING)
+    world.set_job(job.id, token_at=0.0)
+    executor.sync()
+    claims = json.loads(base64.urlsafe_b64decode(world.job(job.id).token.split(".")[1] + "=="))
+    assert (claims["sub"], claims["scope"]) == (str(connection_test.connection_test_id), "workload")

@@ -39,6 +39,8 @@ async def turns(number):
 class Connection:
     """As much of aiomqtt's client as the link asks for. It stands until `lost` is set."""
 
+    learnt = taken_over = False
+
     def __init__(self):
         self.lost = asyncio.Event()
         self.serving = asyncio.Event()

@@ -19,7 +19,8 @@ from airflow_mqtt.bridge.writer import PUT_OFF, Writer
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.database.ledger import Committed, Conflict, News, Snapshot, Waiting
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
-from airflow_mqtt.protocol.messages import Event
+from airflow_mqtt.protocol.messages import Ack, Event
+from airflow_mqtt.protocol.packets import ENVELOPE, LEAST
 from airflow_mqtt.protocol.topics import Topics
 from bridge_samples import NOW, RULES, job, worker
 from unit.bridge.test_living import consistent, image
@@ -316,14 +317,15 @@ async def test_a_script_that_no_database_takes_fails_alone():
     assert b.living.jobs["j2"].state is JobState.ACCEPTED
 
 
-class UnknownError(asyncpg.PostgresError):
-    """Of a class that no version of PostgreSQL has yet."""
-
-    sqlstate = "ZZ999"
+def unknown_error():
+    """One of a class that no version of PostgreSQL has yet."""
+    error = asyncpg.PostgresError("what?")
+    error.sqlstate = "ZZ999"
+    return error
 
 
 DRIVER_ERRORS = [
-    UnknownError("what?"),
+    unknown_error(),
     asyncpg.InternalClientError("got result for unknown protocol state"),
     asyncpg.InterfaceError("cannot perform operation: another operation is in progress"),
     asyncpg.DuplicatePreparedStatementError('prepared statement "__asyncpg_stmt_1__" already exists'),
@@ -356,7 +358,7 @@ async def test_a_script_that_the_driver_never_takes_holds_up_its_worker_alone_an
 
     async def picky(writes):
         if broken and any(change.id == "one" for change in writes.changes):
-            raise UnknownError("not this one")
+            raise unknown_error()
         return await commit(writes)
 
     bench.ledger.commit = picky
@@ -366,7 +368,7 @@ async def test_a_script_that_the_driver_never_takes_holds_up_its_worker_alone_an
 
     one, two = start("one", "edge-1"), start("two", "edge-2")
     for _ in range(2):
-        with pytest.raises(UnknownError):
+        with pytest.raises(asyncpg.PostgresError):
             await bench.writer.round()
     await bench.writer.round()
     assert two.done() and not one.done()
@@ -432,3 +434,14 @@ async def test_a_journal_that_is_not_known_is_asked_for_once():
     b.writer.receive(Heard("edge-1", event))
     await b.turn(reports.ASK_INTERVAL)
     assert len([message for message in b.out if message.topic.endswith("/ack")]) == 2
+
+
+def test_an_acknowledgement_of_many_logs_is_several():
+    """One that a broker does not take is heard by nobody, and with it the numbers of events."""
+    reports = Reports(Messages(Topics("airflow"), 31), 1, "bridge:b", 10**6)
+    marks = {f"{number:064}": 2**53 - 1 for number in range(200)}
+    acks = [Ack.decode(message.payload) for message in reports._acks_of(worker(journal="j", seq=7), marks)]
+    assert {job: end for ack in acks for job, end in ack.logs.items()} == marks
+    assert {(ack.journal, ack.seq) for ack in acks} == {("j", 7)}
+    assert max(len(ack.encode()) for ack in acks) < LEAST - ENVELOPE
+    assert len(reports._acks_of(worker(journal="j"), {})) == 1

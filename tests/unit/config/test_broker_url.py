@@ -88,3 +88,23 @@ def test_any_text_gives_parts_or_a_setting_error(text):
         assert parse_broker_url(text).host
     except SettingError as error:
         assert len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "warns"),
+    [
+        ("mqtt://edge-1:secret@broker.example", True),
+        ("mqtt://edge-1:secret@10.0.0.7:1883", True),
+        ("mqtt://edge-1:secret@[fe80::1]", True),
+        ("mqtt://edge-1@broker.example", False),
+        ("mqtt://broker.example", False),
+        ("mqtts://edge-1:secret@broker.example", False),
+        ("mqtt://edge-1:secret@localhost", False),
+        ("mqtt://edge-1:secret@127.0.0.1:18830", False),
+        ("mqtt://edge-1:secret@[::1]", False),
+    ],
+)
+def test_a_password_that_everybody_on_the_way_can_read_is_warned_of(url: str, warns: bool) -> None:
+    warning = parse_broker_url(url).warning
+    assert bool(warning) == warns
+    assert "secret" not in warning

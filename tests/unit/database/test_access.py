@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from airflow_mqtt.database import access
 from airflow_mqtt.database.access import OPEN, Access
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.rights import Right
+from airflow_mqtt.protocol.execution_api import RIGHTS
 
 WORKERS = st.text("abAB01_-*", min_size=1, max_size=6)
 QUEUES = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=6)
 DOCUMENTS = st.builds(
     Access,
     st.lists(st.tuples(WORKERS, QUEUES), unique=True, max_size=5).map(lambda pairs: tuple(sorted(pairs))),
-    st.dictionaries(QUEUES, st.frozensets(st.sampled_from([right.value for right in Right])), max_size=3),
+    st.dictionaries(QUEUES, st.frozensets(st.sampled_from(RIGHTS)), max_size=3),
     st.integers(0, 9),
 )
 

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mqtt.executor import core
-from airflow_mqtt.executor.core import BY_AIRFLOW, BY_OPERATOR, RESUMABLE, Decision, Job, Report, Subject, decide
+from airflow_mqtt.executor.core import BY_AIRFLOW, BY_OPERATOR, RESUMABLE, Decision, Job, Report, decide
+from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 FINAL_STATES = [None, "success", "failed", "skipped", "up_for_retry", *sorted(RESUMABLE)]
@@ -14,7 +15,7 @@ REASONS = ["", "worker silent for 900 s", f"{BY_AIRFLOW} the task instance is go
 jobs = st.builds(
     Job,
     id=st.just("job-1"),
-    subject=st.sampled_from(Subject),
+    kind=st.sampled_from(kinds.KINDS),
     state=st.sampled_from(JobState),
     reason=st.sampled_from(REASONS),
     final_state=st.sampled_from(FINAL_STATES),
@@ -22,8 +23,8 @@ jobs = st.builds(
 )
 
 
-def job(state, *, subject=Subject.TASK, reason="", final_state=None, newest=True):
-    return Job("job-1", subject, state, reason, final_state, newest)
+def job(state, *, kind=kinds.TASK, reason="", final_state=None, newest=True):
+    return Job("job-1", kind, state, reason, final_state, newest)
 
 
 @given(jobs)
@@ -105,7 +106,7 @@ def test_what_a_person_cancels_fails_at_once():
 
 
 def test_a_cancelled_callback_fails_since_nothing_else_would_end_it():
-    decision = decide(job(JobState.CANCELLED, subject=Subject.CALLBACK))
+    decision = decide(job(JobState.CANCELLED, kind=kinds.CALLBACK))
     assert decision == Decision(Report.FAILED, ended=True, info="cancelled")
 
 

@@ -3,9 +3,11 @@
 import json
 from types import SimpleNamespace
 
-from airflow_mqtt.executor.workload import CALLBACK_PRIORITY, Dispatch, row_of
+import pytest
 
-DISPATCH = Dispatch("job-1", "7", "team", "gateways", 5.0)
+from airflow_mqtt.executor.workload import FIRST, Dispatch, row_of
+
+DISPATCH = Dispatch("job-1", "7", "team", "gateways", "usual", 5.0)
 
 
 class Workload(SimpleNamespace):
@@ -43,5 +45,13 @@ def test_every_task_takes_a_slot():
 def test_a_callback_goes_to_its_own_queue_before_all_tasks():
     callback = Workload(type="ExecuteCallback", token="x", log_path=None, callback=SimpleNamespace(id="c-1"))
     row = row_of(callback, DISPATCH)
-    assert (row["queue"], row["priority"], row["slots"]) == ("gateways", CALLBACK_PRIORITY, 1)
-    assert (row["subject"], row["log_path"]) == ("c-1", "")
+    assert (row["queue"], row["priority"], row["slots"]) == ("gateways", FIRST, 1)
+    assert (row["subject"], row["log_path"], row["kind"]) == ("c-1", "", "airflow")
+
+
+@pytest.mark.parametrize(("named", "queue"), [("edge", "edge"), (None, "usual")])
+def test_a_connection_test_goes_where_its_user_wants_it_to_a_worker_that_knows_such_work(named, queue):
+    test = Workload(type="TestConnection", token="x", connection_test_id="t-1", connection_id="c", queue=named)
+    row = row_of(test, DISPATCH)
+    assert (row["queue"], row["priority"], row["slots"]) == (queue, FIRST, 1)
+    assert (row["subject"], row["log_path"], row["kind"]) == ("t-1", "", "airflow-connection-test")

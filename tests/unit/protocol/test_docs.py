@@ -26,9 +26,15 @@ WORDS = {
     messages._body: "body",
     messages._path: "path",
     messages._count: "count",
-    messages._whole: "integer",
+    messages._position: "position",
+    messages._ordinal: "ordinal",
     messages._int32: "int32",
+    messages._size: "size",
+    messages._slots: "slots",
+    messages._held_count: "held count",
+    messages._http_status: "status",
     messages._time: "time",
+    messages._interval: "interval",
     messages._flag: "boolean",
     messages._object: "object",
     messages._texts: "texts",
@@ -63,12 +69,20 @@ def test_every_block_is_used_and_every_marker_has_an_end():
 def _type_word(check) -> str:
     if check in WORDS:
         return WORDS[check]
-    inside = {
-        name: cell.cell_contents for name, cell in zip(check.__code__.co_freevars, check.__closure__ or (), strict=True)
-    }
-    if "check" in inside:
-        return f"{_type_word(inside['check'])} or null"
-    return "status" if check(200) else "choice"
+    return f"{_type_word(check.inside)} or null" if isinstance(check, messages.Maybe) else "choice"
+
+
+@pytest.mark.parametrize("check", [check for check in WORDS if isinstance(check, messages.Whole | messages.Real)])
+def test_the_bounds_of_each_number_are_said(check):
+    (row,) = re.findall(rf"^\| {WORDS[check]} \| (.*) \|$", PROTOCOL, re.MULTILINE)
+    least, greatest = row.split(" from ")[1].split(" to ")
+    assert (_number(least), _number(greatest.split(". ")[0].split(", ")[0])) == (check.least, check.greatest)
+
+
+def _number(text: str) -> int:
+    base, _, rest = text.replace(",", "").partition("^")
+    power, _, less = rest.partition(" - ")
+    return (abs(int(base)) ** int(power or 1) - int(less or 0)) * (-1 if base.startswith("-") else 1)
 
 
 def _section(cls: type[Message]) -> str:

@@ -266,10 +266,11 @@ def test_a_supervisor_that_wrote_no_state_failed(device):
     assert device.reports()[-1].outcome == "failed"
 
 
+@pytest.mark.parametrize("path", ["airflow-mqtt/callbacks/a/start", "callbacks/a/run"])
 @pytest.mark.parametrize(("code", "outcome"), [(0, "succeeded"), (1, "failed")])
-def test_a_callback_is_judged_by_its_exit_code(device, code, outcome):
+def test_a_callback_is_judged_by_its_exit_code(device, path, code, outcome):
     device.run("a", workload={"type": "ExecuteCallback"})
-    device.respond(device.call("a", "PATCH", "callbacks/a/run", "{}"))
+    device.respond(device.call("a", "PATCH", path, "{}"))
     assert device.said("a")[-1] == "started"
     device.end("a", Result(returned=True, exit_code=code))
     assert device.reports()[-1].outcome == outcome

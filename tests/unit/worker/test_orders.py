@@ -202,3 +202,37 @@ def test_birth_lists_what_it_holds(device):
     device.connect()
     held = {entry.job: entry.state for entry in device.births()[-1].held()}
     assert held == {"a": HeldState.RUNNING, "b": HeldState.ACCEPTED}
+
+
+@pytest.mark.parametrize(
+    "workload",
+    [
+        {"type": "ExecuteTask", "dag_rel_path": "../outside.py"},
+        {"type": "ExecuteTask", "dag_rel_path": "a/../../outside.py"},
+        {"type": "ExecuteTask", "dag_rel_path": "/tmp/outside.py"},
+        {"type": "ExecuteTask", "dag_rel_path": "..\\outside.py"},
+        {"type": "ExecuteTask", "dag_rel_path": "a\0b.py"},
+        {"type": "ExecuteTask", "dag_rel_path": 7},
+        {"type": "ExecuteCallback", "dag_rel_path": "../outside.py"},
+        {"type": "ExecuteTask", "dag_rel_path": "in.py", "bundle_info": {"name": "git", "version": "../../elsewhere"}},
+    ],
+)
+def test_an_order_that_leads_out_of_the_dag_bundle_is_ended_with_its_reason(device, workload):
+    """Given back as rejected, it would be ordered again for ever."""
+    device.run("a", workload=workload)
+    device.run("a", workload=workload)
+    (finished,) = device.reports()
+    assert (finished.type, finished.outcome) == ("finished", "failed")
+    assert "leads out of the Dag bundle" in finished.reason
+    assert device.of(Launch) == []
+    assert device.core.state.jobs == {}
+    device.run("a", attempt=2, workload={"type": "ExecuteTask", "dag_rel_path": "in/dag.py"})
+    assert device.said("a")[1:] == ["accepted"]
+
+
+@pytest.mark.parametrize("path", ["dag.py", "sub/dir/dag.py", "archive.zip/dag.py", ".", "..dag.py", "a..b/c.py", ""])
+def test_a_path_within_the_dag_bundle_is_taken(device, path):
+    device.run(
+        "a", workload={"type": "ExecuteTask", "dag_rel_path": path, "bundle_info": {"name": "d", "version": None}}
+    )
+    assert device.said("a") == ["accepted"]

@@ -29,7 +29,7 @@ from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.job_files import JobFiles, directories
 from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.keys import Keys
-from airflow_mqtt.worker.local_api import LocalApi
+from airflow_mqtt.worker.local_api import MAX_OF_AN_ATTEMPT, MAX_UNKNOWN, LocalApi
 from airflow_mqtt.worker.runners import task_environment
 from airflow_mqtt.worker.unix_sockets import connect, listen
 from demo.processes import wait_for
@@ -384,6 +384,22 @@ def test_unfinished_frames_have_little_room(tmp_path: Path, served: Server) -> N
         wait_for(lambda: sum(c.unpacker.waiting for c in served.api._connections.values()) <= MAX_BYTES, what="room")
         with _client(tmp_path, "job", "") as client:
             assert client.post("xcoms/d/r/t/x", content="x" * (MAX_BYTES // 2)).status_code == 200
+
+
+def test_connections_are_bounded_and_the_oldest_go(tmp_path: Path, served: Server) -> None:
+    """Any process of the user may connect; with all descriptors taken, no runner could."""
+    pytest.importorskip("httpx")
+    with contextlib.ExitStack() as stack:
+        with _client(tmp_path, "job", "") as runner:
+            assert runner.get("variables/x").status_code == 200
+            silent = [stack.enter_context(connect(tmp_path / "worker.sock")) for _ in range(3 * MAX_UNKNOWN)]
+            assert _answers(silent[0]) == []
+            assert len(served.api._connections) <= MAX_UNKNOWN + 1
+            assert runner.get("variables/x").status_code == 200
+        many = [stack.enter_context(_client(tmp_path, "job", "")) for _ in range(2 * MAX_OF_AN_ATTEMPT)]
+        assert [client.get("variables/x").status_code for client in many] == [200] * len(many)
+        assert sum(item.of == ("job", 2) for item in served.api._connections.values()) == MAX_OF_AN_ATTEMPT
+        assert many[0].get("variables/x").status_code == 200  # it comes again
 
 
 def test_a_frame_that_is_too_large_is_answered_and_not_kept(tmp_path: Path, served: Server) -> None:

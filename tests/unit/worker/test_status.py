@@ -82,6 +82,15 @@ def test_an_untrue_status_is_put_right_soon(device, changes):
     assert [status.state for status in device.statuses()] == ["idle"]
 
 
+@pytest.mark.parametrize(("above", "retained", "asks"), [(1, False, True), (1, True, False), (-1, False, False)])
+def test_of_two_with_one_name_the_older_connection_asks_for_it(device, above, retained, asks):
+    """Their client ids differ, so that the broker does not throw one of them off."""
+    ours = device.statuses()[-1]
+    other = replace(ours, instance="another", connection=ours.connection + above)
+    device.message(STATUS, other.encode(), retained=retained)
+    assert bool(device.of(Reconnect)) == asks
+
+
 def test_a_bridge_that_does_not_take_it_is_asked_again_and_said_once(device_of):
     device = device_of().connect(heard=False)
     refused = Ack(journal=device.config.journal, seq=0, epoch=1, refused="update the bridge").encode()

@@ -85,6 +85,8 @@ class Journal:
         self._db.execute("BEGIN IMMEDIATE")
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('journal', ?)", (os.urandom(16).hex(),))
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('schema', ?)", (str(SCHEMA_VERSION),))
+        # Part of the client id at the broker: who knew it could take this worker's connection over.
+        self._db.execute("INSERT OR IGNORE INTO meta VALUES ('client', ?)", (os.urandom(8).hex(),))
         # Connections are counted from the time of day on, so that those of a new disk come after those of the old.
         self._db.execute("INSERT OR IGNORE INTO meta VALUES ('connection', ?)", (str(int(time.time())),))
         self._db.execute("COMMIT")

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from airflow_mqtt.protocol import packets
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
+from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.settings import WorkerSettings
 
@@ -192,10 +194,14 @@ class Link:
         filters: list[str],
         selector: selectors.BaseSelector,
         begin: Callable[[], tuple[str, bytes]],
+        *,
+        limit: PacketLimit | None = None,
+        secret: str = "",
     ) -> None:
         self._settings = settings
         self._filters = filters
         self._selector = selector
+        self._secret = secret  # of the client id, so that nobody else can come with it
         self._begin = begin  # called before each CONNECT; returns topic and payload of the will
         self._client: paho.Client | None = None
         self._registered: Any = None
@@ -213,9 +219,12 @@ class Link:
         self._said: set[str] = set()
         self._lost_at: float | None = None  # when the last good connection was lost, as far as is known
         self._farewell: int | None = None
-        self._unacknowledged: set[int] = set()
         self._aliases: dict[str, Any] = {}  # topics that the broker knows by a number, and the properties that say it
         self._most_aliases = 0
+        self._unacknowledged: dict[int, int] = {}  # number of a message -> size of its packet
+        self._ended_by_broker = False
+        self._too_large: set[str] = set()  # topics of which it was said
+        self.limit = PacketLimit() if limit is None else limit  # what the broker takes
         self._messages: list[Arrived] = []
         self._events: list[LinkEvent] = []
         self.short_lived = False  # the last connection was lost soon after it was made
@@ -263,6 +272,8 @@ class Link:
         self._why = ""  # what the last connection said after its end
         topic, will = self._begin()
         name = f"{self._settings.root.replace('/', '-')}-worker-{self._settings.name}"
+        if self._secret:
+            name += f"-{self._secret}"
         try:
             # A certificate is read here each time: one that was renewed is used, and one that is broken may be mended.
             client = self._client = build_client(self._settings, name, v5=self._v5, clean=False)
@@ -298,6 +309,9 @@ class Link:
             self._pause = FIRST_PAUSE
         if self._opened and not self._answered:
             self.try_other_version()
+        if self._ended_by_broker:
+            self.limit.cut_off(max(self._unacknowledged.values(), default=0))
+        self._ended_by_broker = False
         if self._up:
             # A link that went silent was lost a keep-alive ago: what has been heard since is nothing.
             self._lost_at = now - (self._settings.keepalive if self._silent else 0)
@@ -333,6 +347,7 @@ class Link:
             self._refused(refusal(code))
             return
         self._let_in = True
+        self.limit.connected(getattr(properties, "MaximumPacketSize", None))
         self._aliases = {}
         self._most_aliases = getattr(properties, "TopicAliasMaximum", 0)
         client.subscribe([(topic, self._wanted(topic)) for topic in self._filters])
@@ -375,10 +390,17 @@ class Link:
         if flags.is_disconnect_packet_from_server and code.value == TAKEN_OVER:
             self._events.append(LinkEvent.TAKEN_OVER)
         self._silent = code.value == KEEP_ALIVE_TIMEOUT
+        self._ended_by_broker = not self._silent
+        if code.value == packets.TOO_LARGE:
+            self.limit.refused(max(self._unacknowledged.values(), default=0))
         self._why = self._why or f"connection lost ({code})"
 
-    def _on_publish(self, _client: Any, _data: Any, mid: int, _code: Any, _properties: Any) -> None:
-        self._unacknowledged.discard(mid)
+    def _on_publish(self, _client: Any, _data: Any, mid: int, code: Any, _properties: Any) -> None:
+        size = self._unacknowledged.pop(mid, 0)
+        if code.value == packets.TOO_LARGE:
+            self.limit.refused(size)
+        else:
+            self.limit.acknowledged(size)
         if mid == self._farewell:
             self._farewell = None
 
@@ -461,13 +483,22 @@ class Link:
             self._registered = None
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Send with QoS 1; without a connection it is dropped, since the journal has what matters."""
-        if self._client is not None and self._up:
+        """Send with QoS 1; without a connection it is dropped, since the journal has what matters.
+
+        What the broker does not take would end the connection, and all that is on it; the core knows the limit.
+        """
+        size = packets.size_of(topic, payload)
+        if self._client is None or not self._up:
+            return
+        if self.limit.fits(size):
             name, properties = self._alias(topic)
             sent = self._client.publish(name, payload, qos=1, retain=retain, properties=properties)
-            self._unacknowledged.add(sent.mid)
+            self._unacknowledged[sent.mid] = size
             # paho takes nothing but a PINGREQ for a sign of life of ours, and sends one each `keepalive`.
             self._client._last_msg_out = time.monotonic()  # noqa: SLF001  it has no public way
+        elif topic not in self._too_large:
+            self._too_large.add(topic)
+            log.error("%s: %d bytes are not sent, since the broker takes %s", topic, size, self.limit.packet)
 
     def _alias(self, topic: str) -> tuple[str, Any]:
         """Return what to say in place of `topic`: nothing, where the broker knows it by a number.

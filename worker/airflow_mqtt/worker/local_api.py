@@ -23,6 +23,11 @@ log = logging.getLogger(__name__)
 #: Leaves room for the counter of `Call.wire_id`.
 MAX_CALL_ID = 48
 
+#: Connections of one attempt, and those on which nobody has shown a key yet. A runner makes one, and calls on it at
+#: once; anybody on the device can make more, until no descriptor is left.
+MAX_OF_AN_ATTEMPT = 8
+MAX_UNKNOWN = 64
+
 #: Different words about what came that are said; anybody on the device can make us say them.
 MAX_SAID = 16
 
@@ -32,6 +37,7 @@ class _Connection:
     channel: socket.socket
     unpacker: Unpacker
     outgoing: bytearray = field(default_factory=bytearray)
+    of: tuple[str, int] | None = None  # the attempt whose key came
     began: int = 0  # when the frame began that is unfinished here: a number that grows; 0 when there is none
 
 
@@ -78,6 +84,13 @@ class LocalApi:
         token = self._last_token
         self._connections[token] = _Connection(channel, Unpacker(self._max_bytes))
         self._selector.register(channel, selectors.EVENT_READ, lambda mask: self._ready(token, mask))
+        self._close_oldest(None, MAX_UNKNOWN)
+
+    def _close_oldest(self, of: tuple[str, int] | None, most: int) -> None:
+        """Close what is more than `most` connections of an attempt, or of nobody; a runner whose it was comes again."""
+        found = [token for token, connection in self._connections.items() if connection.of == of]
+        for token in found[:-most]:
+            self._close(token)
 
     def _ready(self, token: int, mask: int) -> None:
         connection = self._connections.get(token)
@@ -111,12 +124,15 @@ class LocalApi:
             raise ConnectionResetError
         for frame in connection.unpacker.feed(data):
             connection.began = 0
-            yield self._admitted(parse_call(token, frame), frame.get("key", ""))
+            yield self._admitted(parse_call(token, frame), connection, frame.get("key", ""))
         self._bound(connection)
 
-    def _admitted(self, call: LocalCall, key: Any) -> LocalCall:
+    def _admitted(self, call: LocalCall, connection: _Connection, key: Any) -> LocalCall:
         if not self._admits(call.job, call.attempt, str(key)):
             raise PayloadError("a call in a job's name without that job's key")
+        if connection.of != (call.job, call.attempt):
+            connection.of = (call.job, call.attempt)
+            self._close_oldest(connection.of, MAX_OF_AN_ATTEMPT)
         return call
 
     def _bound(self, read: _Connection) -> None:

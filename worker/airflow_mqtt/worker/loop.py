@@ -135,6 +135,7 @@ class Loop:
             case Say(level, text):
                 log.log(getattr(logging, level.upper()), "%s", text)
             case Reconnect(reason):
+                self._must_probe = True  # what seems wrong may be another worker of the name
                 self._link.reconnect(reason, now)
             case Stop():
                 self._stop = effect
@@ -154,6 +155,7 @@ class Loop:
         if self._link.due(now):
             self._connect(now)
         self._link.service(now)
+        self._core.limited(self._link.limit, now)
         messages, events = self._link.take()
         # Messages that came before the end of a connection are of that connection, and go first.
         for message in messages:

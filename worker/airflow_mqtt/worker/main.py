@@ -8,6 +8,7 @@ import platform
 import selectors
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from airflow_mqtt.protocol.errors import NameInUseError, PayloadError, RefusedEr
 from airflow_mqtt.protocol.messages import JobKind
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.worker import processes
-from airflow_mqtt.worker.core import Config, Core
+from airflow_mqtt.worker.core import Config, Core, limits
 from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.frames import largest_call
 from airflow_mqtt.worker.journal import Journal, broken
@@ -34,6 +35,9 @@ EXIT_NAME_IN_USE = 3
 EXIT_STORAGE = 74  # EX_IOERR of sysexits.h
 
 JOURNAL = "journal.sqlite"
+
+#: From which release on the Task SDK has what runs them.
+_SDK_OF = {JobKind.AIRFLOW: (), JobKind.CONNECTION_TEST: (1, 3)}
 
 #: Of the largest calls, how many have room on the local socket at a time.
 ROOM_OF_CALLS = 2
@@ -168,7 +172,15 @@ def _work(settings: WorkerSettings) -> None:
         local_api = _listen(settings.state_dir, selector, runners, max_call_bytes)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
         filters = Topics(settings.root).of_worker(settings.name)
-        link = Link(settings, filters, selector, lambda: loop.begin_connection())  # noqa: PLW0108  made below
+        limit = limits.restored(restored.meta, config.broker, time.time())
+        link = Link(
+            settings,
+            filters,
+            selector,
+            lambda: loop.begin_connection(),  # noqa: PLW0108  made below
+            limit=limit,
+            secret=restored.meta["client"],
+        )
         loop = Loop(
             core,
             journal,
@@ -179,6 +191,8 @@ def _work(settings: WorkerSettings) -> None:
             lambda: name_is_taken(settings, ours, config.instance, v5=link.v5, interrupted=lambda: loop.signalled),
         )
         _warn_of_account(settings)
+        if warning := settings.broker_url.warning:
+            log.warning("%s", warning)
         log.info("worker %s starts: queues %s, %d slots", settings.name, ",".join(settings.queues), settings.slots)
         try:
             loop.recover()
@@ -215,6 +229,7 @@ def _config(settings: WorkerSettings, journal: str, boot: str) -> Config:
         instance=os.urandom(8).hex(),
         journal=journal,
         boot=boot,
+        broker=f"{settings.broker_url.host}:{settings.broker_url.port}",
         queues=settings.queues,
         slots=settings.slots,
         kinds=_kinds(settings),
@@ -234,10 +249,18 @@ def _config(settings: WorkerSettings, journal: str, boot: str) -> Config:
 
 def _kinds(settings: WorkerSettings) -> tuple[str, ...]:
     """Return what this worker can run. Another interpreter than ours is taken at its owner's word."""
-    if settings.python == sys.executable and installed_version("apache-airflow-task-sdk") is None:
+    if settings.python != sys.executable:
+        return tuple(kind.value for kind in JobKind)
+    version = installed_version("apache-airflow-task-sdk")
+    if version is None:
         log.warning("apache-airflow-task-sdk is not installed beside the worker: it can run no tasks of Airflow")
         return ()
-    return (JobKind.AIRFLOW.value,)
+    return tuple(kind.value for kind in JobKind if _release(version) >= _SDK_OF[kind])
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version, as far as there are some."""
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
 
 
 def _platform() -> dict[str, str]:

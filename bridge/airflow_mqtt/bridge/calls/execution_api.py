@@ -7,6 +7,7 @@ aiohttp, of the clients that are well kept the one that costs least for many sma
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlsplit
@@ -16,14 +17,20 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from airflow_mqtt.bridge.calls.turns import Turns
 from airflow_mqtt.bridge.cancellation import raise_if_cancelled
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol import codec
 
 log = logging.getLogger(__name__)
 
-#: Calls made at a time for workers. The API server has its own limits; the rest waits here.
+#: Calls made at a time for workers, and for one of them. The API server has its own limits; the rest waits here.
 CALLS: Final = 64
+CALLS_OF_A_WORKER: Final = 16
+
+#: Bytes of an answer from which on it is large: so many of them are read at a time, and one of a worker.
+_LARGE: Final = 256 * 1024
+_LARGE_ONES: Final = 4
 
 #: Heartbeats made at a time. They have connections of their own: no call of a worker holds them up.
 HEARTBEATS: Final = 16
@@ -36,10 +43,11 @@ _NOT_NOW: Final = frozenset({429, 502, 503, 504})
 
 _REFRESHED: Final = "refreshed-api-token"
 
-#: What stands for itself in the target of a request, beside letters and digits (RFC 3986, sections 2.2 and 2.3). What
-#: is encoded already stays so.
-_TARGET: Final = "/%:@-._~!$&'()*+,;="
-_QUERY: Final = _TARGET + "?[]|"
+#: What stands for itself in the target of a request, beside letters and digits (RFC 3986, sections 2.2 and 2.3).
+_TARGET: Final = "/:@-._~!$&'()*+,;="
+
+#: A query comes as in a URL: what is encoded already stays so.
+_QUERY: Final = _TARGET + "%?[]|"
 
 #: Characters of a request's target. Servers refuse longer ones, and some in the middle of it.
 _LONGEST: Final = 65_536
@@ -87,22 +95,31 @@ class ExecutionApi:
         )
         #: Asked of the environment once: aiohttp would read it, and ~/.netrc, for each call.
         self._proxy = proxy_of(url)
-        self._calls = asyncio.Semaphore(CALLS)
+        self._calls = Turns(CALLS, CALLS_OF_A_WORKER)
+        self._large = Turns(_LARGE_ONES, 1)
         self._heartbeats = asyncio.Semaphore(HEARTBEATS)
 
     async def close(self) -> None:
         await self._session.close()
 
     async def call(
-        self, token: str, method: str, path: str, *, query: str = "", headers: dict[str, str], body: bytes | None
+        self,
+        token: str,
+        method: str,
+        path: str,
+        *,
+        worker: str,
+        query: str = "",
+        headers: dict[str, str],
+        body: bytes | None,
     ) -> Answer:
-        """Make one call, for a worker.
+        """Make one call, for a worker. `path` is decoded, `query` as in a URL.
 
         Raises `UnavailableError` when it is worth trying again, and `MalformedError` when it never is.
         """
         url = self._target(path, query)
-        async with self._calls:
-            return await self._call(token, method, url, headers, body)
+        async with self._calls.of(worker):
+            return await self._call(worker, method, url, _with(token, headers), body)
 
     async def heartbeat(self, job: Job) -> Answer:
         """Tell Airflow that the task of `job` is alive. Raises as `call` does."""
@@ -111,9 +128,8 @@ class ExecutionApi:
             headers["airflow-api-version"] = job.api_version
         body = orjson.dumps({"hostname": job.worker, "pid": job.pid})
         async with self._heartbeats:
-            return await self._call(
-                job.token, "PUT", self._target(f"task-instances/{job.subject}/heartbeat", ""), headers, body
-            )
+            url = self._target(f"task-instances/{job.subject}/heartbeat", "")
+            return await self._call(job.worker or "", "PUT", url, _with(job.token, headers), body)
 
     def _target(self, path: str, query: str) -> URL:
         if any(character < " " or character == "\x7f" for character in query):
@@ -128,10 +144,10 @@ class ExecutionApi:
             raise MalformedError(f"its address has {len(text)} characters")
         return URL(text, encoded=True)
 
-    async def _call(self, token: str, method: str, url: URL, headers: dict[str, str], body: bytes | None) -> Answer:
+    async def _call(self, worker: str, method: str, url: URL, headers: dict[str, str], body: bytes | None) -> Answer:
         raise_if_cancelled()
         try:
-            answer = await self._send(method, url, body, {**headers, "authorization": f"Bearer {token}"})
+            answer = await self._send(worker, method, url, headers, body)
         except (aiohttp.InvalidURL, ValueError) as error:
             raise MalformedError(f"{type(error).__name__}: {error}") from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -141,22 +157,35 @@ class ExecutionApi:
             raise UnavailableError(f"status {answer.status_code} {answer.text[:200]}")
         return answer
 
-    async def _send(self, method: str, url: URL, body: bytes | None, headers: dict[str, str]) -> Answer:
+    async def _send(self, worker: str, method: str, url: URL, headers: dict[str, str], body: bytes | None) -> Answer:
         """Make the request, and read its answer until it is over what a worker would unpack.
 
         The connection of an answer that is read to its end serves the next call, any other is closed. Airflow's GZip
         is declined: 64 KiB of it, which is what is read at a time, may be 64 MiB.
         """
-        headers["accept-encoding"] = "identity"
         async with self._session.request(
             method, url, data=body, headers=headers, allow_redirects=False, proxy=self._proxy
         ) as response:
-            content = await response.content.read(codec.MAX_DECODED_BYTES + 1) if response.content else b""
-            while content and len(content) <= codec.MAX_DECODED_BYTES and (more := await response.content.readany()):
-                content += more
-            if len(content) > codec.MAX_DECODED_BYTES:
-                response.close()
+            content = await self._read(worker, response)
             return Answer(response.status, response.headers, content, response.headers.get(_REFRESHED))
+
+    async def _read(self, worker: str, response: aiohttp.ClientResponse) -> bytes:
+        content = bytearray()
+        async with AsyncExitStack() as stack:
+            is_large = False
+            while piece := await response.content.readany():
+                content += piece
+                if len(content) > codec.MAX_DECODED_BYTES:
+                    response.close()
+                    break
+                if len(content) > _LARGE and not is_large:
+                    is_large = True
+                    await stack.enter_async_context(self._large.of(worker))
+            return bytes(content)
+
+
+def _with(token: str, headers: dict[str, str]) -> dict[str, str]:
+    return {**headers, "authorization": f"Bearer {token}", "accept-encoding": "identity"}
 
 
 def proxy_of(url: str) -> str | None:

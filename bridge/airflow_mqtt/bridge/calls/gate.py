@@ -1,15 +1,16 @@
 """What calls of the Execution API do to a job: scripts over a `Draft`, and who may make which. Pure."""
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
+from urllib.parse import parse_qsl
 
 import orjson
 
-from airflow_mqtt.bridge.calls import routes
-from airflow_mqtt.bridge.calls.routes import Refusal
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.database.records import Job
+from airflow_mqtt.protocol.execution_api import Does, Match, Miss, Needs, Whose
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import Request, sanitise
 
@@ -17,6 +18,22 @@ log = logging.getLogger(__name__)
 
 #: States in which the calls of a job may be forwarded.
 STARTED = frozenset({JobState.RUNNING, JobState.CANCELLING})
+
+#: How a write says of which of a task's mapped instances the XCom is, and what it says without it.
+_MAP_INDEX: Final = "map_index"
+_UNMAPPED: Final = "-1"
+
+#: With it a read of an XCom also finds those of earlier runs.
+_PRIOR_DATES: Final = "include_prior_dates"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a request is not forwarded: an HTTP status, a reason in Airflow's style, and a message for a person."""
+
+    status: int
+    reason: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +52,14 @@ class Early:
 EARLY = Early()
 
 
-def admit(job: Job | None, call: Call, path: str, *, gate: bool, rights: frozenset[str] | None = None) -> Job | Refusal:
+def refuse_miss(miss: Miss, request: Request) -> Refusal:
+    """Say that a call is not in the table. A path that nobody knows is answered as the API does: it is not there."""
+    if miss is Miss.PATH:
+        return Refusal(404, "not_found", f"{request.method} {request.path:.200} is no call that a job may make")
+    return Refusal(403, "forbidden", f"{request.method} {request.path:.200} is no call that a job may make: {miss}")
+
+
+def admit(job: Job | None, call: Call, match: Match, rights: Collection[str] | None = None) -> Job | Refusal:
     """Return `job` when its worker may make this call now, else why not.
 
     `rights` are what its queue's jobs may call beyond their own; None: all.
@@ -47,14 +71,49 @@ def admit(job: Job | None, call: Call, path: str, *, gate: bool, rights: frozens
         return Refusal(403, "forbidden", f"worker {call.worker} does not hold job {request.job}")
     if job.attempt != request.attempt:
         return Refusal(409, "stale_attempt", f"the job is in attempt {job.attempt}, not {request.attempt}")
-    callback = routes.CALLBACK_GATE.fullmatch(path)
-    if callback is not None and not job.is_task and callback["subject"] == job.subject:
-        refusal = None
-    else:
-        refusal = routes.check(job, request.method, path, request.query, rights=rights)
-    if refusal is not None:
-        return refusal
-    return _gate_verdict(job, request) if gate else _running_verdict(job)
+    if not _is_own(job, match, request.query):
+        return Refusal(403, "forbidden", f"{request.method} {match.path:.200} is not this job's own")
+    if rights is not None and _lacks(job, match, request.query, rights):
+        text = f"jobs of queue {job.queue} may not {request.method} {match.path:.200}: they lack {match.route.needs}"
+        return Refusal(403, "not_allowed", text)
+    return _gate_verdict(job, request) if match.route.does is Does.START else _running_verdict(job)
+
+
+def _is_own(job: Job, match: Match, query: str) -> bool:
+    """Whether `job` is of a kind that makes this call, and names nothing in it that it must not."""
+    if job.work not in match.route.kinds:
+        return False
+    match match.route.whose:
+        case Whose.SUBJECT:
+            return match.subject == job.subject
+        case Whose.INSTANCE:
+            own = match.names(dag_id=job.dag_id, run_id=job.run_id, task_id=job.task_id)
+            return own and _is_of_own_index(job, query)
+    return True
+
+
+def _lacks(job: Job, match: Match, query: str, rights: Collection[str]) -> bool:
+    """Whether `rights` do not reach for a call that needs one. XComs of the own run are less than those of any."""
+    needs = match.route.needs
+    if needs is Needs.OWN or needs in rights:
+        return False
+    if needs is not Needs.OTHER_XCOMS or _PRIOR_DATES in dict(parse_qsl(query, keep_blank_values=True)):
+        return True
+    if not match.names(dag_id=job.dag_id, run_id=job.run_id):
+        return True
+    return not match.names(task_id=job.task_id) and Needs.RUN_XCOMS not in rights
+
+
+def _is_of_own_index(job: Job, query: str) -> bool:
+    """Whether a write of an XCom with this `query` is for the job's own map index.
+
+    The text is compared, since a server reads "+1", "01" and "1.0" as 1 too. Of two it takes one, which we do not
+    guess, and what follows a "#" the client would not send.
+    """
+    if "#" in query:
+        return False
+    given = [value for name, value in parse_qsl(query, keep_blank_values=True) if name == _MAP_INDEX]
+    return (given or [_UNMAPPED]) == [str(job.map_index)]
 
 
 def _gate_verdict(job: Job, request: Request) -> Job | Refusal:
@@ -74,10 +133,10 @@ def _running_verdict(job: Job) -> Job | Refusal:
     return Refusal(409, "invalid_state", f"the job is {job.state}, not running")
 
 
-def open_gate(draft: Draft, call: Call, path: str) -> Job | Refusal | Early:
+def open_gate(draft: Draft, call: Call, match: Match) -> Job | Refusal | Early:
     """Let the job of `call` start, once. It may only after the batch has committed."""
     request = call.request
-    verdict = admit(draft.job(request.job), call, path, gate=True)
+    verdict = admit(draft.job(request.job), call, match)
     if isinstance(verdict, Refusal) or verdict.state is JobState.RUNNING:
         return verdict
     if not draft.living.access.may_serve(call.worker, verdict.queue):
@@ -92,7 +151,7 @@ def open_gate(draft: Draft, call: Call, path: str) -> Job | Refusal | Early:
         **identity(json_object(request.body)),
     }
     after = draft.move(verdict, JobEvent.START, by=f"worker:{call.worker}", **values)
-    draft.then(lambda: log.info("job %s: running on worker %s", after.id, call.worker))
+    draft.say(after.id, log.info, "job %s: running on worker %s", after.id, call.worker)
     return after
 
 

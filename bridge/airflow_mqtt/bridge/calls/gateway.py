@@ -9,6 +9,7 @@ It awaits only what it is given (the API, the writer, a pause): the simulation r
 
 import logging
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from itertools import takewhile
@@ -17,16 +18,16 @@ from typing import Any, Final, Protocol
 import orjson
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent
-from airflow_mqtt.bridge.calls import gate, routes
+from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent, Share
+from airflow_mqtt.bridge.calls import gate
 from airflow_mqtt.bridge.calls.execution_api import Answer, MalformedError, UnavailableError
-from airflow_mqtt.bridge.calls.gate import Call, Early
-from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.calls.gate import Call, Early, Refusal
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database.records import Job
-from airflow_mqtt.protocol import codec
+from airflow_mqtt.protocol import clocks, codec, execution_api
+from airflow_mqtt.protocol.execution_api import Does, Match, Miss
 from airflow_mqtt.protocol.messages import Request, Response
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,15 @@ _PENDING_OF_A_JOB: Final = Bound(4)
 
 #: Bytes of the answers that go in one message, unpacked.
 _TOGETHER: Final = 64 * 1024
+
+#: What a worker may have answered in a second, and in how many seconds at once: calls, and bytes of the answers' text.
+#: Past it, its calls wait: to pack a megabyte costs more than to carry it to a device.
+_CALLS: Final = 500
+_ANSWERED_BYTES: Final = 4 * _MIB
+_BURST: Final = 4.0
+
+#: Characters of an answer from which on it is encoded outside of the loop.
+_LARGE: Final = 32 * 1024
 
 #: What a payload leaves of a message for its topic and header.
 _ENVELOPE: Final = 1024
@@ -83,12 +93,23 @@ class Api(Protocol):
     """As much of `ExecutionApi` as is needed here."""
 
     async def call(
-        self, token: str, method: str, path: str, *, query: str = "", headers: dict[str, str], body: bytes | None
+        self,
+        token: str,
+        method: str,
+        path: str,
+        *,
+        worker: str,
+        query: str = "",
+        headers: dict[str, str],
+        body: bytes | None,
     ) -> Answer: ...
 
 
 class Gateway:
-    """Answers the requests of workers, each once."""
+    """Answers the requests of workers, each once.
+
+    `clock` is one that is never set; `elsewhere` does what takes long where it holds up nobody.
+    """
 
     def __init__(
         self,
@@ -98,6 +119,8 @@ class Gateway:
         *,
         publish: Callable[[list[Outgoing]], object],
         sleep: Callable[[float], Awaitable[None]],
+        clock: Callable[[], float],
+        elsewhere: Callable[[Callable[[], bytes]], Awaitable[bytes]],
         max_message_bytes: int,
     ) -> None:
         self._writer = writer
@@ -106,13 +129,15 @@ class Gateway:
         self._messages = messages
         self._publish = publish
         self._sleep = sleep
-        self._max = max_message_bytes
-        self._together = min(_TOGETHER, max_message_bytes // 2)
+        self._clock = clock
+        self._elsewhere = elsewhere
+        self.max_message_bytes = max_message_bytes
         self._busy: set[Key] = set()
         self._answers = Recent(total=_REMEMBERED, each=_REMEMBERED_OF_A_WORKER)
         self._quota = Quota(total=_PENDING, each=_PENDING_OF_A_WORKER)
         self._quota_of_jobs = Quota(each=_PENDING_OF_A_JOB)
-        self._ending: set[str] = set()
+        self._share = Share(pieces=_CALLS, size=_ANSWERED_BYTES, burst=_BURST)
+        self._ending: Counter[str] = Counter()  # jobs, and how many of their calls say a final state
         self._unsaid = Once()
 
     def is_ending(self, job_id: str) -> bool:
@@ -168,15 +193,21 @@ class Gateway:
 
     async def _payload(self, call: Call) -> tuple[bytes, bool]:
         """Return the answer to `call`, made or remembered, and whether it is a success."""
+        await self._wait_for_share(call.worker)
         payload = self._answers.get(call.worker, _key(call))
         if payload is not None:
-            return payload, _is_success(codec.decode(payload)["status"])
-        response = await self._answer(call)
-        if isinstance(response, Refusal):  # made again as easily as it is remembered
-            return self._encoded(self._refuse(call, response)), False
-        payload = self._encoded(response)
-        self._answers.add(call.worker, _key(call), payload)
-        return payload, _is_success(response.status)
+            self._share.use(call.worker, self._clock(), size=len(payload))
+            is_success = _is_success(codec.decode(payload)["status"])
+        else:
+            response = await self._answer(call)
+            if isinstance(response, Refusal):  # made again as easily as it is remembered
+                return await self._encode(call.worker, self._refuse(call, response)), False
+            is_success = _is_success(response.status)
+            payload = await self._encode(call.worker, response)
+            self._answers.add(call.worker, _key(call), payload)
+        if len(payload) > self.max_message_bytes - _ENVELOPE:  # the broker takes less than we knew
+            payload = self._too_large(call.request.id, call.request.journal, f"{len(payload)} bytes")
+        return payload, is_success
 
     def _say(self, worker: str, payloads: list[bytes]) -> None:
         """Publish answers, at each delivery of their requests: the first may be lost.
@@ -185,10 +216,28 @@ class Gateway:
         """
         plain = [codec.unpack(payload) for payload in payloads]
         alone = len(payloads) == 1 and worker not in self._living.acks
-        if payloads and not alone and self._living.gathers(worker) and sum(map(len, plain)) <= self._together:
+        if (
+            payloads
+            and not alone
+            and self._living.gathers(worker)
+            and sum(map(len, plain)) <= min(_TOGETHER, self.max_message_bytes // 2)
+        ):
             self._publish(self._writer.reports.answers(self._living, worker, [orjson.loads(text) for text in plain]))
         else:
             self._publish([self._messages.response(worker, payload) for payload in payloads])
+
+    async def _wait_for_share(self, worker: str) -> None:
+        """Wait until what `worker` was answered before is paid for."""
+        while (seconds := self._share.wait(worker, self._clock())) > 0:
+            await self._sleep(seconds)
+
+    async def _encode(self, worker: str, response: Response) -> bytes:
+        """Return the payload of `response`, which `worker` pays for."""
+        size = len(response.body or "")
+        self._share.use(worker, self._clock(), size=size)
+        if size < _LARGE:
+            return self._encoded(response)
+        return await self._elsewhere(lambda: self._encoded(response))
 
     def _encoded(self, response: Response) -> bytes:
         """Return the payload of `response`, or of a 413 where the broker or the worker would not take it."""
@@ -197,53 +246,70 @@ class Gateway:
             size = f"over {codec.MAX_DECODED_BYTES} bytes unpacked"
         else:
             payload = codec.pack(plain)
-            if len(payload) <= self._max - _ENVELOPE:
+            if len(payload) <= self.max_message_bytes - _ENVELOPE:
                 return payload
             size = f"{len(payload)} bytes, {len(plain)} unpacked"
-        message = f"the answer is too large ({size}); max_message_bytes of the bridge is {self._max}"
-        return Response(id=response.id, journal=response.journal, **_error(413, "too_large", message)).encode()
+        return self._too_large(response.id, response.journal, size)
+
+    def _too_large(self, id_: str, journal: str, size: str) -> bytes:
+        limit = self.max_message_bytes
+        message = (
+            f"the answer is too large ({size}): {limit} bytes are the least of max_message_bytes of the bridge and of"
+            " what the broker takes"
+        )
+        return Response(id=id_, journal=journal, **_error(413, "too_large", message)).encode()
 
     async def _answer(self, call: Call) -> Response | Refusal:
         request = call.request
-        path = routes.normalise(request.path)
-        if path is None:
-            return Refusal(403, "forbidden", "the path is malformed")
+        match = self._match(call)
+        if isinstance(match, Miss):
+            return gate.refuse_miss(match, request)
         if not all(_HEADER_VALUE.fullmatch(value) for value in _forwarded_headers(request).values()):
             return Refusal(400, "malformed", "a header is not of 1 to 256 printable ASCII characters")
-        is_gate = routes.is_gate(request.method, path)
-        admitted = await self._start(call, path) if is_gate else self._admit(call, path)
+        is_gate = match.route.does is Does.START
+        admitted = await self._start(call, match) if is_gate else self._admit(call, match)
         if isinstance(admitted, Refusal):
             return admitted
-        if routes.CALLBACK_GATE.fullmatch(path):
+        if match.route.ours:
             return _response(request, 204)
         try:
-            if routes.is_final_state(request.method, path):
-                return await self._end(admitted, request, path)
-            return await self._forward(admitted, request, path, is_gate=is_gate)
+            if match.route.does is Does.END:
+                return await self._end(admitted, request, match)
+            return await self._forward(admitted, request, match)
         except MalformedError as error:
             return Refusal(400, "malformed", f"the call cannot be made: {error}")
 
-    def _admit(self, call: Call, path: str) -> Job | Refusal:
-        job = self._living.job(call.request.job)
-        rights = self._living.access.rights(job.queue) if job is not None else None
-        return gate.admit(job, call, path, gate=False, rights=rights)
+    def _match(self, call: Call) -> Match | Miss:
+        """Return what `call` is a call of."""
+        match = execution_api.find(call.request.method, call.request.path)
+        if isinstance(match, Match):
+            job = self._living.job(call.request.job)
+            started = job is not None and job.state in gate.STARTED and job.gate_request != call.request.id
+            return execution_api.as_meant(match, started=started)
+        return match
 
-    async def _start(self, call: Call, path: str) -> Job | Refusal:
+    def _admit(self, call: Call, match: Match) -> Job | Refusal:
+        job = self._living.job(call.request.job)
+        return gate.admit(job, call, match, self._living.access.rights(job.queue) if job is not None else None)
+
+    async def _start(self, call: Call, match: Match) -> Job | Refusal:
         """Let the job start, once, after the commit that says so. Raises `EarlyError`."""
         for pause in _GATE_PAUSES:
-            verdict = await self._writer.submit(call.worker, lambda draft: gate.open_gate(draft, call, path))
+            verdict = await self._writer.submit(call.worker, lambda draft: gate.open_gate(draft, call, match))
             if not isinstance(verdict, Early):
                 return verdict  # type: ignore[no-any-return]
             await self._sleep(pause)
         raise EarlyError
 
-    async def _end(self, job: Job, request: Request, path: str) -> Response:
+    async def _end(self, job: Job, request: Request, match: Match) -> Response:
         """Forward a final state, and note it before the worker hears that it was accepted."""
-        self._ending.add(job.id)
+        self._ending[job.id] += 1
         try:
-            return await self._forward(job, request, path, is_gate=False)
+            return await self._forward(job, request, match)
         finally:
-            self._ending.discard(job.id)
+            self._ending[job.id] -= 1
+            if not self._ending[job.id]:
+                del self._ending[job.id]
 
     def _refuse(self, call: Call, refusal: Refusal) -> Response:
         """Say why a request is refused, to the worker and once in our log."""
@@ -255,16 +321,17 @@ class Gateway:
             )  # fmt: skip
         return _refusal(request, refusal)
 
-    async def _forward(self, job: Job, request: Request, path: str, *, is_gate: bool) -> Response:
+    async def _forward(self, job: Job, request: Request, match: Match) -> Response:
         """Make the call, and again until the API answers: the worker waits, and nothing else can answer it.
 
         Raises `MalformedError`. Between two tries nothing is held that another call needs.
         """
-        headers, body = _forwarded_headers(request), _forwarded_body(job, request, path)
+        offset = self._offset(job)
+        headers, body = _forwarded_headers(request), _forwarded_body(job, request, match, offset)
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(UnavailableError),
             wait=wait_random_exponential(multiplier=0.2, max=_RETRY_MAX),
-            before_sleep=lambda state: _note_retry(request, state),
+            before_sleep=lambda state: self._note_retry(request, state),
             sleep=self._sleep,
             reraise=True,
         )
@@ -275,26 +342,28 @@ class Gateway:
                 if current is None:
                     return _refusal(request, Refusal(409, "invalid_state", "the job has ended in the meantime"))
                 answer = await self._api.call(
-                    current.token, request.method, request.path.removeprefix("/"), query=request.query,
-                    headers=headers, body=body,
+                    current.token, request.method, match.path, worker=current.worker or "",
+                    query=request.query, headers=headers, body=body,
                 )  # fmt: skip
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
-        response = _answer_of(request, path, answer)
-        accepted = _is_success(response.status)
-        ended = await self._note(job, request, path, answer.token, accepted=accepted, is_gate=is_gate)
-        if accepted and request.brief:
+        response = _answer_of(request, match, answer, offset)
+        ended = await self._note(job, request, match, answer.token, accepted=_is_success(response.status))
+        if request.brief and _is_success(response.status):
             return replace(_response(request, response.status), ended=ended)
         return replace(response, ended=ended)
 
-    async def _note(
-        self, job: Job, request: Request, path: str, token: str | None, *, accepted: bool, is_gate: bool
-    ) -> bool:
+    def _offset(self, job: Job) -> float:
+        """Return by how many seconds times that the job's worker says are to be moved."""
+        worker = self._living.workers.get(job.worker or "")
+        return worker.clock.correction if worker is not None else 0.0
+
+    async def _note(self, job: Job, request: Request, match: Match, token: str | None, *, accepted: bool) -> bool:
         """Have the writer note what the answer says of the job, if it says anything; return whether that ended it."""
         final_state = None
-        if accepted and routes.is_final_state(request.method, path):
+        if accepted and match.route.does is Does.END:
             final_state = gate.storable(gate.json_object(request.body).get("state"), 100) or "unknown"
-        started = accepted and is_gate
+        started = accepted and match.route.does is Does.START
         if not started and final_state is None and token is None:
             return False
         worker = job.worker or ""
@@ -306,6 +375,16 @@ class Gateway:
 
         return bool(await self._writer.submit(worker, note))
 
+    def _note_retry(self, request: Request, state: RetryCallState) -> None:
+        """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""
+        if state.attempt_number & (state.attempt_number - 1) or not self._living.lines(request.job):
+            return
+        error = state.outcome.exception() if state.outcome else None
+        log.warning(
+            "Execution API: job %s: %s %.200r: %.300r; trying again (%d)",
+            request.job, request.method, request.path, str(error), state.attempt_number,
+        )  # fmt: skip
+
     def _current(self, job: Job) -> Job | None:
         """The job as it is now, if the worker still holds the attempt for which a call is made."""
         now = self._living.jobs.get(job.id)
@@ -313,33 +392,27 @@ class Gateway:
         return now if held else None
 
 
-def _note_retry(request: Request, state: RetryCallState) -> None:
-    """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""
-    if state.attempt_number & (state.attempt_number - 1):
-        return
-    error = state.outcome.exception() if state.outcome else None
-    log.warning(
-        "Execution API: job %s: %s %.200r: %.300r; trying again (%d)",
-        request.job, request.method, request.path, str(error), state.attempt_number,
-    )  # fmt: skip
-
-
 def _forwarded_headers(request: Request) -> dict[str, str]:
     return {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
 
 
-def _forwarded_body(job: Job, request: Request, path: str) -> bytes | None:
+def _forwarded_body(job: Job, request: Request, match: Match, offset: float) -> bytes | None:
     """Return the body as it is forwarded. Raises `MalformedError`.
 
     Airflow knows a worker by its host name, shows it in the UI and compares it in heartbeats. Devices have host
-    names like `raspberrypi`; the worker's name is the one that says which device.
+    names like `raspberrypi`; the worker's name is the one that says which device. Times are those of the device's
+    clock, which is `offset` seconds behind ours.
     """
     if request.body is None:
         return None
-    if routes.is_gate(request.method, path) or routes.is_heartbeat(request.method, path):
+    says_host = match.route.does in (Does.START, Does.LIVE)
+    if says_host or (offset and match.route.times):
         body = gate.json_object(request.body)
-        if "hostname" in body:
-            return _dumped({**body, "hostname": job.worker})
+        changed = clocks.corrected(body, match.route.times, offset)
+        if says_host and "hostname" in body:
+            changed["hostname"] = job.worker
+        if changed:
+            return _dumped(body | changed)
     return request.body.encode("utf-8", "surrogatepass")
 
 
@@ -350,14 +423,16 @@ def _dumped(body: dict[str, Any]) -> bytes:
         raise MalformedError(f"its body: {error}") from None
 
 
-def _answer_of(request: Request, path: str, answer: Answer) -> Response:
-    if answer.status_code == 409 and routes.is_final_state(request.method, path):
+def _answer_of(request: Request, match: Match, answer: Answer, offset: float) -> Response:
+    if answer.status_code == 409 and match.route.does is Does.END:
         # Airflow before 3.2 answers a repeated final state like this.
         detail = _detail(answer)
         if detail.get("previous_state") == gate.json_object(request.body).get("state"):
             return _response(request, 204)
     headers = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
     body = answer.text if answer.content else None
+    if offset and body is not None and match.route.answers:
+        body = clocks.answered(body, match.route.answers, -offset)
     return Response(id=request.id, journal=request.journal, status=answer.status_code, headers=headers, body=body)
 
 

@@ -21,7 +21,10 @@ def wanted(jobs: Iterable[Job]) -> list[Job]:
     return [
         job
         for job in jobs
-        if job.state is JobState.RUNNING and job.is_task and job.running_since is not None and job.final_state is None
+        if job.state is JobState.RUNNING
+        and job.is_tracked
+        and job.running_since is not None
+        and job.final_state is None
     ]
 
 

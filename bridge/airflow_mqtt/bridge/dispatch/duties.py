@@ -45,7 +45,7 @@ class Duties:
         after = draft.move(job, JobEvent.CANCEL, by=by or self.by, reason=reason)
         if after.state is JobState.CANCELLING:
             draft.publish_again(after)
-        draft.then(lambda: log.info("job %s: %s%s", after.id, after.state, because(reason)))
+        draft.say(after.id, log.info, "job %s: %s%s", after.id, after.state, because(reason))
 
     def keep_deadlines(self, draft: Draft, jobs: list[Job], workers: list[Worker]) -> None:
         """Do what time asks for of these jobs and workers."""
@@ -60,7 +60,7 @@ class Duties:
         after = fleet.judge(worker, now=draft.now)
         if after is not worker:
             draft.save_worker(after)
-            draft.then(lambda: log.info("worker %s: %s", after.name, after.state))
+            draft.say(after.name, log.info, "worker %s: %s", after.name, after.state)
 
     def _keep_deadline(self, draft: Draft, job: Job) -> None:
         name = job.worker or ""
@@ -82,7 +82,7 @@ class Duties:
 
     def _give_up(self, draft: Draft, job: Job, event: JobEvent, reason: str) -> None:
         after = draft.move(job, event, by=self.by, reason=reason)
-        draft.then(lambda: log.warning("job %s: %s%s", after.id, after.state, because(reason)))
+        draft.say(after.id, log.warning, "job %s: %s%s", after.id, after.state, because(reason))
 
     def _take_back(self, draft: Draft, job: Job, reason: str) -> None:
         """Put a job that has not started back into its queue, and tell its worker, which lives, to let go of it."""
@@ -146,4 +146,4 @@ class Duties:
         worker = draft.worker(name)
         if worker.state in GONE and not draft.jobs_of(name):
             draft.forget_worker(name)
-            draft.then(lambda: log.info("worker %s is forgotten", name))
+            draft.say(name, log.info, "worker %s is forgotten", name)

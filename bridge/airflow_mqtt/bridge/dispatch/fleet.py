@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
+from airflow_mqtt.protocol.clocks import TOLERANCE, Clock
 from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.workers import SILENT_AFTER_INTERVALS, WorkerState, derive, observe, wish_of
 
@@ -31,6 +32,7 @@ def after_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float
     counts = live and status.state != ReportedState.OFFLINE
     return replace(
         worker,
+        clock=worker.clock.hear(status.ts, now) if counts else worker.clock,
         status=status,
         connection=status.connection,
         birth=worker.birth if status.connection == worker.connection else 0,
@@ -63,6 +65,7 @@ def after_birth(worker: Worker, born: Born, now: float) -> Worker:
         past_journals=_past(worker, born),
         seq=max(seq, born.first - 1, 0),
         instance=born.instance,
+        clock=worker.clock if born.instance == worker.instance else Clock(),  # it may have been set since
         connection=born.connection,
         birth=born.number,
         seen_at=now,
@@ -177,6 +180,7 @@ def is_saved_alike(before: Worker, after: Worker) -> bool:
         and before.connection == after.connection
         and before.instance == after.instance
         and before.past_journals == after.past_journals
+        and abs(before.clock.offset - after.clock.offset) <= TOLERANCE
         and _figures(before.status) == _figures(after.status)
     )
 

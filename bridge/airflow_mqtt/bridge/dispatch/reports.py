@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from airflow_mqtt.bridge.dispatch import fleet, placement
-from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.draft import ROW, Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.database.records import Job, Worker
@@ -42,6 +42,9 @@ _EVENTS = {
 
 #: How many attempts that a worker must let go of it is told at a birth. What is more, the next birth tells.
 _DROPS = 256
+
+#: How many jobs one acknowledgement names: about 6 KiB.
+_MARKS = 64
 
 _NOT_HELD = "not held any more"
 
@@ -113,13 +116,16 @@ class Reports:
             ack = living.acks.pop(name, None)
             worker = living.workers.get(name)
             if ack is not None and worker is not None and worker.journal:
-                found.append(self.messages.ack(worker, self.epoch, ack.marks))
+                found += self._acks_of(worker, ack.marks)
         return found
 
     def answers(self, living: Living, name: str, answers: Sequence[JsonObject]) -> list[Outgoing]:
         """Return the message with `answers` to a worker that takes several in one, and with what else it is to hear."""
         ack = living.acks.pop(name, None)
-        return [self.messages.ack(living.workers[name], self.epoch, ack.marks if ack else {}, answers)]
+        worker = living.workers[name]
+        *before, last = self._parts(ack.marks if ack else {})
+        acks = [self.messages.ack(worker, self.epoch, part) for part in before]
+        return [*acks, self.messages.ack(worker, self.epoch, last, answers)]
 
     def end(self, draft: Draft, worker: str, request: Request) -> bool:
         """End an attempt whose last call, its final state, was accepted, as `finished` does; whether it has ended."""
@@ -137,6 +143,14 @@ class Reports:
         job = draft.job(request.job)
         return job is not None and job.attempt == request.attempt and job.state in TERMINAL
 
+    def _acks_of(self, worker: Worker, marks: dict[str, int]) -> list[Outgoing]:
+        return [self.messages.ack(worker, self.epoch, part) for part in self._parts(marks)]
+
+    @staticmethod
+    def _parts(marks: dict[str, int]) -> list[dict[str, int]]:
+        """Several, where one would be larger than a broker may take: then none of what it says would be heard."""
+        return [dict(list(marks.items())[at : at + _MARKS]) for at in range(0, len(marks), _MARKS)] or [{}]
+
     def _judge(self, draft: Draft, name: str, worker: Worker) -> None:
         before = draft.living.workers.get(name)
         after = fleet.judge(worker, now=draft.now)
@@ -145,7 +159,7 @@ class Reports:
             draft.followed[name] = after.desired
             draft.then(lambda: log.info("worker %s: has followed its shutdown, which is over", name))
         if before is None or before.state is not after.state:
-            draft.then(lambda: log.info("worker %s: %s", name, after.state))
+            draft.say(name, log.info, "worker %s: %s", name, after.state)
 
     # --- workers ------------------------------------------------------------------------------------------
 
@@ -156,19 +170,22 @@ class Reports:
         after = fleet.after_status(worker, status, live=live, now=draft.now)
         if after is not worker:
             draft.save_worker(after)
+            if (note := after.clock.note) and not worker.clock.note:
+                draft.then(lambda: log.warning("worker %s: %s; times in its calls are corrected", worker.name, note))
 
     def _refuse(self, draft: Draft, worker: Worker, birth: UnsupportedBirth) -> None:
         """Answer a worker that cannot be taken. A task that it ran before lives, and its events go on to count."""
         why = fleet.refusal(birth.protocol)
-        if draft.living.refused.get(worker.name) != why:
-            draft.living.refused[worker.name] = why
-            log.error("worker %s is refused: %s", worker.name, why)
+        living, name = draft.living, worker.name
+        if living.refused.get(name) != why:
+            draft.then(lambda: living.refused.__setitem__(name, why))
+            draft.say(name, log.error, "worker %s is refused: %s", name, why)
         if birth.journal == worker.journal:
             draft.save_worker(replace(worker, seen_at=draft.now))
         draft.publish(self.messages.refuse(worker.name, birth.journal, self.epoch, why))
 
     def _birth(self, draft: Draft, worker: Worker, born: Born) -> None:
-        draft.living.refused.pop(worker.name, None)
+        draft.then(lambda: draft.living.refused.pop(worker.name, None))
         draft.answered[worker.name] = None
         if born.journal in worker.past_journals:
             self._renew(draft, worker.name, born.journal)
@@ -197,10 +214,9 @@ class Reports:
     def _renew(self, draft: Draft, name: str, journal: str) -> None:
         """Tell a journal that another has replaced, if it still lives, to come as a new one."""
         if draft.living.renewed.get(name) != journal:
-            draft.living.renewed[name] = journal
-            log.info(
-                "worker %s: its journal %s was replaced by another; if it is back, it takes a new name", name, journal
-            )
+            draft.then(lambda: draft.living.renewed.__setitem__(name, journal))
+            text = "worker %s: its journal %s was replaced by another; if it is back, it takes a new name"
+            draft.say(name, log.info, text, name, journal)
         draft.publish(self.messages.renew(name, journal, self.epoch))
 
     def _settle_birth(self, draft: Draft, name: str, born: Born) -> None:
@@ -280,9 +296,8 @@ class Reports:
         elif name in living.pauses:
             draft.then(lambda: living.resume(name))
         if log.isEnabledFor(logging.INFO):
-            draft.then(
-                lambda: log.info("job %s: %s by worker %s%s", after.id, after.state, name, because(after.reason))
-            )
+            why = because(after.reason)
+            draft.say(after.id, log.info, "job %s: %s by worker %s%s", after.id, after.state, name, why)
 
     def _note_verdict(self, draft: Draft, verdict: Verdict, worker: Worker, event: Event, job: Job) -> None:
         if verdict is Verdict.DUPLICATE:
@@ -290,7 +305,7 @@ class Reports:
         if verdict is Verdict.REFUSED:
             said = (job.id, worker.name, event.type, event.attempt, job.state, job.attempt)
             what = "job %s: worker %s says %s of attempt %d, but the job is %s in attempt %d"
-            draft.then(lambda: log.warning(what, *said))
+            draft.say(worker.name, log.warning, what, *said)
         self._drop_stale(draft, worker, event)
 
     def _drop_stale(self, draft: Draft, worker: Worker, event: Event) -> None:
@@ -319,7 +334,7 @@ class Reports:
         if not chunk.offset <= job.log_bytes < end:
             return
         fresh = data[job.log_bytes - chunk.offset :]
-        draft.append_log(job, within(fresh, job.log_bytes, self.log_limit), end)
+        draft.append_log(job, within(fresh, job, self.log_limit), end)
         marks[job_id] = end
 
 
@@ -338,18 +353,21 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     values: dict[str, object] = {"exit_code": event.exit_code}
     if event.outcome != FinishOutcome.SUCCEEDED:
         return JobEvent.FAIL, event.reason or "the worker's supervisor failed", values
-    if job.is_task and job.final_state is None:
+    if job.is_tracked and job.final_state is None:
         return JobEvent.FAIL, "ended without a final state that the Execution API accepted", values
     return JobEvent.SUCCEED, event.reason, values
 
 
-def within(data: bytes, offset: int, limit: int) -> bytes:
-    """Return what of `data`, at `offset` of a log, is kept under `limit`; a line says where the rest is missing."""
-    if offset >= limit:
+def within(data: bytes, job: Job, limit: int) -> bytes:
+    """Return what of `data`, the next of the log of `job`, is kept under `limit`; a line says where more is missing.
+
+    The limit is for all attempts of the job together, and for what their rows cost.
+    """
+    if job.log_stored >= limit and job.log_bytes:
         return b""
-    if offset + len(data) <= limit:
+    if job.log_stored + ROW + len(data) <= limit:
         return data
-    kept = data[: limit - offset]
+    kept = data[: max(0, limit - job.log_stored)]
     note = b'\n{"level":"warning","logger":"airflow_mqtt.bridge","event":"Log cut here: log_limit of the bridge."}\n'
     return kept + note
 

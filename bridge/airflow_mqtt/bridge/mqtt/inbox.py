@@ -2,21 +2,25 @@
 
 What arrives is put into the lane of its sender as it is, as long as the sender's share has room, and before anything is
 decoded. Lanes take turns, so that a sender that sends more than others waits longer than others, and nobody waits for
-it. What does not decode is counted, logged once per sender and kind, and dropped.
+it. One that costs more than its share rests until that is paid for. What does not decode is counted, logged once per
+sender and kind, and dropped.
 """
 
+import heapq
 import logging
+import math
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from airflow_mqtt.bridge.bounds import Bound, Once, Quota
+from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Share
 from airflow_mqtt.bridge.calls.gate import Call
 from airflow_mqtt.bridge.dispatch.reports import Heard
 from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import (
+    Born,
     BridgeStatus,
     LogChunk,
     LogPart,
@@ -26,7 +30,7 @@ from airflow_mqtt.protocol.messages import (
     WorkerStatus,
     decode_report,
 )
-from airflow_mqtt.protocol.topics import Topic, TopicKind, Topics
+from airflow_mqtt.protocol.topics import RETAINED, Topic, TopicKind, Topics
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +41,23 @@ _MIB: Final = 1024 * _KIB
 _WAITING: Final = Bound(100_000, 64 * _MIB)
 _WAITING_OF_A_WORKER: Final = Bound(2_000, 8 * _MIB)
 
-#: What a message may unpack to, by what it is: a status has a dozen fields, a birth lists 2,048 jobs at most.
-_UNPACKED: Final = {TopicKind.STATUS: 16 * _KIB, TopicKind.INFO: 256 * _KIB, TopicKind.EVENTS: 512 * _KIB}
+#: What a message may unpack to, by what it is: a status has a dozen fields, a birth lists 2,048 jobs at most, a chunk
+#: of log has 16 KiB, or six times as many when each character is escaped.
+_UNPACKED: Final = {
+    TopicKind.STATUS: 16 * _KIB,
+    TopicKind.INFO: 256 * _KIB,
+    TopicKind.EVENTS: 512 * _KIB,
+    TopicKind.LOGS: _MIB,
+}
+
+#: What a sender may cost in a second, and in how many seconds at once: messages, and bytes of their unpacked text. A
+#: worker with a thousand slots needs a part of it. Past it, its messages wait in its lane.
+_MESSAGES: Final = 1_000
+_BYTES: Final = 4 * _MIB
+_BURST: Final = 2.0
+
+#: Messages that one job in the list of a birth counts as: a row is read for it, and an order may be the answer.
+_HELD: Final = 0.25
 
 #: Bytes of a message from which on it is decoded outside of the event's loop.
 LARGE: Final = 32 * _KIB
@@ -60,12 +79,21 @@ class Other:
 
 
 @dataclass(frozen=True, slots=True)
+class Stale:
+    """A message that the broker had retained on a topic on which nothing is: nobody shall get it again."""
+
+    topic: str
+
+
+@dataclass(slots=True)
 class Raw:
-    """A message as it arrived."""
+    """A message as it arrived. What it costs is known when it has been decoded: in messages, and in bytes."""
 
     topic: Topic
     payload: bytes
     retained: bool
+    pieces: float = 1.0
+    size: int = 0
 
     @property
     def is_large(self) -> bool:
@@ -85,15 +113,21 @@ Message = Heard | Call | Opened | Echo | Other
 
 
 class Inbox:
-    """Lanes of messages. `dropped` counts what was not taken, by kind of topic or by why."""
+    """Lanes of messages. `dropped` counts what was not taken, by kind of topic or by why.
 
-    def __init__(self, topics: Topics, max_message_bytes: int) -> None:
+    `clock` is one that is never set.
+    """
+
+    def __init__(self, topics: Topics, max_message_bytes: int, *, clock: Callable[[], float]) -> None:
         self._topics = topics
         self._max = max_message_bytes
         self._max_unpacked = codec.unpacked_limit(max_message_bytes)
         self._quota = Quota(total=_WAITING, each=_WAITING_OF_A_WORKER)
         self._lanes: dict[str, deque[Raw]] = {}
         self._turns: deque[str] = deque()  # senders whose next message may be taken
+        self._clock = clock
+        self._share = Share(pieces=_MESSAGES, size=_BYTES, burst=_BURST)
+        self._resting: list[tuple[float, str]] = []  # senders that have used up their share, and until when
         self._unsaid = Once()
         self._counted: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
@@ -101,13 +135,21 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._turns)
 
-    def put(self, topic: str, payload: bytes, *, retained: bool) -> Echo | Other | None:
-        """Keep a message for its turn, if there is room; return what it says when it is of no worker."""
+    @property
+    def rests_until(self) -> float:
+        """When there is something to take, if nothing arrives before."""
+        return self._resting[0][0] if self._resting else math.inf
+
+    def put(self, topic: str, payload: bytes, *, retained: bool) -> Echo | Other | Stale | None:
+        """Keep a message for its turn, if there is room; return what it says when it is of no worker, or stale."""
         try:
             parsed = self._topics.parse(topic)
         except PayloadError as error:
             self._drop("", "topic", topic, error)
             return None
+        if retained and parsed.kind not in RETAINED:
+            self.dropped["retained"] += 1
+            return Stale(topic)
         raw = Raw(parsed, payload, retained)
         if not parsed.worker:
             return self.decode(raw)  # type: ignore[return-value]
@@ -124,28 +166,40 @@ class Inbox:
         lane = self._lanes.get(sender)
         if lane is None:
             self._lanes[sender] = deque((raw,))
-            self._turns.append(sender)
+            self._line_up(sender)
         else:
             lane.append(raw)
 
+    def _line_up(self, sender: str) -> None:
+        now = self._clock()
+        wait = self._share.wait(sender, now)
+        if wait > 0:
+            heapq.heappush(self._resting, (now + wait, sender))
+        else:
+            self._turns.append(sender)
+
     def take(self, count: int) -> Iterator[Raw]:
-        """Take up to `count` messages, one of each sender in turn.
+        """Take up to `count` messages, one of each sender in turn. Each is decoded before the next is asked for.
 
         After a large one its sender's lane stands until `done`: it is decoded elsewhere, and order matters.
         """
+        while self._resting and self._resting[0][0] <= self._clock():
+            self._turns.append(heapq.heappop(self._resting)[1])
         while self._turns and count > 0:
             count -= 1
             sender = self._turns.popleft()
             raw = self._lanes[sender].popleft()
             self._quota.leave(sender, len(raw.payload))
-            if not raw.is_large:
-                self.done(sender)
             yield raw
+            if not raw.is_large:
+                self.done(raw)
 
-    def done(self, sender: str) -> None:
-        """The last message of `sender` has been dealt with."""
+    def done(self, raw: Raw) -> None:
+        """Have the sender of `raw`, which has been decoded, pay for it, and let its next message come."""
+        sender = raw.topic.worker
+        self._share.use(sender, self._clock(), pieces=raw.pieces, size=max(raw.size, len(raw.payload)))
         if self._lanes[sender]:
-            self._turns.append(sender)
+            self._line_up(sender)
         else:
             del self._lanes[sender]
 
@@ -155,8 +209,13 @@ class Inbox:
         try:
             if len(raw.payload) > self._max:
                 raise PayloadError(f"{len(raw.payload)} bytes are over max_message_bytes ({self._max})")
-            limit = min(self._max_unpacked, _UNPACKED.get(topic.kind, self._max_unpacked))
-            return _decoded(topic, codec.unpack(raw.payload, max_bytes=limit), raw.retained)
+            raw.size = limit = min(self._max_unpacked, _UNPACKED.get(topic.kind, self._max_unpacked))
+            plain = codec.unpack(raw.payload, max_bytes=limit)
+            raw.size = len(plain)
+            message = _decoded(topic, plain, raw.retained)
+            if isinstance(message, Heard) and isinstance(message.message, Born):
+                raw.pieces += _HELD * len(message.message.holds)
+            return message
         except PayloadError as error:
             self._drop(topic.worker, topic.kind.value, topic.kind.value, error)
             return None

@@ -6,6 +6,7 @@ matters is numbered and acknowledged by the protocol itself, and a new connectio
 
 import asyncio
 import logging
+import os
 import socket
 import ssl
 import time
@@ -18,14 +19,18 @@ import aiomqtt
 from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
+from paho.mqtt.subscribeoptions import SubscribeOptions
 from tenacity import RetryCallState, wait_random_exponential
 
 from airflow_mqtt.bridge.bounds import Bound, Quota
 from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
+from airflow_mqtt.bridge.mqtt.losses import Losses
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.config.bridge import BridgeSettings
+from airflow_mqtt.protocol import packets
 from airflow_mqtt.protocol.errors import first_of
-from airflow_mqtt.protocol.topics import Topics
+from airflow_mqtt.protocol.packets import PacketLimit
+from airflow_mqtt.protocol.topics import RETAINED, TopicKind, Topics
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +54,10 @@ ECHO_TIMEOUT: Final = 25.0
 #: Reason codes of a SUBACK from here on are failures (MQTT 5 section 3.9.3, MQTT 3.1.1 section 3.9.3).
 _FAILURE: Final = 0x80
 
+#: Reason code of a DISCONNECT (MQTT 5 section 3.14.2.1), and what paho says of a PINGREQ that was not answered.
+_TAKEN_OVER: Final = 0x8E
+_KEEP_ALIVE_TIMEOUT: Final = 0x8D
+
 #: Reason codes of a CONNACK, as paho shows those of both versions: bad user name or password, not authorized.
 _DENIED: Final = frozenset({0x86, 0x87})
 
@@ -68,6 +77,9 @@ _VERSIONS: Final = {
     "auto": (aiomqtt.ProtocolVersion.V5, aiomqtt.ProtocolVersion.V311),
 }
 
+#: Topics of which it is said that what should go there is too large for the broker.
+_MAX_SAID: Final = 100
+
 Receive = Callable[[str, bytes, bool], None]
 
 
@@ -86,12 +98,15 @@ class _Client(aiomqtt.Client):
     id. So it does when DISCONNECT cannot be written.
     """
 
-    def __init__(self, *arguments: Any, receive: Receive, **options: Any) -> None:
+    def __init__(self, *arguments: Any, receive: Receive, limit: PacketLimit, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self._limit = limit
+        self.taken_over = False
+        self.learnt = False  # its end may be due to a packet that was too large
         self._abandoned = False
         self._receive = receive
         self._quota = Quota(each=_UNDER_WAY)
-        self._under_way: dict[int, int] = {}  # number of a message -> its bytes
+        self._under_way: dict[int, tuple[int, int]] = {}  # number of a message -> bytes of its payload, of its packet
         self._client.on_message = self._on_message
         self._client.disable_logger()  # it is asked for each packet, and what is to be said is said here
 
@@ -111,17 +126,22 @@ class _Client(aiomqtt.Client):
                 self._quota.leave(None, size)
             raise
         if message.qos and info.rc == MQTT_ERR_SUCCESS and not info.is_published():
-            self._under_way[info.mid] = size
+            self._under_way[info.mid] = (size, packets.size_of(message.topic, message.payload))
         elif message.qos:
             self._quota.leave(None, size)
         return True
 
     def _on_publish(self, *arguments: Any) -> None:
-        size = self._under_way.pop(arguments[2], None)
-        if size is not None:
-            self._quota.leave(None, size)
-        else:
+        found = self._under_way.pop(arguments[2], None)
+        if found is None:
             super()._on_publish(*arguments)
+            return
+        size, packet = found
+        self._quota.leave(None, size)
+        if _value(arguments[3]) == packets.TOO_LARGE:
+            self._limit.refused(packet)
+        elif packet > packets.LEAST:
+            self._limit.acknowledged(packet)
 
     def _on_message(self, _client: Any, _userdata: Any, message: MQTTMessage) -> None:
         """Hand a message on at once: aiomqtt would make two tasks for each."""
@@ -157,10 +177,31 @@ class _Client(aiomqtt.Client):
     def _hang_up(self) -> None:
         self._client._sock_close()  # noqa: SLF001  paho has no public way
 
+    def _on_connect(self, *arguments: Any) -> None:
+        if not self._connected.done():
+            self._limit.connected(getattr(arguments[4], "MaximumPacketSize", None))
+        super()._on_connect(*arguments)
+
     def _on_disconnect(self, *arguments: Any) -> None:
+        self._learn(_value(arguments[3]))
         if not self._connected.done():
             self._connected.set_exception(aiomqtt.MqttError("the connection ended before CONNACK"))
         super()._on_disconnect(*arguments)
+
+    def _learn(self, code: int) -> None:
+        """Take from the end of a connection what it says of the broker; 0 is our own end."""
+        self.taken_over = self.taken_over or code == _TAKEN_OVER
+        largest = max((packet for _, packet in self._under_way.values()), default=0)
+        if code == packets.TOO_LARGE:
+            self._limit.refused(largest)
+            self.learnt = True
+        elif code not in (0, _KEEP_ALIVE_TIMEOUT):
+            self.learnt = self._limit.cut_off(largest) or self.learnt
+        self._under_way.clear()
+
+
+def _value(code: Any) -> int:
+    return int(getattr(code, "value", code or 0))
 
 
 class Link:
@@ -180,9 +221,14 @@ class Link:
         self._lost = asyncio.Event()
         self._said: set[str] = set()  # in this outage, which ends when we have heard ourselves
         self._short_ones = 0  # connections in a row that ended right after CONNACK
+        self._losses = Losses()
+        self.limit = PacketLimit()  # what the broker takes
+        self._too_large: set[str] = set()  # topics of which it was said
+        # Who comes with our client id throws us off. Nobody else knows it: `bridge/status` names the instance alone.
+        self._secret = os.urandom(8).hex()
 
     async def run(self, receive: Receive, connected: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Connect and receive, again and again, until cancelled."""
+        """Connect and receive, again and again, until cancelled. Raises `ThrownOffError` when that is of no use."""
         wait = wait_random_exponential(multiplier=0.5, max=15)
         versions = deque(_VERSIONS[self._settings.mqtt_version])
         failures, proven = 0, False
@@ -203,6 +249,8 @@ class Link:
                 self._lost.set()
                 lost()
             raise_if_cancelled()
+            if made_at is not None and not client.learnt:
+                self._losses.add(time.monotonic(), taken_over=client.taken_over)
             failures = 1 if made_at is not None and not self._short_ones else failures + 1
             state = RetryCallState(retry_object=None, fn=None, args=(), kwargs={})  # type: ignore[arg-type]
             state.attempt_number = failures
@@ -233,7 +281,7 @@ class Link:
             url.port,
             username=url.username,
             password=url.password,
-            identifier=f"{settings.root.replace('/', '-')}-bridge-{settings.instance}",
+            identifier=f"{settings.root.replace('/', '-')}-bridge-{settings.instance}-{self._secret}",
             protocol=version,
             clean_session=None if self._v5 else True,
             will=will,
@@ -244,20 +292,31 @@ class Link:
             # Small packets must not wait for acknowledgements of earlier ones: 40 ms each.
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
             receive=receive,
+            limit=self.limit,
         )
 
     async def _serve(self, client: _Client, connected: Callable[[], None]) -> None:
-        filters = [*self._topics.of_bridge(), self._topics.bridge_echo(self._settings.instance)]
+        filters = self._topics.of_bridge() | {self._topics.bridge_echo(self._settings.instance): TopicKind.BRIDGE_ECHO}
         raise_if_cancelled()
         self._echoed.set()
         async with asyncio.TaskGroup() as group:
             stands = group.create_task(client.until_lost(), name="wait for the end of the connection")
-            _check(filters, await client.subscribe([(name, 1) for name in filters], timeout=_SUBSCRIBE_TIMEOUT))
+            asked: list[tuple[str, Any]] = [(name, self._how(kind)) for name, kind in filters.items()]
+            _check(filters, await client.subscribe(asked, timeout=_SUBSCRIBE_TIMEOUT))
             raise_if_cancelled()
             self._client, self._lost = client, asyncio.Event()
             connected()
             group.create_task(self._echo(client), name="listen to ourselves")
             await stands
+
+    def _how(self, kind: TopicKind) -> int | SubscribeOptions:
+        """How to subscribe: with QoS 1, and on MQTT 5 without what is retained where nothing should be."""
+        if not self._v5:
+            return 1
+        handling = (
+            SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE if kind in RETAINED else SubscribeOptions.RETAIN_DO_NOT_SEND
+        )
+        return SubscribeOptions(qos=1, retainHandling=handling)
 
     async def _echo(self, client: aiomqtt.Client) -> None:
         """Raise `DeafError` when what we publish to ourselves does not arrive.
@@ -287,6 +346,8 @@ class Link:
         if client is None:
             return False
         for message in messages:
+            if not self._fits(message):
+                continue
             try:
                 if not client.send(message, self._properties(message)):
                     self._dropped["not sent"] += 1
@@ -299,13 +360,25 @@ class Link:
                 sent = False
         return sent
 
+    def _fits(self, message: Outgoing) -> bool:
+        """Whether the broker takes `message`, as far as is known. It would end the connection, again and again."""
+        if self.limit.packet is None or self.limit.fits(packets.size_of(message.topic, message.payload)):
+            return True
+        self._dropped["too large for the broker"] += 1
+        if message.topic not in self._too_large and len(self._too_large) < _MAX_SAID:
+            self._too_large.add(message.topic)
+            size = len(message.payload)
+            log.error("%.200r: %d bytes are not sent: the broker takes %s", message.topic, size, self.limit.packet)
+        return False
+
     async def publish(self, messages: list[Outgoing]) -> bool:
         """Publish `messages` in their order, as far as a connection allows; return whether all were."""
         client = self._client
         if client is None or not messages:
             return not messages
         under_way = asyncio.gather(
-            *(self._publish_one(client, message) for message in messages), return_exceptions=True
+            *(self._publish_one(client, message) for message in messages if self._fits(message)),
+            return_exceptions=True,
         )
         if not await self._finished(under_way):
             log.warning("the connection was lost while %d messages were published", len(messages))
@@ -366,7 +439,7 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def _check(filters: list[str], codes: Iterable[Any]) -> None:
+def _check(filters: Iterable[str], codes: Iterable[Any]) -> None:
     """Raise `DeniedError` for what the broker refuses. What it grants and then withholds, only the echo shows."""
     denied = [name for name, code in zip(filters, codes, strict=False) if getattr(code, "value", code) >= _FAILURE]
     if denied:

@@ -48,7 +48,8 @@ class Messages:
         payload = codec.pack(plain)
         if len(payload) > max_bytes:  # a larger packet ends the connection to the broker, again and again
             raise PayloadError(
-                f"its workload is a message of {len(payload)} bytes; max_message_bytes of the bridge is {max_bytes}"
+                f"its workload is a message of {len(payload)} bytes; {max_bytes} may be sent (the least of"
+                " max_message_bytes of the bridge and of what the broker takes)"
             )
         return self._order(job, payload)
 

@@ -33,9 +33,18 @@ def _status(living: Living, name: str, running: int, now: float) -> QueueStatus:
         oldest_age=0.0 if oldest is None else max(0.0, round(now - oldest, 1)),
         workers_online=sum(worker.state not in GONE for worker in workers),
         free_slots=sum(max(0, living.free(worker.name)) for worker in ready),
-        note=_note(living, name, waiting, ready),
+        note=_note(living, name, waiting, ready) or _clocks(workers),
         ts=now,
     )
+
+
+def _clocks(workers: list[Worker]) -> str:
+    """Say whose clock is far off."""
+    off = [worker for worker in workers if worker.state not in GONE and worker.clock.note]
+    if not off:
+        return ""
+    others = f", and {len(off) - 1} more" if len(off) > 1 else ""
+    return f"worker {off[0].name}: {off[0].clock.note}{others}"
 
 
 def _note(living: Living, name: str, waiting: Queue, ready: list[Worker]) -> str:

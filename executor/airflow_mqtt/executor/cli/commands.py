@@ -21,9 +21,11 @@ from airflow_mqtt.database.errors import is_transient, lacks_tables, refusal
 from airflow_mqtt.database.operations import Ending, Wish
 from airflow_mqtt.executor import compat, core, fleet
 from airflow_mqtt.executor.cli.output import print_rows, refuse, say
+from airflow_mqtt.protocol import kinds
+from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.execution_api import RIGHTS
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
-from airflow_mqtt.protocol.rights import Right
 from airflow_mqtt.protocol.workers import GONE
 
 _job = tables.job.c
@@ -79,7 +81,7 @@ def list_workers(args: Namespace) -> None:
     """Print one line a worker."""
     columns = (
         _worker.name, _worker.state, _worker.status, _worker.info, _worker.desired, _worker.revision, _worker.removal,
-        _worker.seen_at,
+        _worker.seen_at, _worker.clock_offset,
     )  # fmt: skip
     statement = select(*columns).where(_worker.team_name == args.team_name).order_by(_worker.name)
     with compat.own_session() as session:
@@ -99,6 +101,7 @@ def _worker_line(row: Any, now: float, access: Access) -> dict[str, Any]:
         "not_allowed": [queue for queue in _served(row, info) if not access.may_serve(row.name, queue)],
         "version": info.get("version"),
         "seen": f"{max(0, now - row.seen_at):.0f} s ago",
+        "clock": "" if row.clock_offset is None else f"{-row.clock_offset:+.0f} s",
         "comment": _comment(row),
     }
 
@@ -112,11 +115,13 @@ def _served(row: Any, info: dict[str, Any]) -> Sequence[str]:
 
 
 def _comment(row: Any) -> str:
+    """What an operator said of it, and what one should know."""
     try:
         comment = desired.parse(row.desired, row.revision).comment
     except PayloadError as error:  # one row that is damaged must not hide all others
         comment = str(error)
-    return f"{comment} (to be forgotten)".strip() if row.removal else comment
+    notes = [Clock.of(row.clock_offset).note, "to be forgotten" if row.removal else ""]
+    return " ".join([comment, *(f"({note})" for note in notes if note)]).strip()
 
 
 @_command
@@ -154,8 +159,9 @@ def _reason(row: Any) -> str:
 
 
 def _what(row: Any) -> str:
-    if row.workload_type == core.Subject.CALLBACK:
-        return f"callback {row.subject}"
+    kind = kinds.of(row.workload_type)
+    if kind is not None and not kind.tracked:
+        return f"{kind.name} {row.subject}"
     mapped = f"[{row.map_index}]" if row.map_index >= 0 else ""
     return f"{row.dag_id} {row.run_id} {row.task_id}{mapped} try {row.try_number}"
 
@@ -333,9 +339,9 @@ def allow_calls(args: Namespace) -> None:
         return
     if not args.queue or (args.rights and args.all):
         refuse("Say what jobs of which queue may call: airflow mqtt allow-calls QUEUE [RIGHT…], or QUEUE --all")
-    unknown = [right for right in args.rights if right not in list(Right)]
+    unknown = [right for right in args.rights if right not in RIGHTS]
     if unknown:
-        refuse(f"There is no right {unknown[0]}: {', '.join(Right)}")
+        refuse(f"There is no right {unknown[0]}: {', '.join(RIGHTS)}")
     _change_access(args, operations.allow_calls, args.queue, None if args.all else args.rights)
 
 

@@ -4,8 +4,8 @@ from typing import Final
 
 from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ActionCommand, Arg, GroupCommand, lazy_load_command
 
+from airflow_mqtt.protocol.execution_api import RIGHTS
 from airflow_mqtt.protocol.jobs import JobState
-from airflow_mqtt.protocol.rights import Right
 
 _COMMANDS: Final = "airflow_mqtt.executor.cli.commands"
 
@@ -28,7 +28,7 @@ ARG_RIGHTS: Final = Arg(
     ("rights",),
     nargs="*",
     metavar="right",
-    help=f"What its jobs may call beyond what is their own; without any, nothing: {', '.join(Right)}",
+    help=f"What its jobs may call beyond what is their own; without any, nothing: {', '.join(RIGHTS)}",
 )
 ARG_ALL: Final = Arg(("--all",), action="store_true", help="Take the queue's entry away")
 ARG_REASON: Final = Arg(("-r", "--reason"), default="cancelled by hand", help="Why; shown as the job's reason")

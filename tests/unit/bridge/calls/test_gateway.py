@@ -2,16 +2,14 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from airflow_mqtt.bridge.calls import gateway, routes
-from airflow_mqtt.bridge.calls.gate import Call, admit
-from airflow_mqtt.bridge.calls.routes import Refusal
+from airflow_mqtt.bridge.calls import gateway
+from airflow_mqtt.bridge.calls.gate import Call, admit, refuse_miss
 from airflow_mqtt.database.records import Job
+from airflow_mqtt.protocol import execution_api, kinds
+from airflow_mqtt.protocol.execution_api import RIGHTS, Miss, Needs
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Request
-from airflow_mqtt.protocol.rights import Right
 from bridge_samples import job
 
 RUNNING = job(state=JobState.RUNNING, worker="edge-1", gate_request="gate")
@@ -22,9 +20,9 @@ def call(method="GET", path="variables/x", worker="edge-1", attempt=1, id_="r", 
     return Call(worker, request)
 
 
-def admitted(j, c):
-    path = routes.normalise(c.request.path)
-    return admit(j, c, path, gate=routes.is_gate(c.request.method, path))
+def admitted(j, c, rights=None):
+    match = execution_api.find(c.request.method, c.request.path)
+    return refuse_miss(match, c.request) if isinstance(match, Miss) else admit(j, c, match, rights)
 
 
 ALLOWED = [
@@ -34,15 +32,39 @@ ALLOWED = [
     ("PUT", "variables/a"), ("POST", "xcoms/dag/run/task/return_value"), ("GET", "xcoms/other/run/task/key"),
     ("HEAD", "xcoms/dag/run/task/key"), ("GET", "xcoms/dag/run/task/key/item/3"), ("POST", "dag-runs/dag/run"),
     ("GET", "task-reschedules/ti-1/start_date"), ("POST", "hitlDetails/ti-1"), ("GET", "store/ti/ti-1/a%2Fb"),
-    ("GET", "assets/by-name"), ("GET", "store/asset/by-uri/value"), ("GET", "dags/dag"),
+    ("GET", "assets/by-name"), ("GET", "store/asset/by-uri/value"), ("GET", "dags/dag"), ("GET", "variables/keys"),
+    ("GET", "variables//config/x"), ("GET", "variables/a//b"), ("GET", "variables/https://host/x"),
+    ("GET", "variables/C%3A%5Ctemp"), ("GET", "variables/100%25"), ("GET", "variables/x%3Fy%23z"),
+    ("GET", "variables/.hidden/a..b/..."), ("GET", "variables/a%20%C3%BC"), ("POST", "xcoms/dag/run/task//a//b/"),
+    ("GET", "xcoms/dag/run/task/"), ("PUT", "store/ti/ti-1/a%09%252e%252e"),
 ]  # fmt: skip
 
 FORBIDDEN = [
-    ("PATCH", "task-instances/ti-2/state"), ("PUT", "task-instances/ti-2/heartbeat"), ("GET", "health"),
-    ("POST", "xcoms/dag/run/other/key"), ("DELETE", "xcoms/other/run/task/key"), ("GET", "hitlDetails/ti-2"),
-    ("DELETE", "store/ti/ti-2"), ("GET", "connection-tests/x/connection"), ("PATCH", "connection-tests/x"),
-    ("DELETE", "dag-runs/dag/run"), ("POST", "variables/x"), ("GET", "openapi.json"), ("GET", "task-instances"),
-    ("PATCH", "callbacks/ti-1/run"), ("GET", "task-reschedules/ti-2/start_date"),
+    ("PATCH", "task-instances/ti-2/state"),
+    ("PUT", "task-instances/ti-2/heartbeat"),
+    ("POST", "xcoms/dag/run/other/key"),
+    ("DELETE", "xcoms/other/run/task/key"),
+    ("GET", "hitlDetails/ti-2"),
+    ("DELETE", "store/ti/ti-2"),
+    ("GET", "connection-tests/x/connection"),
+    ("PATCH", "connection-tests/x"),
+    ("GET", "connection-tests/ti-1/connection"),
+    ("PATCH", "connection-tests/ti-1"),
+    ("DELETE", "dag-runs/dag/run"),
+    ("POST", "variables/x"),
+    ("PATCH", "callbacks/ti-1/run"),
+    ("PATCH", "airflow-mqtt/callbacks/ti-1/start"),
+    ("GET", "task-reschedules/ti-2/start_date"),
+    ("GET", "variables/../connections"),
+    ("GET", "variables/%2e%2e/x"),
+    ("GET", "variables/."),
+    ("DELETE", "xcoms/dag/run/task/../x"),
+]
+
+#: What the API has no place for either.
+NOWHERE = [
+    "", "/", "health", "openapi.json", "task-instances", "connections/a/b", "connections/", "//host/variables/x",
+    "variables", "variables\\x", "task-instances/ti-1/run%0A", "xcoms/dag/run//key", "dags/a%2Fb", "Variables/x",
 ]  # fmt: skip
 
 
@@ -84,22 +106,11 @@ def test_xcoms_of_siblings_may_be_read():
     assert admitted(mapped, call("GET", "xcoms/dag/run/task/key", query="map_index=4")) is mapped
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "", "/", "a//b", "variables/../connections", "variables/%2e%2e/x", "variables/.", "variables/%252e%252e/x",
-        "variables/x?y=1", "variables/x#y", "variables/x%0d%0aHost: y", "variables\\x", "variables/x%00",
-        "//host/variables/x",
-    ],
-)  # fmt: skip
-def test_suspect_paths(path):
-    assert routes.normalise(path) is None
-
-
-@given(st.text(max_size=60))
-def test_any_path_is_decided(path):
-    normal = routes.normalise(path)
-    assert normal is None or isinstance(routes.check(RUNNING, "GET", normal), (Refusal, type(None)))
+@pytest.mark.parametrize("path", NOWHERE)
+def test_what_is_nowhere_is_not_found(path):
+    """As in the API: a key that leads out of it gives the default of a Variable."""
+    for method in ("GET", "PATCH"):
+        assert admitted(RUNNING, call(method, path)).status == 404
 
 
 def test_foreign_old_and_ended():
@@ -125,8 +136,35 @@ def test_the_gate_opens_once():
 
 def test_the_gate_of_callbacks():
     callback = job(state=JobState.ACCEPTED, worker="edge-1", workload_type="ExecuteCallback", subject="cb")
-    assert admitted(callback, call("PATCH", "callbacks/cb/run")) is callback
-    assert admitted(callback, call("PATCH", "callbacks/other/run")).status == 403
+    assert admitted(callback, call("PATCH", "airflow-mqtt/callbacks/cb/start")) is callback
+    assert admitted(callback, call("PATCH", "airflow-mqtt/callbacks/other/start")).status == 403
+    running = dataclasses.replace(callback, state=JobState.RUNNING)
+    assert admitted(running, call("PATCH", "callbacks/cb/run")) is running
+    assert admitted(running, call("PATCH", "callbacks/other/run")).status == 403
+
+
+def test_a_connection_test_may_ask_for_its_own_connection_and_nothing_else():
+    test = job(state=JobState.ACCEPTED, worker="edge-1", workload_type="TestConnection", subject="ct")
+    running = dataclasses.replace(test, state=JobState.RUNNING, gate_request="gate")
+    assert admitted(test, call("GET", "connection-tests/ct/connection")) is test
+    assert admitted(running, call("GET", "connection-tests/ct/connection", id_="again")).status == 409
+    assert admitted(test, call("PATCH", "connection-tests/ct")).status == 409
+    assert admitted(running, call("PATCH", "connection-tests/ct")) is running
+    for method, path in (*ALLOWED, ("GET", "connection-tests/other/connection"), ("PATCH", "task-instances/ct/run")):
+        assert admitted(running, call(method, path)).status == 403
+
+
+def test_work_of_a_later_version_of_ours_calls_nothing():
+    strange = job(state=JobState.RUNNING, worker="edge-1", workload_type="ExecuteDream")
+    assert {admitted(strange, call(method, path)).status for method, path in ALLOWED} == {403}
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS, ids=lambda kind: kind.name)
+def test_each_kind_of_work_starts_by_a_route_of_its_own(kind):
+    (gate,) = (row for row in execution_api.ROUTES if row.does is execution_api.Does.START and kind in row.kinds)
+    assert (gate.path, gate.kinds, gate.whose) == (kind.gate, (kind,), execution_api.Whose.SUBJECT)
+    match = execution_api.find(gate.methods[0], execution_api.gate_of(kind, "a-b"))
+    assert (match.route, match.subject) == (gate, "a-b")
 
 
 def test_the_worker_is_the_host():
@@ -134,7 +172,8 @@ def test_the_worker_is_the_host():
         id="r", journal="j", job="job-1", attempt=1, method="PATCH", path="task-instances/ti-1/run",
         body='{"hostname": "raspberrypi", "pid": 3}',
     )  # fmt: skip
-    body = json.loads(gateway._forwarded_body(RUNNING, request, request.path))
+    match = execution_api.find(request.method, request.path)
+    body = json.loads(gateway._forwarded_body(RUNNING, request, match, 0.0))
     assert body == {"hostname": "edge-1", "pid": 3}
 
 
@@ -142,23 +181,23 @@ def test_the_worker_is_the_host():
 
 
 def lacking(method, path, rights, query="", of=RUNNING):
-    refusal = routes.check(of, method, path, query, rights=frozenset(rights))
-    assert refusal is None or (refusal.status, refusal.reason) == (403, "not_allowed")
-    return refusal is not None
+    verdict = admitted(of, call(method, path, query=query), frozenset(rights))
+    assert verdict is of or (verdict.status, verdict.reason) == (403, "not_allowed")
+    return verdict is not of
 
 
 @pytest.mark.parametrize(("method", "path"), ALLOWED)
 def test_what_is_its_own_a_job_may_always_call_and_all_else_needs_one_right(method, path):
-    assert not lacking(method, path, Right)
-    needs = [right for right in Right if not lacking(method, path, {right})]
+    assert not lacking(method, path, RIGHTS)
+    needs = [right for right in map(Needs, RIGHTS) if not lacking(method, path, {right})]
     own = not lacking(method, path, ())
-    assert own or needs in ([needs[0]], [Right.RUN_XCOMS, Right.OTHER_XCOMS])
+    assert own or needs in ([needs[0]], [Needs.RUN_XCOMS, Needs.OTHER_XCOMS])
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_xcoms_of_its_own_run_are_less_than_those_of_any(method):
     def reach(path, query=""):
-        return [not lacking(method, path, {right}, query) for right in (Right.RUN_XCOMS, Right.OTHER_XCOMS)]
+        return [not lacking(method, path, {right}, query) for right in (Needs.RUN_XCOMS, Needs.OTHER_XCOMS)]
 
     assert not lacking(method, "xcoms/dag/run/task/key", ())
     assert reach("xcoms/dag/run/other/key") == [True, True]

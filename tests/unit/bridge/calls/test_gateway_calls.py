@@ -5,8 +5,10 @@ import contextlib
 import json
 import logging
 import sqlite3
+import threading
 import time
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import aiohttp
 import pytest
@@ -19,6 +21,7 @@ from airflow_mqtt.bridge.calls.execution_api import ExecutionApi
 from airflow_mqtt.bridge.calls.gate import Call
 from airflow_mqtt.bridge.calls.gateway import Gateway
 from airflow_mqtt.bridge.calls.heartbeats import beat
+from airflow_mqtt.bridge.calls.turns import Turns
 from airflow_mqtt.bridge.cancellation import pause
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
@@ -34,7 +37,7 @@ from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import PARCELS, Ack, Event, Request, Response
 from airflow_mqtt.protocol.topics import Topics
-from bridge_samples import RULES, worker
+from bridge_samples import RULES, status, worker
 
 
 @dataclass
@@ -76,8 +79,9 @@ class Bench:
             max_message_bytes=8192,
         )  # fmt: skip
         self.gateway = Gateway(
-            self.writer, self.api, messages, publish=self._publish, sleep=asyncio.sleep, max_message_bytes=8192
-        )
+            self.writer, self.api, messages, publish=self._publish, sleep=asyncio.sleep, clock=time.monotonic,
+            elsewhere=asyncio.to_thread, max_message_bytes=8192,
+        )  # fmt: skip
         self._writing = asyncio.create_task(self._write())
 
     async def close(self):
@@ -296,7 +300,7 @@ async def test_calls_that_are_tried_for_ever_leave_the_slots_to_others(bench, fa
 
 
 async def test_a_slot_is_held_for_one_try_alone(bench, monkeypatch, fast):
-    monkeypatch.setattr(bench.api, "_calls", asyncio.Semaphore(1))
+    monkeypatch.setattr(bench.api, "_calls", Turns(1, 1))
     bench.answer = lambda call: response(503 if "bad" in call.path else 200, json={})
     under_way = [bench.take(request(path="variables/bad"))]
     while len(bench.calls) < 3:
@@ -701,7 +705,10 @@ async def test_heartbeats_have_connections_of_their_own(bench):
     hang = asyncio.Event()
     bench.answer = lambda call: response(204) if call.path.endswith("heartbeat") else _after(hang)
     calls = [
-        asyncio.ensure_future(bench.api.call("t", "GET", f"x/{number}", headers={}, body=None)) for number in range(200)
+        asyncio.ensure_future(
+            bench.api.call("t", "GET", f"x/{number}", worker=f"edge-{number % 10}", headers={}, body=None)
+        )
+        for number in range(200)
     ]
     while len(bench.calls) < execution_api.CALLS:
         await asyncio.sleep(0.001)
@@ -729,7 +736,7 @@ async def test_a_refusal_is_one_line_and_said_once(bench, caplog):
     with caplog.at_level(logging.WARNING):
         for path in ("x\nERROR all is lost\n%s", "x%0aERROR all is lost", "variables\u2028ERROR"):
             for _ in range(20):
-                assert (await bench.ask("POST", path)).status == 403
+                assert (await bench.ask("POST", path)).status in (403, 404)
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("airflow_mqtt")]
     assert len(lines) == 1 and "\n" not in lines[0] and len(lines[0]) < 700
 
@@ -748,6 +755,188 @@ async def test_tries_are_logged_ever_less(bench, fast, caplog):
     lines = [record.getMessage() for record in caplog.records if "trying again" in record.message]
     assert len(lines) == 6  # 1, 2, 4, 8, 16, 32
     assert not any("\n" in line for line in lines)
+
+
+# --- fair turns ---------------------------------------------------------------------------------------------
+
+
+async def test_one_workers_calls_leave_connections_for_those_of_others(bench):
+    hang = asyncio.Event()
+    bench.answer = lambda call: response(204) if "theirs" in call.path else _after(hang)
+    loud = [
+        asyncio.ensure_future(bench.api.call("t", "GET", f"mine/{n}", worker="loud", headers={}, body=None))
+        for n in range(200)
+    ]
+    while len(bench.calls) < execution_api.CALLS_OF_A_WORKER:
+        await asyncio.sleep(0.001)
+    for number in range(50):
+        call = bench.api.call("t", "GET", "theirs", worker=f"edge-{number}", headers={}, body=None)
+        assert (await asyncio.wait_for(call, 10)).status_code == 204
+    assert len(bench.calls) == execution_api.CALLS_OF_A_WORKER + 50
+    hang.set()
+    await asyncio.gather(*loud)
+
+
+async def test_of_one_worker_one_large_answer_is_read_at_a_time(bench):
+    read, most = set(), []
+
+    class Watched(Turns):
+        @contextlib.asynccontextmanager
+        async def of(self, owner):
+            async with super().of(owner):
+                read.add(owner)
+                most.append(dict(self._inside))
+                yield
+
+    bench.api._large = Watched(4, 1)
+    bench.answer = lambda _: response(200, text="x" * 2**20)
+    calls = [
+        bench.api.call("t", "GET", str(number), worker=f"edge-{number % 3}", headers={}, body=None)
+        for number in range(12)
+    ]
+    answers = await asyncio.gather(*calls)
+    assert {len(answer.content) for answer in answers} == {2**20}
+    assert read == {"edge-0", "edge-1", "edge-2"}
+    assert len(most) == 12 and all(set(inside.values()) == {1} for inside in most)
+
+
+class Clock:
+    """Moves when somebody sleeps, and says who did."""
+
+    def __init__(self):
+        self.now, self.slept = 0.0, []
+
+    def __call__(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+async def test_a_worker_waits_until_its_answers_are_paid_for(bench):
+    await bench.add("theirs", worker="edge-2")
+    clock = bench.gateway._clock = Clock()
+    bench.gateway._sleep = clock.sleep
+    bench.answer = lambda _: response(200, text="x" * 7 * 2**20)
+    for _ in range(3):
+        assert (await bench.ask()).status == 200 or bench.answers[-1].status == 413
+    assert not clock.slept, "16 MiB at once"
+    await bench.ask(id_="again")
+    await bench.ask(worker="edge-2", job="theirs")
+    assert [round(seconds, 1) for seconds in clock.slept] == [1.3]
+    before = len(bench.calls)
+    for _ in range(50):
+        await bench.ask(id_="again")  # from memory, and paid for all the same
+    assert len(bench.calls) == before
+
+
+async def test_refusals_are_paid_for_too(bench):
+    clock = bench.gateway._clock = Clock()
+    bench.gateway._sleep = clock.sleep
+    for _ in range(2_600):
+        await bench.ask(path="health")
+    assert 1.0 < sum(clock.slept) < 1.5
+
+
+async def test_what_is_large_is_encoded_elsewhere(bench):
+    loop_thread, threads = threading.get_ident(), []
+    encoded = bench.gateway._encoded
+    bench.gateway._encoded = lambda answer: threads.append(threading.get_ident()) or encoded(answer)
+    bench.answer = lambda _: response(200, text="x" * 100_000)
+    await bench.ask()
+    assert loop_thread not in threads and len(threads) == 1
+    bench.answer = lambda _: response(200, text="x")
+    await bench.ask()
+    assert threads[1:] == [loop_thread]
+
+
+async def test_of_two_final_states_the_first_answer_does_not_end_the_ending(bench):
+    first, second = asyncio.Event(), asyncio.Event()
+    answers = [_after(first), _after(second)]
+    bench.answer = lambda _: answers.pop(0)
+    calls = [bench.take(request("PATCH", "task-instances/ti-one/state", body='{"state": "success"}')) for _ in range(2)]
+    while len(bench.calls) < 2:
+        await asyncio.sleep(0.001)
+    first.set()
+    await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+    assert bench.gateway.is_ending("one")
+    second.set()
+    await asyncio.gather(*calls)
+    assert not bench.gateway.is_ending("one") and not bench.gateway._ending
+
+
+async def test_failing_calls_fill_no_log(bench, fast, caplog):
+    bench.answer = lambda _: response(500)
+    with caplog.at_level(logging.INFO):
+        for number in range(60):
+            await bench.ask(path=f"variables/{number}")
+    assert len([line for line in caplog.records if line.name.startswith("airflow_mqtt")]) <= 31
+
+
+# --- callbacks of workers of 0.1.0, and Airflow's own call of that path
+
+
+async def test_the_old_path_is_the_gate_for_what_has_not_started_and_airflows_after_that(bench):
+    await bench.add("cb", state="accepted", workload_type="ExecuteCallback", subject="cb-1", running_since=None)
+    bench.living.put_worker(worker())
+    assert (await bench.ask("PATCH", "callbacks/cb-1/run", job="cb", id_="gate")).status == 204
+    assert (bench.row("cb").state, bench.calls) == ("running", [])
+    assert (await bench.ask("PATCH", "callbacks/cb-1/run", job="cb", id_="gate")).status == 204  # delivered twice
+    assert bench.calls == []
+    bench.answer = lambda _: response(200, headers={"Refreshed-API-Token": "another"}, json={})
+    answer = await bench.ask("PATCH", "callbacks/cb-1/run", job="cb")
+    assert (answer.status, len(bench.calls)) == (200, 1)
+    assert "another" not in json.dumps(vars(answer))
+    assert bench.row("cb").token == "another"
+
+
+async def test_our_gate_of_callbacks_reaches_nobody(bench):
+    await bench.add("cb", state="accepted", workload_type="ExecuteCallback", subject="cb-1", running_since=None)
+    bench.living.put_worker(worker())
+    assert (await bench.ask("PATCH", "airflow-mqtt/callbacks/cb-1/start", job="cb")).status == 204
+    assert (await bench.ask("PATCH", "airflow-mqtt/callbacks/cb-1/start", job="cb")).status == 409
+    assert (bench.row("cb").state, bench.calls) == ("running", [])
+
+
+# --- a device whose clock is wrong
+
+
+@pytest.mark.parametrize("behind", [7200.0, -7200.0])
+async def test_times_of_a_device_are_corrected_by_what_its_heartbeats_say(bench, behind):
+    bench.living.put_worker(worker())
+    now = time.time()
+    await _beat_of(bench, now - behind)
+    path = "task-instances/ti-one/state"
+    body = {"state": "up_for_reschedule", "end_date": _iso(now - behind), "reschedule_date": _iso(now - behind + 5)}
+    assert (await bench.ask("PATCH", path, body=json.dumps(body))).status == 204
+    sent = json.loads(bench.calls[-1].content)
+    for name, right in (("end_date", now), ("reschedule_date", now + 5)):
+        assert datetime.fromisoformat(sent[name]).timestamp() == pytest.approx(right, abs=10)
+    bench.answer = lambda _: response(200, json=_iso(now))
+    answer = await bench.ask("GET", "task-reschedules/ti-one/start_date")
+    assert datetime.fromisoformat(json.loads(answer.body)).timestamp() == pytest.approx(now - behind, abs=10)
+
+
+async def test_what_is_right_within_the_tolerance_goes_as_it_came(bench):
+    bench.living.put_worker(worker())
+    await _beat_of(bench, time.time() - 1)
+    body = '{ "state":"success",  "end_date": "2026-01-01T00:00:00Z"}'
+    assert (await bench.ask("PATCH", "task-instances/ti-one/state", body=body)).status == 204
+    assert bench.calls[-1].content == body.encode()
+
+
+async def _beat_of(bench, ts):
+    """Hear a heartbeat that was made at `ts` by the device's clock."""
+    bench.writer.receive(Heard("edge-1", status(ts=ts)))
+    bench.wake.set()
+    while not bench.living.workers["edge-1"].clock.heard:
+        await asyncio.sleep(0.001)
+
+
+def _iso(at):
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 # --- calls that came together -------------------------------------------------------------------------------

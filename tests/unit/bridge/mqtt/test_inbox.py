@@ -1,6 +1,9 @@
 """Whatever arrives, the inbox takes it or drops it, and says so once."""
 
+import dataclasses
+import itertools
 import logging
+import math
 import zlib
 
 import pytest
@@ -9,8 +12,8 @@ from hypothesis import strategies as st
 
 from airflow_mqtt.bridge.calls.gate import Call
 from airflow_mqtt.bridge.mqtt import inbox as module
-from airflow_mqtt.bridge.mqtt.inbox import LARGE, Echo, Inbox, Other
-from airflow_mqtt.protocol.messages import Born, BridgeStatus, Event, LogChunk, Request
+from airflow_mqtt.bridge.mqtt.inbox import LARGE, Echo, Inbox, Other, Stale
+from airflow_mqtt.protocol.messages import MAX_INT32, MAX_SIZE, Born, BridgeStatus, Event, LogChunk, Request
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.worker.core.logs import CHUNK
 from bridge_samples import info, status
@@ -24,8 +27,9 @@ VALID = {
 }
 
 
-def new(max_message_bytes=10_000):
-    return Inbox(Topics("airflow"), max_message_bytes)
+def new(max_message_bytes=10_000, clock=None):
+    """An inbox whose senders have used up nothing, since an hour passes at each look at the clock."""
+    return Inbox(Topics("airflow"), max_message_bytes, clock=clock or itertools.count(step=3600).__next__)
 
 
 def put(i, level, payload, worker="edge-1", *, retained=False):
@@ -44,7 +48,7 @@ def decoded(i, count=1_000_000):
     for raw in i.take(count):
         found.append(i.decode(raw))
         if raw.is_large:
-            i.done(raw.topic.worker)
+            i.done(raw)
     return found
 
 
@@ -104,24 +108,24 @@ def test_mutated_and_random_payloads_stop_nothing(level, data):
     take(new(), level, data.draw(st.binary(max_size=200)))
 
 
-def chunk_of(size):
-    return LogChunk.of(1, 0, b"a" * size).encode()
-
-
 @pytest.mark.parametrize(
     ("limit", "unpacked"), [(4096, 128 * 1024), (100_000, 800_000), (2**20, 2**23), (2**23, 2**23)]
 )
 def test_what_a_payload_unpacks_to_has_a_limit(limit, unpacked):
     i = new(limit)
-    envelope = len(LogChunk(attempt=1, offset=0, text="").plain())
-    assert take(i, "logs/job", chunk_of(unpacked - envelope)).size == unpacked
-    assert take(i, "logs/job", chunk_of(unpacked - envelope + 1)) is None
-    assert i.dropped == {"logs": 1}
+
+    def call_of(size):
+        call = Request(id="r", journal="j", job="a", attempt=1, method="GET", path="x", body="")
+        return dataclasses.replace(call, body="a" * (size - len(call.plain()))).encode()
+
+    assert take(i, "request", call_of(unpacked)).size == unpacked
+    assert take(i, "request", call_of(unpacked + 1)) is None
+    assert i.dropped == {"request": 1}
 
 
 def test_a_chunk_of_our_worker_fits_however_it_is_escaped():
     i = new(16_384)
-    payload = LogChunk.of(2**53, 2**53, b"\x01" * CHUNK).encode()
+    payload = LogChunk.of(MAX_INT32, MAX_SIZE, b"\x01" * CHUNK).encode()
     assert take(i, "logs/job", payload) is not None
 
 
@@ -154,7 +158,7 @@ def test_drops_are_said_when_there_are_more(caplog):
     ]
 
 
-@pytest.mark.parametrize(("level", "most"), [("status", 16), ("info", 256), ("events", 512)])
+@pytest.mark.parametrize(("level", "most"), [("status", 16), ("info", 256), ("events", 512), ("logs/job", 1024)])
 def test_what_each_kind_unpacks_to_has_a_limit_of_its_own(level, most, caplog):
     """A status has a dozen fields: nobody unpacks megabytes to find that it is none."""
     texts = []
@@ -207,6 +211,90 @@ def test_nothing_is_decoded_before_its_turn(monkeypatch):
     assert len(list(i.take(100))) == len(VALID)
 
 
+# --- what is paid for ---------------------------------------------------------------------------------------
+
+
+class Clock:
+    """Stands still until a test moves it."""
+
+    now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_who_sends_much_rests_until_it_is_paid_for_and_nobody_else_does():
+    clock = Clock()
+    i = new(clock=clock)
+    for number in range(2_000):
+        put(i, "events", b"%d" % number, "loud")
+    assert 1_990 <= len(decoded(i)) <= 2_000
+    for number in range(1_900):
+        put(i, "events", b"y%d" % number, "loud")
+    assert len(decoded(i)) <= 10
+    put(i, "events", b"a", "quiet")
+    assert len(decoded(i)) == 1
+    assert clock.now < i.rests_until < 0.1
+    clock.now = 1.0
+    assert 900 <= len(decoded(i)) <= 1_100
+    clock.now = 100.0
+    assert len(decoded(i)) > 0 and i.rests_until == math.inf
+    assert i._lanes == {} and i._quota._of == {}
+
+
+def bomb(size=2**23):
+    """A call whose body is packed to a thousandth."""
+    call = Request(id="r", journal="j", job="a", attempt=1, method="GET", path="x", body="a" * (size - 200))
+    return call.encode()
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_what_is_unpacked_is_paid_for_even_if_it_is_no_message(spoiled):
+    clock = Clock()
+    i = new(2**20, clock)
+    payload = zlib.compress(b"[" * 2**23) if spoiled else bomb()
+    assert len(payload) < 10_000
+    for _ in range(10):
+        put(i, "request", payload, "loud")
+    assert len(decoded(i)) == 1, "eight MiB are more than what may be used at once"
+    clock.now = 1.0
+    assert len(decoded(i)) == 1
+    clock.now = 1.5
+    assert decoded(i) == []
+    clock.now = 3.1
+    assert len(decoded(i)) == 1
+    put(i, "events", b"a", "quiet")
+    assert len(decoded(i)) == 1
+
+
+def test_a_birth_is_paid_for_by_the_jobs_that_it_lists():
+    i = new(2**20, Clock())
+    holds = [{"job": f"job-{number}", "attempt": 1, "state": "running"} for number in range(2_000)]
+    born = Born(
+        journal="j", first=1, last=0, instance="i", connection=1, number=1, queues=[], kinds=[], holds=holds
+    ).encode()
+    for _ in range(100):
+        put(i, "events", born)
+    assert 2 <= len(decoded(i)) <= 6
+
+
+# --- what the broker had retained ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("level", ["events", "logs/job", "request"])
+def test_what_is_retained_where_nothing_is_does_not_count_and_shall_be_cleared(level):
+    i = new()
+    topic = f"airflow/v1/worker/edge-1/{level}"
+    assert i.put(topic, VALID[level], retained=True) == Stale(topic)
+    assert decoded(i) == [] and i.dropped == {"retained": 1}
+    assert put(i, level, b"") is None
+
+
+def test_an_echo_that_was_retained_is_no_echo():
+    topic = "airflow/v1/bridge/echo/x"
+    assert new().put(topic, b"{}", retained=True) == Stale(topic)
+
+
 # --- turns --------------------------------------------------------------------------------------------------
 
 
@@ -236,7 +324,7 @@ def test_behind_a_large_one_its_sender_stands_and_all_others_go_on():
     assert [(raw.topic.worker, raw.is_large) for raw in taken] == [("large", True)] + [("small", False)] * 3
     put(i, "events", b"more", "large")
     assert order(i) == []
-    i.done("large")
+    i.done(taken[0])
     assert order(i) == [("large", b"after"), ("large", b"last"), ("large", b"more")]
     assert i._lanes == {}
 
@@ -255,7 +343,7 @@ def test_what_is_packed_small_may_be_large():
         (raw,) = i.take(1)
         assert raw.is_large == large
         if large:
-            i.done("edge-1")
+            i.done(raw)
 
 
 @given(
@@ -273,10 +361,10 @@ def test_the_order_of_each_sender_stays_and_nothing_is_lost(steps):
 
     def take(count):
         for raw in i.take(count):
-            assert raw.topic.worker not in elsewhere, "overtaken"
+            assert raw.topic.worker not in [one.topic.worker for one in elsewhere], "overtaken"
             got.append((raw.topic.worker, raw.payload))
             if raw.is_large:
-                elsewhere.append(raw.topic.worker)
+                elsewhere.append(raw)
 
     for number, (step, value, large) in enumerate(steps):
         if step == "put":

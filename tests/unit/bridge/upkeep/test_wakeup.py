@@ -36,11 +36,22 @@ async def test_a_pause_grows_while_it_goes_badly_and_is_short_again_after_it_wen
     assert pauses[4] == pauses[0] == wakeup._SHORTEST
 
 
-async def test_what_is_no_interruption_ends_it(monkeypatch):
-    """It is said by the group of the leader, and not swallowed."""
+async def test_whatever_interrupts_it_is_said(monkeypatch, caplog):
+    """Nothing is swallowed without a word."""
+    monkeypatch.setattr(wakeup, "_SHORTEST", 0.0)
+    tries = []
 
     async def hear():
-        raise KeyError("bug")
+        tries.append(1)
+        if len(tries) == 2:
+            raise StoppedError
+        raise OSError("a kind of its own")
 
-    with pytest.raises(KeyError):
+    async def sleep(seconds):
+        if len(tries) == 2:
+            raise StoppedError
+
+    monkeypatch.setattr(wakeup.asyncio, "sleep", sleep)
+    with pytest.raises(StoppedError):
         await wakeup._for_ever(hear)
+    assert "a kind of its own" in caplog.text

@@ -9,7 +9,6 @@ link is down. The final state waits for the end of its supervisor, and says that
 says why heartbeats never leave the device and why a final state is stored before anybody has seen it.
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ import orjson
 from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.execution_api import Does, Reply
 from airflow_mqtt.protocol.messages import EventType, FinishOutcome, Part, Request, Response
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core import completion
@@ -51,25 +51,6 @@ MAX_STORED = 10_000
 CHAIN_BYTES = 16 * 1024
 CHAIN_CALLS = 32
 
-_GATE = re.compile(r"(task-instances|callbacks)/[^/]+/run")
-_HEARTBEAT = re.compile(r"task-instances/[^/]+/heartbeat")
-_STATE = re.compile(r"task-instances/[^/]+/state")
-
-#: Writes that may be stored, with the answer that the Execution API would give
-#: (`airflow.api_fastapi.execution_api.routes`: task_instances, xcoms).
-_STORABLE: tuple[tuple[str, re.Pattern[str], int, str | None], ...] = (
-    ("PATCH", _STATE, 204, None),
-    (
-        "PUT",
-        re.compile(r"task-instances/[^/]+/rtif"),
-        201,
-        '{"message":"Rendered task instance fields successfully set"}',
-    ),
-    ("POST", re.compile(r"xcoms/.+"), 201, '{"message":"XCom successfully set"}'),
-    ("PATCH", re.compile(r"task-instances/[^/]+/skip-downstream"), 204, None),
-    ("PATCH", re.compile(r"task-instances/[^/]+/rendered-map-index"), 200, "{}"),
-)
-
 
 @dataclass(frozen=True, kw_only=True)
 class LocalCall:
@@ -86,22 +67,6 @@ class LocalCall:
     body: str | None = None
 
 
-def is_gate(call: Call) -> bool:
-    return call.method == "PATCH" and _GATE.fullmatch(call.path) is not None
-
-
-def is_state(call: Call) -> bool:
-    return call.method == "PATCH" and _STATE.fullmatch(call.path) is not None
-
-
-def storable(call: Call) -> tuple[int, str | None] | None:
-    """Return the answer that a stored `call` gets, or None when it cannot be stored."""
-    for method, path, status, body in _STORABLE:
-        if call.method == method and path.fullmatch(call.path):
-            return status, body
-    return None
-
-
 # --- from the runner --------------------------------------------------------------------------------------
 
 
@@ -114,17 +79,18 @@ def submit(state: State, local: LocalCall, now: float) -> None:
     if job.cancel is not None:
         _answer(state, local.token, local.id, 410, gone_body(job.cancel))
         return
-    if local.method == "PUT" and _HEARTBEAT.fullmatch(local.path):
-        _answer(state, local.token, local.id, 204)
-        return
     waiting = job.calls.get(local.id)
     if waiting is not None:
         _ask_again(state, waiting, local.token)
         return
-    _enqueue(state, job, _call(local, now), now)
+    call = _call(local, now, started=job.phase is not Phase.ACCEPTED)
+    if call.does is Does.LIVE:
+        _answer_stored(state, call)
+        return
+    _enqueue(state, job, call, now)
 
 
-def _call(local: LocalCall, now: float) -> Call:
+def _call(local: LocalCall, now: float, *, started: bool) -> Call:
     return Call(
         id=local.id,
         method=local.method,
@@ -134,6 +100,7 @@ def _call(local: LocalCall, now: float) -> Call:
         body=local.body,
         token=local.token,
         asked_at=now,
+        started=started,
     )
 
 
@@ -152,12 +119,12 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
         _answer(state, call.token, call.id, 400, detail_body("malformed", why))
         return
     job.calls.append(call)
-    if is_state(call):
+    if call.does is Does.END:
         job.final = _final_state(call)
         if job.refused and job.final == "success":
             _fail_instead(state, job, call, now)
         save(state, job)
-    if is_state(call):
+    if call.does is Does.END:
         store(state, job, call)
     elif state.gathers or not state.connected:
         _store_if_room(state, job, call, now)
@@ -166,7 +133,7 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
 
 def too_large(state: State, job: Job, call: Call) -> bool:
     """Whether the bridge would not take `call`, which would then be sent again for ever."""
-    limit = state.config.max_message_bytes
+    limit = state.max_message_bytes
     if (len(call.body or "") + len(call.query) + len(call.path)) * ESCAPE_FACTOR + 4096 <= limit:
         return False
     plain = call.request(state.config.journal, job.id, job.attempt).plain()
@@ -174,12 +141,15 @@ def too_large(state: State, job: Job, call: Call) -> bool:
 
 
 def refuse_too_large(state: State, job: Job, now: float) -> None:
-    """Give up stored calls that were not too large before the worker was started with another limit."""
+    """Give up calls that were not too large before there was another limit: of this worker, or of the broker."""
     for call in [call for call in job.calls if too_large(state, job, call)]:
-        answer = Response(id=call.wire_id, journal=call.journal, status=413, body=_too_large_body(state))
         job.calls.remove(call)
-        state.out.append(DropCall(call.id))
-        _refused(state, job, call, answer, now)
+        if call.stored:
+            answer = Response(id=call.wire_id, journal=call.journal, status=413, body=_too_large_body(state))
+            state.out.append(DropCall(call.id))
+            _refused(state, job, call, answer, now)
+        else:
+            _answer(state, call.token, call.id, 413, _too_large_body(state))
 
 
 def malformed(state: State, job: Job, call: Call) -> str:
@@ -205,7 +175,7 @@ def _json_object(text: str | None) -> codec.JsonObject:
 
 def _store_if_room(state: State, job: Job, call: Call, now: float) -> None:
     """Store a write. What has no room waits for the link, as a read does: so does the task, and no disk fills up."""
-    if storable(call) is None:
+    if call.reply is None:
         return
     if _has_room(state, job, call):
         store(state, job, call)
@@ -232,8 +202,8 @@ def store(state: State, job: Job, call: Call) -> None:
 
 
 def _answer_stored(state: State, call: Call) -> None:
-    status, body = storable(call) or (204, None)
-    _answer(state, call.token, call.id, status, body)
+    reply = call.reply or Reply(204)
+    _answer(state, call.token, call.id, reply.status, reply.body)
     call.token = None
 
 
@@ -249,9 +219,11 @@ def gone_body(message: str) -> str:
 
 
 def _too_large_body(state: State) -> str:
+    limit, own = state.max_message_bytes, state.config.max_message_bytes
+    whose = f"max_message_bytes of the worker is {own}" if limit == own else f"the broker takes {limit} bytes"
     message = (
-        "The call is larger than a message may be on its way to Airflow: max_message_bytes of the worker is"
-        f" {state.config.max_message_bytes}. Raise it there, in the bridge and in the broker, or pass less."
+        f"The call is larger than a message may be on its way to Airflow: {whose}. Raise the limit (max_message_bytes"
+        " of worker and bridge, max_packet_size of the broker), or pass less."
     )
     return detail_body("too_large", message)
 
@@ -277,7 +249,7 @@ def _due(state: State, job: Job) -> float:
         return NEVER
     if not state.gathers or job.calls.waiting or job.phase is Phase.ENDED:
         return head.not_before
-    return max(head.not_before, (last if is_state(last) else head).asked_at + GATHER)
+    return max(head.not_before, (last if last.does is Does.END else head).asked_at + GATHER)
 
 
 def chains(state: State, now: float) -> list[list[Part]]:
@@ -294,11 +266,12 @@ def _chain(state: State, job: Job, now: float) -> list[Part]:
         size += call.size
         if chain and (not state.gathers or size > CHAIN_BYTES or len(chain) == CHAIN_CALLS or call.not_before > now):
             break
-        if is_gate(call):
+        if call.does is Does.START:
             job.gate_sent = True
-        call.sent_at = now
         end = {"ends": True, "exit_code": _exit_code(job)} if _ends(state, job, call) else {}
-        chain.append(call.request(state.config.journal, job.id, job.attempt, **end))
+        request = call.request(state.config.journal, job.id, job.attempt, **end)
+        call.sent(now, len(request.encode()))
+        chain.append(request)
     return chain
 
 
@@ -307,12 +280,12 @@ def _may_go(state: State, job: Job, now: float) -> bool:
     head, last = job.calls.head, job.calls.last
     if head is None or last is None or head.sent_at is not None or head.not_before > now:
         return False
-    return not is_state(last) or _due(state, job) <= now
+    return last.does is not Does.END or _due(state, job) <= now
 
 
 def _ends(state: State, job: Job, call: Call) -> bool:
     """Whether the answer to `call`, a final state, leaves nothing to say of its attempt."""
-    last = is_state(call) and call is job.calls.last and job.phase is Phase.ENDED and not job.closed
+    last = call.does is Does.END and call is job.calls.last and job.phase is Phase.ENDED and not job.closed
     if not last or not state.gathers or job.cancel is not None:
         return False
     return completion.outcome(job) == (FinishOutcome.SUCCEEDED, "")
@@ -347,7 +320,7 @@ def _settle(state: State, job: Job, call: Call, response: Response, now: float) 
         state.out.append(SaveCall(call.id, job.id, call.position, call.record()))
         return
     job.calls.remove(call)
-    if is_gate(call):
+    if call.does is Does.START:
         _through_gate(state, job, response, now)
     if call.stored:
         state.out.append(DropCall(call.id))
@@ -381,10 +354,10 @@ def _through_gate(state: State, job: Job, response: Response, now: float) -> Non
 
 def _refused(state: State, job: Job, call: Call, response: Response, now: float) -> None:
     """A write that the runner was told had succeeded has not. A 409 on the state: Airflow has another already."""
-    if is_state(call) and response.status == 409:
+    if call.does is Does.END and response.status == 409:
         return
     job.refused = task_log.refusal(call.method, call.path, response.status, response.body or "")
-    job.final_refused = job.final_refused or is_state(call)
+    job.final_refused = job.final_refused or call.does is Does.END
     note(state, job, now, job.refused)
     say(state, "warning", f"job {job.id}: {job.refused}")
     if job.final == "success":
@@ -394,7 +367,7 @@ def _refused(state: State, job: Job, call: Call, response: Response, now: float)
 
 def _fail_stored(state: State, job: Job, now: float) -> None:
     for later in job.calls:
-        if later.stored and is_state(later) and _final_state(later) == "success":
+        if later.stored and later.does is Does.END and _final_state(later) == "success":
             _fail_instead(state, job, later, now)
             state.out.append(SaveCall(later.id, job.id, later.position, later.record()))
 
@@ -450,7 +423,7 @@ def deadline(state: State) -> float:
     """Return when `tick` has something to do."""
     times = [float("inf")]
     for job in state.jobs.values():
-        waiting = [call for call in job.calls.waiting if storable(call) and _has_room(state, job, call)]
+        waiting = [call for call in job.calls.waiting if call.reply and _has_room(state, job, call)]
         times += [call.asked_at + STORE_AFTER for call in waiting]
         head = job.calls.head
         if head is not None and state.connected:

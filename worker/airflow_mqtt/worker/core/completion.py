@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.messages import EventType, FinishOutcome, RejectReason
 from airflow_mqtt.worker.core.effects import DropCall, DropJob, Force, Launch, RemoveFiles, Signal
 from airflow_mqtt.worker.core.jobs import Job, Phase, Result
@@ -89,7 +90,8 @@ def outcome(job: Job) -> tuple[FinishOutcome, str]:
         return FinishOutcome.FAILED, job.died
     if not job.result.returned:
         return FinishOutcome.FAILED, job.result.reason
-    if job.run.workload.get("type") == "ExecuteCallback":
+    work = kinds.of(job.run.workload.get("type"))
+    if work is not None and not work.tracked:
         failed = job.result.exit_code != 0
         return (FinishOutcome.FAILED if failed else FinishOutcome.SUCCEEDED), job.result.reason
     if job.final is None:

@@ -2,10 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import InitVar, asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Self
 
+from airflow_mqtt.protocol import execution_api
+from airflow_mqtt.protocol.execution_api import Does, Match, Reply
 from airflow_mqtt.protocol.messages import HeldState, Request, Run
 
 
@@ -47,6 +49,23 @@ class Call:
     asked_at: float = 0.0
     sent_at: float | None = None
     not_before: float = 0.0
+    sent_times: int = 0
+    sent_bytes: int = 0  # as large was its message
+    started: InitVar[bool] = True  # whether the job was through the gate when this was asked
+    does: Does = field(init=False, default=Does.NOTHING)
+    reply: Reply | None = field(init=False, default=None)  # what it is answered with when it is stored, if it can be
+
+    def __post_init__(self, started: bool) -> None:
+        match = execution_api.find(self.method, self.path)
+        if isinstance(match, Match):
+            route = execution_api.as_meant(match, started=started).route
+            self.does, self.reply = route.does, route.stored
+
+    def sent(self, now: float, size: int) -> None:
+        """Count it as sent, as a message of `size` bytes."""
+        self.sent_at = now
+        self.sent_times += 1
+        self.sent_bytes = size
 
     @property
     def size(self) -> int:

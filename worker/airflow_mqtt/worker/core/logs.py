@@ -76,16 +76,27 @@ def read(state: State, job: Job, offset: int, data: bytes, now: float) -> None:
         return  # half a line; its end is still to come
     if job.log_sent == job.log_acked:
         job.log_progress = now
-    chunk = LogChunk.of(job.attempt, offset, data)
+    data, chunk, payload = _packed(state, job, offset, data)
     if len(data) <= parcels.SMALL_LOG:
         state.chunks.append(LogPart(job=job.id, **vars(chunk)))
         plan(state, now)
     else:
-        state.out.append(Publish(state.topics.logs(state.config.name, job.id), chunk.encode()))
+        state.out.append(Publish(state.topics.logs(state.config.name, job.id), payload))
     job.log_sent += len(data)
     state.log_budget -= len(data)
     if job.phase is Phase.ENDED or len(data) > CHUNK // 2:
         job.log_due = now  # there is more
+
+
+def _packed(state: State, job: Job, offset: int, data: bytes) -> tuple[bytes, LogChunk, bytes]:
+    """Return as much of `data` as has a way to the bridge, and the chunk and payload with it."""
+    while True:
+        chunk = LogChunk.of(job.attempt, offset, data)
+        payload = chunk.encode()
+        if len(payload) <= state.max_message_bytes or len(data) == 1:
+            return data, chunk, payload
+        half = data[: len(data) // 2]
+        data = half[: half.rfind(b"\n") + 1] or half
 
 
 def _vanished(job: Job) -> None:

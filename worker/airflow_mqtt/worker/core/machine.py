@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import (
+    MAX_POSITION,
     PARCELS,
     Ack,
     BridgeState,
@@ -19,8 +21,9 @@ from airflow_mqtt.protocol.messages import (
     WorkerStatus,
     decode_order,
 )
-from airflow_mqtt.protocol.topics import Topic, TopicKind, Topics
-from airflow_mqtt.worker.core import calls, completion, draining, logs, orders, parcels, renewal, status
+from airflow_mqtt.protocol.packets import PacketLimit
+from airflow_mqtt.protocol.topics import RETAINED, Topic, TopicKind, Topics
+from airflow_mqtt.worker.core import calls, completion, draining, limits, logs, orders, parcels, renewal, status, trial
 from airflow_mqtt.worker.core.calls import LocalCall
 from airflow_mqtt.worker.core.effects import DropEvents, Effect, SaveMeta
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase, Result
@@ -109,6 +112,7 @@ class Core:
         state.disk_free = disk_free
         state.under_way = under_way
         calls.tick(state, now)
+        trial.tick(state, now)
         orders.escalate(state, now)
         if state.connected and state.outbox.waiting and now - state.outbox.progress_at >= state.config.resend_after:
             state.outbox.rewind(now)
@@ -122,7 +126,7 @@ class Core:
     def deadline(self, now: float) -> float:
         """Return the time at which `tick` has something to do, at the latest."""
         state = self.state
-        times = [calls.deadline(state), logs.deadline(state, now)]
+        times = [calls.deadline(state), logs.deadline(state, now), trial.deadline(state)]
         times += [job.signal_at for job in state.jobs.values() if job.signal_at is not None]
         if state.stage is not Stage.NONE:
             times.append(state.stage_until)
@@ -155,6 +159,11 @@ class Core:
         status.info(self.state)
         status.publish(self.state, now)
 
+    def limited(self, limit: PacketLimit, now: float) -> None:
+        """So much is known of what the broker takes."""
+        if limits.keep(self.state, limit, now):
+            self._after(now)
+
     def disconnected(self, now: float) -> None:
         """The connection is gone."""
         if self.state.connected:
@@ -186,6 +195,8 @@ class Core:
                 raise PayloadError(f"topic {topic[:200]!r} is another worker's")
             if not retained:
                 self.state.heard_at = now
+            if retained and parsed.kind not in RETAINED:
+                raise PayloadError("the broker had retained it, and what it says was for another time")
             self._dispatch(parsed, payload, now, retained=retained)
         except PayloadError as error:
             self._drop(kind, topic, error)
@@ -208,9 +219,9 @@ class Core:
             case TopicKind.DESIRED:
                 self._desire(payload, now)
             case TopicKind.STATUS:
-                status.seen(self.state, WorkerStatus.decode(payload), now)
+                status.seen(self.state, WorkerStatus.decode(payload), now, live=not retained)
             case TopicKind.PROBE:
-                self._probed(Probe.decode(payload), now)
+                self._probed(Probe.decode(payload), len(payload), now)
             case TopicKind.BRIDGE_STATUS:
                 self._bridge(BridgeStatus.decode(payload), now, retained=retained)
             case _:
@@ -283,8 +294,10 @@ class Core:
             self.state.unwelcome = why
             say(self.state, "error", f"the bridge gives this worker no jobs: {why}")
 
-    def _probed(self, probe: Probe, now: float) -> None:
-        if probe.instance != self.state.config.instance and self.state.connected:
+    def _probed(self, probe: Probe, size: int, now: float) -> None:
+        if probe.instance == self.state.config.instance:
+            trial.came_back(self.state, size, now)
+        elif self.state.connected:
             status.publish(self.state, now)
 
     def _bridge(self, bridge: BridgeStatus, now: float, *, retained: bool) -> None:
@@ -307,7 +320,8 @@ class Core:
             self._introduce(now)
 
     def _desire(self, payload: bytes, now: float) -> None:
-        desired = Desired.decode(payload) if payload else Desired(revision=0)
+        # Of an older bridge: it may wish for more slots than there can be.
+        desired = Desired.stored(codec.decode(payload)) if payload else Desired(revision=0)
         state = self.state
         shape = (state.queues, state.slots)
         if desired.maintenance != state.desired.maintenance:
@@ -345,8 +359,9 @@ class Core:
 
 def _restore(state: State, restored: Restored) -> None:
     meta = restored.meta
-    state.connection = int(meta.get("connection", "0"))
+    state.connection = min(int(meta.get("connection", "0")), MAX_POSITION)
     state.shutdown_done = int(meta.get("shutdown_done", "-1"))
+    state.learnt_limit = limits.known(meta)
     acked = int(meta.get("acked", "0"))
     state.outbox = Outbox(last=max([acked, *restored.events]), acked=acked, sent=acked, events=dict(restored.events))
     for record in restored.jobs:

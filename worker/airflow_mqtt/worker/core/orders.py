@@ -1,8 +1,10 @@
 """`run` and `cancel`, as the bridge sends them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from airflow_mqtt.protocol.messages import Cancel, EventType, RejectReason, Run
+from airflow_mqtt.protocol.messages import Cancel, EventType, FinishOutcome, RejectReason, Run
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core import calls, completion
 from airflow_mqtt.worker.core.effects import Force, Publish, Signal
@@ -30,12 +32,38 @@ def run(state: State, queue: str, order: Run, now: float) -> None:
         return
     if state.gone.get(order.job, -1) >= order.attempt:
         return
+    if stray := strays(order.workload):
+        _fail(state, order, stray, now)
+        return
     why = _objection(state, queue, order, now)
     if why is None:
         _accept(state, queue, order, now)
     else:
         remember(state.refused, order.job, (order.attempt, why))
         report(state, EventType.REJECTED, order, now, reason=why)
+
+
+def strays(workload: Mapping[str, Any]) -> str:
+    """Return how `workload` leads out of the Dag bundle, or nothing. Airflow makes no such workload."""
+    bundle = workload.get("bundle_info")
+    version = bundle.get("version") if isinstance(bundle, Mapping) else None
+    for name, path in (("dag_rel_path", workload.get("dag_rel_path")), ("the bundle's version", version)):
+        if path is not None and not _stays_inside(path):
+            return f"not run: {name} {path!a:.200} leads out of the Dag bundle"
+    return ""
+
+
+def _stays_inside(path: Any) -> bool:
+    if not isinstance(path, str) or "\0" in path:
+        return False
+    return not path.startswith(("/", "\\")) and ".." not in path.replace("\\", "/").split("/")
+
+
+def _fail(state: State, order: Run, why: str, now: float) -> None:
+    """End a job that nobody should run, here or elsewhere: given back, it would come again for ever."""
+    say(state, "error", f"job {order.job}: {why}")
+    report(state, EventType.FINISHED, order, now, reason=why, outcome=FinishOutcome.FAILED, log_size=0)
+    remember(state.gone, order.job, order.attempt)
 
 
 def _repeat(state: State, job: Job, now: float) -> None:

@@ -13,7 +13,7 @@ that comes twice changes nothing (`protocol.jobs.settle`), as its job and attemp
 import hashlib
 from dataclasses import replace
 
-from airflow_mqtt.protocol.messages import Event
+from airflow_mqtt.protocol.messages import MAX_POSITION, Event
 from airflow_mqtt.worker.core.effects import DropEvents, SaveEvent, SaveMeta
 from airflow_mqtt.worker.core.outbox import Outbox
 from airflow_mqtt.worker.core.state import State, save
@@ -28,13 +28,13 @@ def at_start(state: State, boot: str) -> None:
 
 
 def renew(state: State, connection: int = 0) -> None:
-    """Take a new name. The next connection is counted above `connection`.
+    """Take a new name. The next connection is counted above `connection`, as far as that leaves room to count on.
 
     The name is made from the old one and the random name of this process: no other line of time comes to it.
     """
     name = hashlib.sha256(f"{state.config.journal} {state.config.instance}".encode()).hexdigest()[:32]
     state.config = replace(state.config, journal=name)
-    state.connections_seen = max(state.connection, connection)
+    state.connections_seen = max(state.connection, min(connection, MAX_POSITION))
     state.out.append(SaveMeta("journal", name))
     state.out.append(SaveMeta("connection", str(state.connections_seen)))
     before, state.outbox = state.outbox, Outbox()

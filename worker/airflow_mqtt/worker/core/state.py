@@ -3,15 +3,19 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import MAX_SLOTS, Desired, Event, EventType, LogPart, Run, sanitise
+from airflow_mqtt.protocol.messages import Desired, Event, EventType, LogPart, Run, sanitise
+from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Job, Phase
 from airflow_mqtt.worker.core.outbox import Outbox
+
+if TYPE_CHECKING:
+    from airflow_mqtt.worker.core.trial import Trial
 
 #: How many ended attempts are remembered, so that a late copy of their `run` is known as such.
 REMEMBERED = 1024
@@ -32,6 +36,7 @@ class Config:
     name: str
     instance: str
     journal: str
+    broker: str = ""  # where it is; what was learnt of one holds for that one
     boot: str = ""  # names what a disk cannot go back in: this power-on, and the journal's file; empty: not known
     queues: tuple[str, ...] = ("default",)
     slots: int = 1
@@ -104,8 +109,15 @@ class State:
     status_news: float = NEVER  # when something new is said of it
     heard_at: float = 0.0  # when something arrived last
     asked_at: float = 0.0  # when we asked ourselves something last, to hear that we receive
+    echoed_at: float = 0.0  # when something that we asked ourselves came back last
     ack_at: float = 0.0  # when an acknowledgement of our journal came last
     unheard_births: int = 0  # how often we have introduced ourselves since one was acknowledged
+    limit: PacketLimit | None = None  # what the link knows of it
+    trial: "Trial | None" = None
+    passed: int = 0  # the largest of our messages to ourselves that came back on this connection
+    learnt_limit: int | None = None  # of packets, as it is in the journal
+    learnt_at: float = 0.0
+    payload_limit: int | None = None  # of the broker, in bytes, as far as it is known
     disk_free: int | None = None  # in bytes, as the shell said last
     under_way: int = 0  # messages that the broker has not acknowledged, as the shell said last
     log_budget: float = 0.0
@@ -116,11 +128,17 @@ class State:
 
     @property
     def slots(self) -> int:
-        return self.config.slots if self.desired.slots is None else min(self.desired.slots, MAX_SLOTS)
+        return self.config.slots if self.desired.slots is None else self.desired.slots
 
     @property
     def queues(self) -> tuple[str, ...]:
         return self.config.queues if self.desired.queues is None else tuple(self.desired.queues)
+
+    @property
+    def max_message_bytes(self) -> int:
+        """The largest payload that has a way to the bridge."""
+        limit = self.config.max_message_bytes
+        return limit if self.payload_limit is None else min(limit, self.payload_limit)
 
     @property
     def used(self) -> int:
@@ -158,7 +176,7 @@ def report(
         reason=sanitise(reason),
         **details,
     )
-    payload = _fitting(state, event).encode()
+    payload = shortened(state, _fitting(state, event))
     state.outbox.add(payload)
     state.out.append(SaveEvent(event.seq, payload))
     plan(state, now, patient=kind in _PATIENT)
@@ -178,6 +196,15 @@ def plan(state: State, now: float, *, patient: bool = False) -> None:
     """Have what waits for the bridge sent, at once or (`patient`) within `GATHER`."""
     if state.connected:
         state.send_at = min(state.send_at, now + GATHER if patient and state.gathers else now)
+
+
+def shortened(state: State, event: Event) -> bytes:
+    """Return the payload of `event`, with as much of its reason as has a way: else it would hold up all behind it."""
+    payload = event.encode()
+    while len(payload) > state.max_message_bytes and event.reason:
+        event = replace(event, reason=event.reason[: len(event.reason) // 2])
+        payload = event.encode()
+    return payload
 
 
 def note(state: State, job: Job, now: float, text: str, level: str = "error") -> None:

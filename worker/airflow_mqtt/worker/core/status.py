@@ -130,13 +130,19 @@ def born(state: State, now: float) -> None:
     state.out.append(Publish(state.topic(TopicKind.EVENTS), message.encode()))
 
 
-def seen(state: State, status: WorkerStatus, now: float) -> None:
+def seen(state: State, status: WorkerStatus, now: float, *, live: bool) -> None:
     """Take a status on our own topic: an echo, or one that says something untrue of us.
 
-    A will of an earlier connection that fired late, or of another worker of our name, must not stand.
+    A will of an earlier connection that fired late, or of another worker of our name, must not stand. Of two that are
+    here at once, the one with the lower connection asks whether it may go on; that way not both do.
     """
     is_ours = status.instance == state.config.instance and status.connection == state.connection
     if is_ours and status.state != ReportedState.OFFLINE:
         return
-    if state.connected and state.stage is not Stage.STOPPED:
+    if not state.connected or state.stage is Stage.STOPPED:
+        return
+    another = status.instance != state.config.instance and status.state != ReportedState.OFFLINE
+    if live and another and status.connection > state.connection:
+        state.out.append(Reconnect("another worker speaks under this name"))
+    else:
         state.status_due = min(state.status_due, now + REPAIR_PAUSE)

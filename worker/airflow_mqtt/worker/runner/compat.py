@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,11 +130,12 @@ def refusal(error: BaseException) -> str:
 
 def run_callback(workload: dict[str, Any], client: Any, log_path: Path) -> int:
     """Run an `ExecuteCallback` workload to its end. The SDK raises when the callback fails."""
-    from airflow.sdk.execution_time.callback_supervisor import supervise_callback  # noqa: PLC0415  3.3 and later
+    from airflow.sdk.execution_time import callback_supervisor  # noqa: PLC0415  3.3 and later
 
+    _keep_inside(callback_supervisor)
     callback = workload["callback"]
     return int(
-        supervise_callback(
+        callback_supervisor.supervise_callback(
             id=callback["id"],
             callback_path=callback["data"].get("path", ""),
             callback_kwargs=callback["data"].get("kwargs", {}),
@@ -143,3 +145,44 @@ def run_callback(workload: dict[str, Any], client: Any, log_path: Path) -> int:
             log_path=str(log_path),
         )
     )
+
+
+def run_connection_test(workload: dict[str, Any], client: Any) -> int:
+    """Run a `TestConnection` workload to its end, in this process. The SDK reports what came of it by itself.
+
+    It makes its client of an address, so ours is put in the place of that.
+    """
+    from airflow.sdk.execution_time import connection_test_supervisor  # noqa: PLC0415  3.3 and later
+
+    connection_test_supervisor.Client = lambda **_: client
+    return int(
+        connection_test_supervisor.supervise_connection_test(
+            connection_test_id=uuid.UUID(workload["connection_test_id"]),
+            connection_id=workload["connection_id"],
+            timeout=workload["timeout"],
+            token="",
+            server=BASE_URL,
+        )
+    )
+
+
+def _keep_inside(module: Any) -> None:
+    """Let the callback's process, which is forked from this one, run nothing but what is meant to be a callback."""
+    from airflow_mqtt.worker.runner import callbacks  # noqa: PLC0415  of what 3.3 and later have
+
+    execute = module.execute_callback
+
+    def checked(callback_path: str, *, bundle_path: Any, **options: Any) -> tuple[bool, str | None]:
+        why = callbacks.refusal(callback_path, [bundle_path, _plugins_folder()])
+        if why:
+            options["log"].error(why, callback_path=callback_path)
+            return False, why
+        return execute(callback_path=callback_path, bundle_path=bundle_path, **options)  # type: ignore[no-any-return]
+
+    module.execute_callback = checked
+
+
+def _plugins_folder() -> str:
+    from airflow.sdk.configuration import conf  # noqa: PLC0415  slow
+
+    return str(conf.get("core", "plugins_folder", fallback=""))

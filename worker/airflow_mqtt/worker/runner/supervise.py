@@ -11,13 +11,16 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.messages import sanitise
 from airflow_mqtt.worker import processes, task_log
 from airflow_mqtt.worker.job_files import JobFiles
-from airflow_mqtt.worker.runner import compat
+from airflow_mqtt.worker.runner import callback, compat, connection_test, task
+from airflow_mqtt.worker.runner.outcome import Outcome
 from airflow_mqtt.worker.runner.transport import WorkerTransport
 
-CALLBACK = "ExecuteCallback"
+#: How each kind of work is run. What is of none is tried as a task: it is of a newer site.
+_RUN = {kinds.TASK: task.run, kinds.CALLBACK: callback.run, kinds.CONNECTION_TEST: connection_test.run}
 
 
 def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
@@ -83,27 +86,17 @@ def _run(state_dir: Path, order: dict[str, Any], files: JobFiles) -> dict[str, A
     transport = WorkerTransport(state_dir, order["job"], order["attempt"], order["max_call_bytes"], key=order["key"])
     try:
         client = compat.make_client(transport)
-        if workload.get("type") == CALLBACK:
-            return _run_callback(workload, client, files)
-        return _result(returned=True, exit_code=compat.run_task(workload, client, files.task_log))
+        run = _RUN[kinds.of(workload.get("type")) or kinds.TASK]
+        return _result(returned=True, outcome=run(workload, client, files.task_log))
     except BaseException as error:
         traceback.print_exc()
         reason = sanitise(compat.refusal(error) or f"the supervisor failed: {type(error).__name__}: {error}")
         _tell(files, reason, error)
-        return _result(returned=False, reason=reason)
+        return _result(returned=False, outcome=Outcome(None, reason))
 
 
-def _run_callback(workload: dict[str, Any], client: Any, files: JobFiles) -> dict[str, Any]:
-    """Pass the gate with a request of our own, since the SDK makes none for callbacks; then run it."""
-    client.patch(f"callbacks/{workload['callback']['id']}/run", content="{}")
-    try:
-        return _result(returned=True, exit_code=compat.run_callback(workload, client, files.task_log))
-    except RuntimeError as error:  # so says the SDK that the callback's own code failed
-        return _result(returned=True, exit_code=1, reason=sanitise(str(error)))
-
-
-def _result(*, returned: bool, exit_code: int | None = None, reason: str = "") -> dict[str, Any]:
-    return {"returned": returned, "exit_code": exit_code, "reason": reason}
+def _result(*, returned: bool, outcome: Outcome) -> dict[str, Any]:
+    return {"returned": returned, "exit_code": outcome.exit_code, "reason": outcome.reason}
 
 
 def _tell(files: JobFiles, reason: str, error: BaseException) -> None:

@@ -12,12 +12,15 @@ from typing import Any
 
 import httpx
 
+from airflow_mqtt.protocol import execution_api
 from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.execution_api import Does, Match
 from airflow_mqtt.worker.frames import HEADER_BYTES, MAX_FRAME_BYTES, UNREAD, Unpacker, pack
 from airflow_mqtt.worker.unix_sockets import connect
 
 #: What the SDK believes the API server's address to be.
 BASE_URL = "http://airflow-mqtt/execution/"
+_ROOT = httpx.URL(BASE_URL).path
 
 #: A heartbeat that the worker does not answer in this time is answered here: a supervisor that waits does not
 #: drain the pipes of its task. The bridge tells Airflow that the task lives, see `docs/explanation`.
@@ -55,10 +58,12 @@ class WorkerTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         path, _, query = request.url.raw_path.decode("ascii").partition("?")
-        call = self._call(request, path.removeprefix(httpx.URL(BASE_URL).path), query)
-        if len(pack(call)) - HEADER_BYTES > self._max_call_bytes:
+        call = self._call(request, path.removeprefix(_ROOT), query)
+        if not path.startswith(_ROOT):
+            answer = _not_found()
+        elif len(pack(call)) - HEADER_BYTES > self._max_call_bytes:
             answer = _too_large()
-        elif request.method == "PUT" and path.endswith("/heartbeat"):
+        elif _is_heartbeat(call):
             answer = self._try_within(call, HEARTBEAT_WAIT) or {"status": 204}
         else:
             answer = self._insist(call)
@@ -125,6 +130,16 @@ class WorkerTransport(httpx.BaseTransport):
             with contextlib.suppress(OSError):
                 self._socket.close()
             self._socket = None
+
+
+def _is_heartbeat(call: dict[str, Any]) -> bool:
+    match = execution_api.find(call["method"], call["path"])
+    return isinstance(match, Match) and match.route.does is Does.LIVE
+
+
+def _not_found() -> dict[str, Any]:
+    """Return what an API server says of what is not under the Execution API: a key of dots leads out of there."""
+    return {"status": 404, "headers": {"content-type": "application/json"}, "body": '{"detail":"Not Found"}'}
 
 
 def _too_large() -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _begin(state: State, size: int, now: float) -> None:
 def _judge(state: State, trial: Trial) -> None:
     """Learn, if the link has brought the small one back meanwhile."""
     state.trial = None
-    if state.echoed_at <= trial.at or state.limit is None:
+    if state.echoed_at < trial.at or state.limit is None:
         return
     say(state, "warning", f"the broker acknowledges a message of {trial.size} bytes and does not pass it on")
     state.limit.refused(trial.size)

@@ -19,7 +19,8 @@ def job(**values: Any) -> Job:
         "slots": 1, "state": JobState.QUEUED, "attempt": 1, "reason": "", "worker": None, "cancel_reason": None,
         "cancel_by": "", "subject": "ti-1", "dag_id": "dag", "run_id": "run", "task_id": "task", "map_index": -1,
         "try_number": 1, "accept_journal": None, "accept_seq": None, "gate_request": None, "api_version": "",
-        "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "log_stored": 0, "publishes": 0,
+        "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "log_stored": 0,
+        "log_size": 0, "log_tail": None, "publishes": 0,
         "published_at": None, "queued_at": NOW, "dispatched_at": None, "accepted_at": None, "started_at": None,
         "running_since": None, "finished_at": None, "token": "token of job-1",
     }  # fmt: skip

@@ -18,6 +18,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Self
 
 from airflow_mqtt.bridge.mqtt.link import Link as BridgeLink
@@ -29,10 +30,11 @@ from airflow_mqtt.protocol.messages import BridgeStatus, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker.core import Config, Core
 from airflow_mqtt.worker.journal import Journal
-from airflow_mqtt.worker.link import Link as WorkerLink
-from airflow_mqtt.worker.link import LinkEvent
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
+from airflow_mqtt.worker.mqtt.link import Link as WorkerLink
+from airflow_mqtt.worker.mqtt.link import LinkEvent
+from airflow_mqtt.worker.mqtt.probe import Outcome, Verdict
 from airflow_mqtt.worker.runners import Runners
 from airflow_mqtt.worker.settings import SETTINGS as WORKER_SETTINGS
 from airflow_mqtt.worker.settings import WorkerSettings
@@ -277,7 +279,7 @@ class LivingWorker(_Threaded):
             self.link = WorkerLink(
                 self._settings, TOPICS.of_worker(self.name), selector, lambda: loop.begin_connection()
             )
-            loop = Loop(core, journal, self.link, local_api, runners, selector, lambda: False)
+            loop = Loop(core, journal, self.link, local_api, runners, selector, self._probe)
             loop.recover()
             loop._perform()
             was_up = False
@@ -289,6 +291,10 @@ class LivingWorker(_Threaded):
             local_api.close()
             runners.close()
 
+    def _probe(self, _now: float) -> Any:
+        """Nobody else has the name."""
+        return SimpleNamespace(service=lambda _now: Outcome(Verdict.FREE), deadline=lambda now: now)
+
     def _config(self, journal: str) -> Config:
         return Config(
             name=self.name, instance=os.urandom(8).hex(), journal=journal, queues=("default",), slots=1,
@@ -298,7 +304,7 @@ class LivingWorker(_Threaded):
         )  # fmt: skip
 
     def unsubscribe_all(self) -> None:
-        self.do(lambda: self.link._client.unsubscribe(TOPICS.of_worker(self.name)))
+        self.do(lambda: self.link._connection.client.unsubscribe(TOPICS.of_worker(self.name)))
 
     def __exit__(self, *_: object) -> None:
         self.end(lambda: self.link.disconnect())

@@ -431,7 +431,7 @@ async def test_each_column_of_a_job_is_written_as_it_is(site):
     text = "ü\"\\'\n\t\u2028😀" + "x" * 5000
     full = replace(
         job, reason=text, worker=text, accept_journal=text, accept_seq=2**53 - 1, gate_request=text, api_version=text,
-        unixname=text, pid=2**31 - 1, final_state=text, exit_code=-9, log_bytes=2**40, publishes=7,
+        unixname=text, pid=2**31 - 1, final_state=text, exit_code=-9, log_bytes=2**40, log_size=2**53, log_tail=2**41, publishes=7,
         published_at=NOW + 0.123456789, dispatched_at=1.5, accepted_at=2.5, started_at=3.5, running_since=4.5,
         finished_at=5.5, state=JobState.CANCELLING, attempt=2,
     )  # fmt: skip

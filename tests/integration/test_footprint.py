@@ -82,7 +82,7 @@ def _resident_kib(pid: int) -> int:
 def test_the_worker_process_loads_nothing_large() -> None:
     """What the worker imports, without paho: no Airflow, no database toolkit, no HTTP client, no asyncio."""
     code = (
-        "import sys, airflow_mqtt.cli.main, airflow_mqtt.worker.main; from airflow_mqtt.worker.link import load_paho;"
+        "import sys, airflow_mqtt.cli.main, airflow_mqtt.worker.main; from airflow_mqtt.worker.mqtt.connection import load_paho;"
         "load_paho(tls=False); print(*sorted({name.split('.')[0] for name in sys.modules}))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -9,7 +9,7 @@ import pytest
 import servers
 from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.protocol.topics import TopicKind, Topics
-from airflow_mqtt.worker.link import Link
+from airflow_mqtt.worker.mqtt.link import Link
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 from mqtt_peer import Peer
 from servers import wait_for

@@ -209,8 +209,8 @@ class Device:
                     self.runners[job, attempt].log.extend(line)
             case fx.ReadLog(job, attempt, offset, limit):
                 runner = self.runners.get((job, attempt))
-                data = bytes(runner.log[offset : offset + limit]) if runner else b""
-                self.core.log_read(job, attempt, offset, data, self.clock)
+                log = bytes(runner.log) if runner else b""
+                self.core.log_read(job, attempt, offset, log[offset : offset + limit], self.clock, size=len(log))
             case fx.Reconnect():
                 if self.client is not None:
                     self.broker.disconnect(self.client, will=True)

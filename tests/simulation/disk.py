@@ -21,6 +21,7 @@ class Disk:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     events: dict[int, bytes] = field(default_factory=dict)
     calls: dict[str, tuple[str, int, dict[str, Any]]] = field(default_factory=dict)
+    log_marks: dict[str, int] = field(default_factory=dict)
 
     def load(self) -> Restored:
         calls = sorted(self.calls.values(), key=lambda item: item[1])
@@ -29,6 +30,7 @@ class Disk:
             jobs=[json.loads(json.dumps(record)) for record in self.jobs.values()],
             events=dict(sorted(self.events.items())),
             calls=[(job, json.loads(json.dumps(record))) for job, _, record in calls],
+            log_marks=dict(self.log_marks),
         )
 
     def keep(self, effect: fx.Effect) -> None:
@@ -39,6 +41,9 @@ class Disk:
                 self.jobs[job] = json.loads(json.dumps(record))
             case fx.DropJob(job):
                 self.jobs.pop(job, None)
+                self.log_marks.pop(job, None)
+            case fx.SaveLogMark(job, acked):
+                self.log_marks[job] = acked
             case fx.SaveEvent(seq, payload):
                 self.events[seq] = payload
             case fx.DropEvents(upto):
@@ -54,7 +59,7 @@ class Image:
     """A copy of a disk, as it was at one commit."""
 
     def __init__(self, disk: Disk, runners: Runners) -> None:
-        self._disk = Disk(dict(disk.meta), dict(disk.jobs), dict(disk.events), dict(disk.calls))
+        self._disk = Disk(dict(disk.meta), dict(disk.jobs), dict(disk.events), dict(disk.calls), dict(disk.log_marks))
         self._files = [(key, runner, len(runner.log), runner.result) for key, runner in runners.items()]
 
     def copy(self) -> tuple[Disk, Runners]:

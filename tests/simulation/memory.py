@@ -133,7 +133,7 @@ def new_row(id_: str, subject: str, now: float, **values: Any) -> dict[str, Any]
         "id": id_, "kind": "airflow", "workload_type": "ExecuteTask", "queue": "default", "priority": 1, "slots": 1,
         "state": JobState.QUEUED.value, "attempt": 1, "reason": "", "cancel_by": "", "subject": subject,
         "dag_id": "dag", "run_id": "run", "task_id": id_, "map_index": -1, "try_number": 1, "api_version": "",
-        "log_bytes": 0, "log_stored": 0, "publishes": 0, "queued_at": now, "token": "token",
+        "log_bytes": 0, "log_stored": 0, "log_size": 0, "publishes": 0, "queued_at": now, "token": "token",
         "workload": '{"type":"ExecuteTask"}', "report_pending": False, "news": True,
     }  # fmt: skip
     return row | values

@@ -123,25 +123,25 @@ class Draft:
             Transition(waiting.id, waiting.attempt, self.now, by, event.value, before.value, after.value, "")
         )
 
-    def append_log(self, job: Job, data: bytes, end: int) -> None:
-        """Store `data` at the end of the job's log, which then is said to reach to `end`.
+    def store_log(self, before: Job, after: Job, offset: int, data: bytes) -> None:
+        """Store `data` at `offset` of a job's log, and what is known of the log `after` that.
 
         What continues a piece of this batch becomes one with it: a row costs much more than a byte.
         """
-        stored = job.log_stored + len(data)
-        last = self._last_chunks.get(job.id)
-        if data and last is not None and self._continues(self.chunks[last], job):
+        stored = before.log_stored + len(data)
+        last = self._last_chunks.get(before.id)
+        if data and last is not None and self._continues(self.chunks[last], before.attempt, offset):
             self.chunks[last] = replace(self.chunks[last], data=self.chunks[last].data + data)
         elif data:
-            self._last_chunks[job.id] = len(self.chunks)
-            self.chunks.append(Chunk(job.id, job.attempt, job.log_bytes, data))
+            self._last_chunks[before.id] = len(self.chunks)
+            self.chunks.append(Chunk(before.id, before.attempt, offset, data))
             stored += ROW
-        self.put(replace(job, log_bytes=end, log_stored=stored))
+        self.put(replace(after, log_stored=stored))
 
     @staticmethod
-    def _continues(chunk: Chunk, job: Job) -> bool:
+    def _continues(chunk: Chunk, attempt: int, offset: int) -> bool:
         end = chunk.offset + len(chunk.data)
-        return (chunk.attempt, end) == (job.attempt, job.log_bytes) and len(chunk.data) < _MERGED
+        return (chunk.attempt, end) == (attempt, offset) and len(chunk.data) < _MERGED
 
     def renew_token(self, job: Job, token: str) -> None:
         self.tokens[job.id] = token
@@ -237,7 +237,8 @@ class Draft:
 #: A job that is given to a worker for the first time, or again.
 _FRESH: Final[Mapping[str, Any]] = {
     "reason": "", "accept_journal": None, "accept_seq": None, "gate_request": None, "api_version": "",
-    "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "accepted_at": None,
+    "unixname": None, "pid": None, "final_state": None, "exit_code": None, "log_bytes": 0, "log_size": 0,
+    "log_tail": None, "accepted_at": None,
     "started_at": None, "running_since": None, "finished_at": None,
 }  # fmt: skip
 

@@ -36,6 +36,8 @@ WRITTEN: Final[Mapping[str, str]] = {
     "exit_code": "integer",
     "log_bytes": "bigint",
     "log_stored": "bigint",
+    "log_size": "bigint",
+    "log_tail": "bigint",
     "publishes": "integer",
     "published_at": "double precision",
     "dispatched_at": "double precision",

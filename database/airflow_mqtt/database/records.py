@@ -46,6 +46,8 @@ _RELEASED: Final = {
     **_UNPUBLISHED,
     "gate_request": None,
     "log_bytes": 0,  # each attempt has a log of its own
+    "log_size": 0,
+    "log_tail": None,
 }
 
 
@@ -104,6 +106,8 @@ class Job:
     exit_code: int | None
     log_bytes: int
     log_stored: int
+    log_size: int
+    log_tail: int | None
     publishes: int
     published_at: float | None
     queued_at: float
@@ -135,6 +139,11 @@ class Job:
         """Whether the Execution API keeps a state of it as of a task instance."""
         work = self.work
         return work is not None and work.tracked
+
+    @property
+    def waits_for_log(self) -> bool:
+        """Whether the end of its log is there (from `log_tail` to `log_size`), and its middle not all yet."""
+        return self.log_tail is not None and self.log_bytes < self.log_tail
 
     def status(self, now: float) -> JobStatus:
         return JobStatus(

@@ -88,8 +88,12 @@ job = Table(
     Column("pid", Integer),
     Column("final_state", Text),  # what the Execution API accepted: success, failed, deferred, up_for_retry, …
     Column("exit_code", Integer),
+    # Of the attempt's log: how far it is here without a gap, how large it is as far as its worker has said, and where
+    # its end begins, if that came before its middle: then it is here up to `log_size`.
     Column("log_bytes", BigInteger, nullable=False, server_default=text("0")),
     Column("log_stored", BigInteger, nullable=False, server_default=text("0")),  # of all attempts, with what rows cost
+    Column("log_size", BigInteger, nullable=False, server_default=text("0")),
+    Column("log_tail", BigInteger),
     Column("publishes", Integer, nullable=False, server_default=text("0")),
     Column("published_at", Double),
     Column("queued_at", Double, nullable=False),

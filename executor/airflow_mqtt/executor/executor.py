@@ -165,9 +165,10 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         """End whatever runs or waits for `ti`, and forget it. Never raises (`BaseExecutor.revoke_task`)."""
         try:
             with compat.own_session() as session:
-                how: dict[str, Any] = {"now": time.time(), "by": self._by, "reason": _REVOKED}
+                now = time.time()
                 for job in store.jobs_of_subject(session, ti.external_executor_id, str(ti.id)):
-                    operations.cancel(session, job.team_name, job.id, **how)
+                    reason = _REVOKED + store.why_it_waits(session, job.id, now)
+                    operations.cancel(session, job.team_name, job.id, now=now, by=self._by, reason=reason)
         except Exception:
             self.log.exception("Could not revoke %s; the database was asked to and did not answer", ti)
         self._forget(ti.key)

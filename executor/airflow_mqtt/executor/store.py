@@ -8,14 +8,17 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.operations import UNSTARTED, changed, notify
+from airflow_mqtt.database.records import WORKER_COLUMNS, Worker, understood
 from airflow_mqtt.database.transitions import creation
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from airflow_mqtt.protocol.kinds import CALLBACK, KINDS
+from airflow_mqtt.protocol.workers import GONE
 
 #: A row of a select, with an attribute for each of its columns. SQLAlchemy 2.0 and 2.1 type rows differently.
 Record = Any
 
 _job = tables.job.c
+_worker = tables.worker.c
 
 #: Rows of one pass, so that a burst does not hold up the scheduler's loop. What is left comes with the next.
 BATCH: Final = 1000
@@ -27,6 +30,8 @@ STARTED: Final = (JobState.RUNNING, JobState.CANCELLING)
 _IS_UNTRACKED: Final = _job.workload_type.in_([kind.workload for kind in KINDS if not kind.tracked])
 
 _UNTRACKED_HAS_ENDED: Final = and_(_IS_UNTRACKED, _job.finished_at.is_not(None))
+
+_WORKER: Final = tuple(_worker[name] for name in WORKER_COLUMNS)
 
 _REPORT_COLUMNS: Final = (
     _job.id,
@@ -61,6 +66,28 @@ def jobs_of_subject(session: Session, job_id: str | None, subject: str) -> Seque
         return session.execute(living).all()
     # Not one condition with OR: each half has an index of its own.
     return session.execute(union(living, select(*columns).where(_job.id == job_id))).all()
+
+
+def why_it_waits(session: Session, job_id: str, now: float) -> str:
+    """Return, as the end of a sentence, for how long a job has waited and for what; nothing when it has begun.
+
+    The scheduler revokes what has been queued for longer than `task_queued_timeout`, and says so nowhere else.
+    """
+    columns = (_job.state, _job.queue, _job.queued_at, _job.worker, _job.team_name)
+    job = session.execute(select(*columns).where(_job.id == job_id)).one()
+    if job.state not in UNSTARTED:
+        return ""
+    waited = f", since it had not begun after {max(0.0, now - job.queued_at):.0f} s ([scheduler] task_queued_timeout)"
+    if job.state != JobState.QUEUED:
+        return f"{waited}: worker {job.worker} has it and has not begun it"
+    rows = session.execute(select(*_WORKER).where(_worker.team_name == job.team_name))
+    serving = [worker for worker in understood(Worker.of, (tuple(row) for row in rows)) if job.queue in worker.queues]
+    if not serving:
+        return f"{waited}: no worker serves queue {job.queue!r}"
+    living = [worker for worker in serving if worker.state not in GONE]
+    if not living:
+        return f"{waited}: nothing is heard of the workers of queue {job.queue!r}"
+    return f"{waited}: no worker of queue {job.queue!r} has taken it ({len(living)} are there)"
 
 
 def existing(session: Session, job_ids: Collection[str]) -> set[str]:

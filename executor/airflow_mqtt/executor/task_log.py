@@ -6,18 +6,22 @@ second one answers always, so that no line is shown twice.
 """
 
 import codecs
+import contextlib
 import logging
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
+import orjson
 from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, tuple_
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.config.bridge import SETTINGS
 from airflow_mqtt.database import tables
+from airflow_mqtt.protocol import task_log
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 _logger = logging.getLogger(__name__)
@@ -44,28 +48,47 @@ _CHUNK: Final = 64 * 1024
 #: Bounds the log of a triggerer as it does that of a job.
 _LOG_LIMIT: Final = next(setting for setting in SETTINGS if setting.name == "log_limit")
 
-_CUT: Final = b'\n{"level":"warning","logger":"airflow_mqtt.executor","event":"Log cut here: log_limit in [mqtt]."}\n'
+_CUT: Final = "Log cut here: log_limit in [mqtt]."
+
+#: How our lines in a task's log are signed.
+_OURS: Final = "airflow_mqtt.executor"
 
 
 _NO_WORKER: Final = "; no worker serves this queue now, see `airflow mqtt list-workers`"
 
 
 class Part(NamedTuple):
-    """One log: that of an attempt, or, with a negative attempt, that of the triggerer with that number."""
+    """One log: that of an attempt, or, with a negative attempt, that of the triggerer with that number.
+
+    `size` is in bytes that have arrived, `missing` in those that have not. All bytes up to `arrived` have; where some
+    of them are not there, `log_limit` has cut them off. `last_word` ends what is shown, `at` is a time of the job.
+    """
 
     job_id: str
     attempt: int
     label: str
     complete: bool
-    size: int  # bytes that have arrived, what came twice included
+    size: int
+    missing: int = 0
+    arrived: int = 0
+    where: str = ""
+    last_word: str = ""
+    at: float = 0.0
 
 
-def assemble(chunks: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
-    """Join chunks of (offset, data), in order of their offsets. What comes twice is left out, a gap is said."""
+class Gap(NamedTuple):
+    """Bytes of a log that are not there."""
+
+    begin: int
+    end: int
+
+
+def assemble(chunks: Iterable[tuple[int, bytes]]) -> Iterator[bytes | Gap]:
+    """Join chunks of (offset, data), in order of their offsets. What comes twice is left out."""
     end = 0
     for offset, data in chunks:
         if offset > end:
-            yield f"\n[airflow-mqtt: {offset - end} bytes of this log have not arrived]\n".encode()
+            yield Gap(end, offset)
             end = offset
         fresh = data[end - offset :]
         if fresh:
@@ -73,18 +96,27 @@ def assemble(chunks: Iterable[tuple[int, bytes]]) -> Iterator[bytes]:
             end += len(fresh)
 
 
-def lines_of(pieces: Iterable[bytes], *, complete: bool) -> Iterator[str]:
-    """Return the lines of a log in `pieces`. The last one, if it has no end yet, only when the log is `complete`.
+def lines_of(pieces: Iterable[bytes | Gap], part: Part) -> Iterator[str]:
+    """Return the lines of a log in `pieces`, and at a gap one that says so. The last one, if it has no end yet, only
+    when the log is complete.
 
     A line of more than `_LINE` characters is cut into several, at the same places however `pieces` are cut.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     held: list[str] = []  # of the line that has no end yet; joined rarely, since that takes as long as it has become
     size = 0
+    last = ""
     for piece in pieces:
+        if isinstance(piece, Gap):
+            decoder.reset()
+            held, size = [], 0
+            if piece.end > part.arrived:
+                yield _said(part, last, _of_gap(piece, part))
+            continue
         *ends, rest = decoder.decode(piece).split("\n")
         for end in ends:
-            yield from _cut("".join((*held, end)))
+            last = "".join((*held, end))
+            yield from _cut(last)
             held, size = [], 0
         held.append(rest)
         size += len(rest)
@@ -93,8 +125,24 @@ def lines_of(pieces: Iterable[bytes], *, complete: bool) -> Iterator[str]:
             yield from full
             held, size = [rest], len(rest)
     line = "".join(held) + decoder.decode(b"", final=True)
-    if complete and line:
+    if part.complete and line:
+        last = line
         yield from _cut(line)
+    if part.last_word:
+        yield _said(part, last, part.last_word)
+
+
+def _of_gap(gap: Gap, part: Part) -> str:
+    return f"{gap.end - max(gap.begin, part.arrived)} bytes of this log are missing here. {part.where}"
+
+
+def _said(part: Part, last: str, text: str) -> str:
+    """Return a line of ours that stands below the line `last`: Airflow sorts by time."""
+    at: float | str = part.at
+    with contextlib.suppress(orjson.JSONDecodeError, KeyError, TypeError):
+        found = orjson.loads(last)["timestamp"]
+        at = found if isinstance(found, str) else at
+    return task_log.line(at, "warning", text, _OURS).decode().rstrip()
 
 
 def _cut(line: str) -> list[str]:
@@ -161,7 +209,10 @@ class MqttLogIO:
 
 def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Part]:
     """Return the logs of the jobs of `ti` that are of the `same_try`, in the order of their dispatch."""
-    columns = (_job.id, _job.state, _job.worker, _job.attempt, _job.queue, _job.team_name)
+    columns = (
+        _job.id, _job.state, _job.worker, _job.attempt, _job.queue, _job.team_name, _job.reason, _job.queued_at,
+        _job.finished_at, _job.log_bytes, _job.log_size, _job.log_tail,
+    )  # fmt: skip
     size = func.sum(func.length(_log.data))
     with_logs = tables.job.outerjoin(tables.job_log, _log.job_id == _job.id)
     statement = (
@@ -194,18 +245,45 @@ def _of(ti: Any) -> ColumnElement[bool]:
 
 def _part(row: Any, *, unserved: bool) -> Part:
     """Return what is to be read of one attempt of a job, or of its triggerer: `logged` is None where nothing is."""
-    if row.logged is None:
-        return Part(row.id, row.attempt, _label(row, None) + (_NO_WORKER if unserved else ""), complete=False, size=0)
-    complete = JobState(row.state) in TERMINAL or row.logged < row.attempt
-    return Part(row.id, row.logged, _label(row, row.logged), complete, int(row.size))
+    attempt = row.attempt if row.logged is None else row.logged
+    ended = JobState(row.state) in TERMINAL
+    label = _label(row) + (_NO_WORKER if unserved else "")
+    part = Part(row.id, attempt, label, complete=True, size=int(row.size or 0))
+    if attempt != row.attempt:
+        return part._replace(complete=ended or 0 < attempt < row.attempt)
+    missing = _missing(row)
+    part = part._replace(
+        complete=ended and not missing,
+        missing=missing,
+        arrived=row.log_bytes,
+        where=f"They are still on worker {row.worker}, and will come when its link has room.",
+        at=row.finished_at or row.queued_at,
+    )
+    return part._replace(last_word=_last_word(row, part))
 
 
-def _label(job: Any, attempt: int | None) -> str:
-    if attempt is None:
-        return f"airflow-mqtt: job {job.id} is {job.state} in queue {job.queue}; no log of it has arrived yet"
-    if attempt < 0:
-        return f"airflow-mqtt: log of triggerer {-attempt} for job {job.id}"
-    return f"airflow-mqtt: job {job.id}, attempt {attempt}, on worker {job.worker}"
+def _missing(row: Any) -> int:
+    """Return how many bytes of the log have not arrived, as far as its worker has said."""
+    upto = row.log_size if row.log_tail is None or row.log_bytes >= row.log_tail else row.log_tail
+    return max(0, int(upto) - int(row.log_bytes))
+
+
+def _last_word(row: Any, part: Part) -> str:
+    """Return what is said below a log that is not complete, or in place of one that will never be."""
+    if part.missing:
+        return f"This log is not complete yet: {part.missing} bytes of it are missing. {part.where}"
+    if JobState(row.state) in TERMINAL and not part.size and row.reason:
+        return f"There is no log: job {row.id} was {row.state} before it wrote one: {row.reason}"
+    return ""
+
+
+def _label(job: Any) -> str:
+    if job.logged is None:
+        why = f" ({job.reason})" if job.reason else ""
+        return f"airflow-mqtt: job {job.id} is {job.state} in queue {job.queue}{why}; no log of it has arrived yet"
+    if job.logged < 0:
+        return f"airflow-mqtt: log of triggerer {-job.logged} for job {job.id}"
+    return f"airflow-mqtt: job {job.id}, attempt {job.logged}, on worker {job.worker}"
 
 
 def _streams(parts: Sequence[Part]) -> list[Iterator[str]]:
@@ -214,7 +292,7 @@ def _streams(parts: Sequence[Part]) -> list[Iterator[str]]:
     Jobs of a try follow each other, and so do their lines. A triggerer writes beside them: Airflow sorts what it says
     in between.
     """
-    logged = [part for part in parts if part.size]
+    logged = [part for part in parts if part.size or part.last_word]
     jobs, triggerers = ([part for part in logged if (part.attempt > 0) is of_job] for of_job in (True, False))
     return [_lines(one) for one in (jobs, triggerers) if one] or [_lines([])]
 
@@ -224,7 +302,7 @@ def _lines(parts: Sequence[Part]) -> Iterator[str]:
     for page in _pages(parts):
         chunks = _chunks_of(page) if len(page) > 1 else {page[0]: _chunks(page[0])}
         for part in page:
-            yield from lines_of(assemble(chunks.get(part, ())), complete=part.complete)
+            yield from lines_of(assemble(chunks.get(part, ())), part)
 
 
 def _pages(parts: Iterable[Part]) -> Iterator[list[Part]]:
@@ -317,4 +395,4 @@ def _pieces(file: IO[bytes], limit: int) -> Iterator[tuple[int, bytes]]:
         yield offset, data
         offset += len(data)
     if file.read(1):
-        yield offset, _CUT
+        yield offset, b"\n" + task_log.line(time.time(), "warning", _CUT, _OURS)

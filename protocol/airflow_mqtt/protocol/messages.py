@@ -56,6 +56,9 @@ MAX_PARTS = 256
 #: What a peer may announce: it takes several messages in one (`Parcel`, and `Ack.answers`).
 PARCELS = "parcels"
 
+#: Bytes of the end of a log that may be sent, and are stored, before its middle.
+MAX_TAIL = 64 * 1024
+
 Check = Callable[[Any], bool]
 M = TypeVar("M", bound="Message")
 
@@ -529,19 +532,25 @@ class Probe(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class LogChunk(Message):
-    """Bytes of a job's log from `offset` on: `text` where they are UTF-8, else `base64`."""
+    """Bytes of a job's log from `offset` on: `text` where they are UTF-8, else `base64`.
+
+    `left` is how many bytes more the device has behind these. `tail` marks the end of a log, sent before its middle.
+    """
 
     attempt: int = _is(_ordinal)
     offset: int = _is(_size)
     text: str | None = _is(Maybe(_body), default=None)
     base64: str | None = _is(Maybe(_body), default=None)
+    left: int = _is(_size, default=0)
+    tail: bool = _is(_flag, default=False)
 
     @classmethod
-    def of(cls, attempt: int, offset: int, data: bytes) -> Self:
+    def of(cls, attempt: int, offset: int, data: bytes, *, left: int = 0, tail: bool = False) -> Self:
+        more: dict[str, Any] = {"attempt": attempt, "offset": offset, "left": left, "tail": tail}
         try:
-            return cls(attempt=attempt, offset=offset, text=data.decode())
+            return cls(text=data.decode(), **more)
         except UnicodeDecodeError:
-            return cls(attempt=attempt, offset=offset, base64=base64.b64encode(data).decode())
+            return cls(base64=base64.b64encode(data).decode(), **more)
 
     @property
     def data(self) -> bytes:

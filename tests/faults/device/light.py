@@ -41,6 +41,14 @@ def hear_of_ends(_end_the_rest: Callable[[], None]) -> None:
     """Nothing to do: who waits here is who works."""
 
 
+def parse_ahead(_bundle_name: str, _path: str) -> tuple[str, dict[str, Any]]:
+    return "a light job has no Dag file", {}
+
+
+def part_from_parent() -> None:
+    """Nothing to do: nobody draws random numbers."""
+
+
 def refusal(_error: BaseException) -> str:
     return ""
 

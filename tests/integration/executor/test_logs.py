@@ -1,6 +1,7 @@
 """Task logs, as Airflow's own reader shows them on an API server that shares no disk with anybody."""
 
 import json
+import time
 
 import pytest
 
@@ -98,6 +99,46 @@ def test_a_task_that_waits_for_a_worker_says_so_where_its_log_will_be(world, our
     assert "no worker serves this queue now" in shown(world, ti)[0]
     world.worker("edge-1", "edge")
     assert "no worker serves" not in shown(world, ti)[0]
+
+
+def test_a_log_that_is_not_complete_says_so_at_its_end(world, job_of, ours):
+    ti, job = job_of()
+    data = line("one").encode()
+    world.log(job.id, 0, data)
+    world.set_job(job.id, log_bytes=len(data), log_size=len(data) + 5000)
+    first, said = shown(world, ti)[1]
+    assert first == "one"
+    assert said.startswith(
+        "This log is not complete yet: 5000 bytes of it are missing. They are still on worker edge-1"
+    )
+    world.drive(job.id, JobEvent.SUCCEED, final_state="failed")
+    world.set_task(ti, state="failed")
+    end = line("the error", 9).encode()
+    world.log(job.id, 5000, end)
+    world.set_job(job.id, log_size=5000 + len(end), log_tail=5000)
+    missing = 5000 - len(data)
+    lines = shown(world, world.task(ti.id))[1]
+    assert [text.split(".")[0] for text in lines] == [
+        "one", f"{missing} bytes of this log are missing here", "the error",
+        f"This log is not complete yet: {missing} bytes of it are missing",
+    ]  # fmt: skip
+    middle = "two" + "x" * (missing - len(line("two", 5)))
+    world.log(job.id, len(data), line(middle, 5).encode())
+    world.set_job(job.id, log_bytes=5000 + len(end))
+    assert shown(world, world.task(ti.id))[1] == ["one", middle, "the error"]
+
+
+def test_a_job_that_was_revoked_before_it_wrote_a_log_says_why(world, ours):
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    world.set_job(job.id, queued_at=time.time() - 700)
+    executor.revoke_task(ti=ti)
+    world.set_task(ti, state="failed")
+    sources, lines = shown(world, world.task(ti.id))
+    (said,) = lines
+    assert "was cancelled before it wrote one: revoked by the scheduler, since it had not begun after 7" in said
+    assert said.endswith("([scheduler] task_queued_timeout): no worker serves queue 'default'")
+    assert "no worker serves queue" in sources
 
 
 def test_half_a_line_waits_for_the_rest(world, job_of, ours):

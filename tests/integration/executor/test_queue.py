@@ -382,6 +382,30 @@ def test_revoke_ends_a_job_that_waits_without_a_word(world):
     assert not executor.has_task(ti)
 
 
+@pytest.mark.parametrize(
+    ("state", "wished", "told"),
+    [
+        ("idle", {"queues": ["default"]}, "no worker of queue 'default' has taken it (1 are there)"),
+        ("offline", {}, "nothing is heard of the workers of queue 'default'"),
+        ("idle", {"queues": ["other"]}, "no worker serves queue 'default'"),
+    ],
+)
+def test_what_is_revoked_says_for_what_it_waited(world, state, wished, told):
+    executor = world.executor()
+    ti, job = world.queue(executor)
+    with world.session() as session:
+        row = {
+            "name": "edge-1",
+            "state": state,
+            "desired": json.dumps(wished),
+            "info": '{"queues": ["default"]}',
+            "seen_at": 1.0,
+        }
+        session.execute(tables.worker.insert().values(**row))
+    executor.revoke_task(ti=ti)
+    assert world.job(job.id).reason.endswith(told)
+
+
 def test_revoke_wishes_for_the_end_of_a_job_that_runs(world):
     executor = world.executor()
     ti, job = world.queue(executor)

@@ -179,7 +179,7 @@ def everything(draft):
     draft.move(draft.job("held"), JobEvent.SUCCEED, by="test", exit_code=0)
     draft.move(draft.job("wished"), JobEvent.CANCEL, by="test", reason="x")
     draft.publish_again(draft.job("out"))
-    draft.append_log(draft.job("log"), b"text", 4)
+    draft.store_log(draft.job("log"), replace(draft.job("log"), log_bytes=4), 0, b"text")
     draft.renew_token(draft.job("log"), "new")
     draft.give(draft.living.waiting["job-1"], "edge-1", by="test")
     draft.excuse(5.0)

@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mqtt.executor import task_log
-from airflow_mqtt.executor.task_log import assemble, lines_of
+from airflow_mqtt.executor.task_log import Part, assemble, lines_of
+from log_schema import check
+
+WHOLE = Part("job", 1, "", complete=True, size=0)
+GROWING = Part("job", 1, "", complete=False, size=0)
 
 
 def cut(data, points):
@@ -23,7 +27,7 @@ def test_any_cut_gives_the_same_text(text, points):
     data = text.encode()
     assert b"".join(assemble(cut(data, points))) == data
     expected = text.split("\n")
-    assert list(lines_of(assemble(cut(data, points)), complete=True)) == (expected if expected[-1] else expected[:-1])
+    assert list(lines_of(assemble(cut(data, points)), WHOLE)) == (expected if expected[-1] else expected[:-1])
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(min_value=0, max_value=200)), st.integers(0, 30))
@@ -34,19 +38,35 @@ def test_overlapping_chunks_show_nothing_twice(data, points, more):
 
 @given(st.binary(max_size=200))
 def test_whatever_a_device_sends_is_readable(data):
-    for line in lines_of([data], complete=True):
+    for line in lines_of([data], WHOLE):
         line.encode()
 
 
-def test_a_gap_is_said():
-    assert b"".join(assemble([(0, b"ab"), (10, b"cd")])) == (
-        b"ab\n[airflow-mqtt: 8 bytes of this log have not arrived]\ncd"
-    )
+def test_a_gap_is_said_where_it_is_in_a_line_of_its_own():
+    before = b'{"timestamp":"2026-01-01T00:00:07Z","event":"last"}\nhalf a li'
+    part = GROWING._replace(arrived=len(before), where="They are on worker edge-1.")
+    first, said, after = lines_of(assemble([(0, before), (1000, b"the end\n")]), part)
+    assert (first, after) == (before.decode().split("\n")[0], "the end")
+    entry = check(said.encode())
+    assert f"{1000 - len(before)} bytes of this log are missing here. They are on worker edge-1." == entry["event"]
+    assert entry["timestamp"] == "2026-01-01T00:00:07Z"
+
+
+def test_what_log_limit_has_cut_is_no_gap():
+    part = GROWING._replace(arrived=1100)
+    assert list(lines_of(assemble([(0, b"cut here\n"), (1000, b"the end\n")]), part)) == ["cut here", "the end"]
+
+
+@pytest.mark.parametrize("last", ["no JSON", "[1]", '{"timestamp": 7}', '{"x": 1}'])
+def test_a_line_of_ours_stands_below_whatever_a_task_wrote(last):
+    part = WHOLE._replace(last_word="more is to come", at=5.0)
+    *_, said = lines_of([last.encode()], part)
+    assert check(said.encode())["timestamp"] == "1970-01-01T00:00:05Z"
 
 
 def test_a_line_without_an_end_waits_for_it():
-    assert list(lines_of([b"one\ntw"], complete=False)) == ["one"]
-    assert list(lines_of([b"one\ntw"], complete=True)) == ["one", "tw"]
+    assert list(lines_of([b"one\ntw"], GROWING)) == ["one"]
+    assert list(lines_of([b"one\ntw"], WHOLE)) == ["one", "tw"]
 
 
 @given(st.text("ab\n\N{EURO SIGN}", max_size=60), st.lists(st.integers(min_value=0, max_value=200)), st.booleans())
@@ -57,19 +77,19 @@ def test_a_long_line_is_cut_wherever_its_chunks_are(text, points, complete):
     shown = len(rest) if complete else (len(rest) - 1) // 4 * 4
     expected += [rest[start : start + 4] for start in range(0, shown, 4)]
     with mock.patch.object(task_log, "_LINE", 4):
-        assert list(lines_of(assemble(cut(text.encode(), points)), complete=complete)) == expected
+        assert list(lines_of(assemble(cut(text.encode(), points)), GROWING._replace(complete=complete))) == expected
 
 
 @pytest.mark.timeout(60)  # minutes, if each chunk were added to a text
 def test_a_log_without_lines_is_read_in_proportion():
-    lines = list(lines_of([b"x" * 1024] * 32_768, complete=True))
+    lines = list(lines_of([b"x" * 1024] * 32_768, WHOLE))
     assert "".join(lines) == "x" * 1024 * 32_768
 
 
 def test_a_log_without_lines_takes_little_memory():
     tracemalloc.start()
     try:
-        longest = max(len(line) for line in lines_of((b"x" * 16384 for _ in range(2048)), complete=True))
+        longest = max(len(line) for line in lines_of((b"x" * 16384 for _ in range(2048)), WHOLE))
         assert tracemalloc.get_traced_memory()[1] < 8 * task_log._LINE
     finally:
         tracemalloc.stop()
@@ -89,7 +109,7 @@ class Counted(io.BytesIO):
 def test_a_file_is_kept_up_to_the_limit(size, limit, kept):
     pieces = list(task_log._pieces(Counted(b"x" * size), limit))
     whole = b"".join(data for _, data in pieces)
-    assert whole.count(b"x" * kept) and (whole[kept:] == task_log._CUT) == (size > limit)
+    assert whole.count(b"x" * kept) and (task_log._CUT.encode() in whole[kept:]) == (size > limit)
     assert [offset for offset, _ in pieces] == [sum(len(d) for _, d in pieces[:n]) for n in range(len(pieces))]
 
 

@@ -39,6 +39,7 @@ from airflow_mqtt.worker.core.effects import (
     SaveCall,
     SaveEvent,
     SaveJob,
+    SaveLogMark,
     SaveMeta,
     Say,
     Signal,
@@ -63,6 +64,7 @@ class Device:
         self.now = 1000.0
         self.meta: dict[str, str] = {"boot": "boot-1"}
         self.jobs: dict[str, dict] = {}
+        self.log_marks: dict[str, int] = {}
         self.events: dict[int, bytes] = {}
         self.calls: dict[str, tuple[str, int, dict]] = {}
         self.done: list[Effect] = []
@@ -89,6 +91,9 @@ class Device:
                 self.jobs[job] = json.loads(json.dumps(record))
             case DropJob(job):
                 self.jobs.pop(job, None)
+                self.log_marks.pop(job, None)
+            case SaveLogMark(job, acked):
+                self.log_marks[job] = acked
             case SaveEvent(seq, payload):
                 self.events[seq] = payload
             case DropEvents(upto):
@@ -105,13 +110,15 @@ class Device:
             check(effect.line)
             self.logs[effect.job] = self.logs.get(effect.job, b"") + effect.line
         if isinstance(effect, ReadLog):
-            data = self.logs.get(effect.job, b"")[effect.offset : effect.offset + effect.limit]
-            self.core.log_read(effect.job, effect.attempt, effect.offset, data, self.now)
+            log = self.logs.get(effect.job, b"")
+            data = log[effect.offset : effect.offset + effect.limit]
+            self.core.log_read(effect.job, effect.attempt, effect.offset, data, self.now, size=len(log))
 
     def crash(self, alive: tuple[str, ...] = (), results: dict[str, Result] | None = None, **changes: Any) -> None:
         """Lose the process; build a new core from the journal, as `Loop.recover` does."""
         calls = [(job, record) for job, _, record in sorted(self.calls.values(), key=lambda item: item[1])]
-        restored = Restored(meta=self.meta, jobs=list(self.jobs.values()), events=dict(self.events), calls=calls)
+        kept = {"jobs": list(self.jobs.values()), "events": dict(self.events), "log_marks": dict(self.log_marks)}
+        restored = Restored(meta=self.meta, calls=calls, **kept)
         changes = {"journal": self.meta.get("journal", self.config.journal), **changes}
         self.config = replace(self.config, instance=self.config.instance + "x", **changes)
         self.core = Core(self.config, restored)

@@ -3,7 +3,9 @@
 import pytest
 
 from airflow_mqtt.protocol.messages import MAX_SLOTS, HeldState
+from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core.effects import Answer, Force, Launch, RemoveFiles, SaveJob, Say, Signal
+from airflow_mqtt.worker.core.jobs import Result
 
 
 def test_a_run_is_journaled_answered_and_launched(device):
@@ -129,12 +131,37 @@ def test_desired_slots_and_queues_count(device):
 
 def test_cancel_before_the_gate_drops_the_job(device):
     device.run("a")
-    call = device.call("a", "PATCH", "task-instances/a/run")
     device.cancel("a")
     assert device.said("a") == ["accepted", "cancelled"]
     assert device.of(Signal) == [Signal("a", 1, Force.KILL)]
-    assert device.answers()[call] == 410
     assert device.jobs == {}
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_start_that_airflow_does_not_want_ends_cancelled_and_says_why_in_its_log(device, answered):
+    """The bridge cancels it before it passes the answer on; the two may be swapped on their way."""
+    device.run("a")
+    call = device.call("a", "PATCH", "task-instances/a/run")
+    if answered:
+        device.respond(call, 409, '{"detail": {"reason": "invalid_state"}}')
+    device.cancel("a", reason="airflow: the start was answered 409: invalid_state, the task is success")
+    assert device.answers()[call] == (409 if answered else 410)  # its runner says so in the task's log, and ends
+    assert device.said("a") == ["accepted"] and device.of(RemoveFiles) == []
+    device.logs["a"] = b"refused\n"
+    device.end("a", Result(returned=False, reason="refused"))
+    (event,) = [event for event in device.reports() if event.type == "cancelled"]
+    assert "invalid_state, the task is success" in event.reason and event.log_size == len(b"refused\n")
+    device.ack()
+    device.wait(1)
+    assert [chunk.data for chunk in device.sent(TopicKind.LOGS)] == [b"refused\n"]
+
+
+def test_a_start_that_does_not_end_when_it_is_cancelled_is_made_to(device):
+    device.run("a")
+    device.call("a", "PATCH", "task-instances/a/run")
+    device.cancel("a")
+    device.wait(60)
+    assert [signal.force for signal in device.of(Signal)][:3] == [Force.TERM, Force.KILL_TASK, Force.KILL]
 
 
 def test_cancel_of_what_it_does_not_hold_is_confirmed(device):

@@ -172,7 +172,7 @@ def test_a_host_that_cannot_fork_says_so_and_goes_on(tmp_path: Path, monkeypatch
     ours, theirs = socket.socketpair()
     with ours, theirs:
         monkeypatch.setattr(os, "fork", fail)
-        host.Host(theirs, tmp_path)._start({"job": "job", "attempt": 1})
+        host.Host(theirs, tmp_path, 0)._start({"job": "job", "attempt": 1})
         assert b'"exited"' in ours.recv(1000)
 
 

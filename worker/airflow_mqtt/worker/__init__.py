@@ -2,7 +2,8 @@
 
 The *journal* (`journal`, SQLite on the device) holds the worker's jobs, a numbered outbox of *events*, and stored
 *calls*. The *core* (`core`) is pure: it is told what happened and returns *effects*. The *loop* gathers what happened,
-tells the core, commits the journal's effects in one transaction, and only then publishes, answers and starts. A
+tells the core, commits the journal's effects in one transaction, and only then publishes, answers and starts. It
+never waits for the network: see `mqtt`. A
 *runner* is a process that runs one attempt with the Task SDK; the *host* is the warm process from which runners are
 forked. Only these import Airflow.
 

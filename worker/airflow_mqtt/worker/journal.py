@@ -22,6 +22,7 @@ from airflow_mqtt.worker.core.effects import (
     SaveCall,
     SaveEvent,
     SaveJob,
+    SaveLogMark,
     SaveMeta,
 )
 from airflow_mqtt.worker.core.state import Restored
@@ -31,6 +32,7 @@ SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS job (id TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS log_mark (job TEXT PRIMARY KEY, acked INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS event (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS call (
     id TEXT PRIMARY KEY, job TEXT NOT NULL, position INTEGER NOT NULL, record TEXT NOT NULL
@@ -74,8 +76,12 @@ class Journal:
             raise StorageError(f"the journal {self._path} cannot be used ({error})") from None
 
     def _open(self) -> None:
-        # A small cache: the whole journal is a few pages, and the device has little memory.
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "cache_size=-256", "wal_autocheckpoint=200"):
+        # A small cache: the whole journal is a few pages, and the device has little memory. Small pages: a commit
+        # writes each page that it changes to flash as a whole, and most change a few bytes. (A journal that is there
+        # keeps its size.)
+        for pragma in (
+            "page_size=1024", "journal_mode=WAL", "synchronous=FULL", "cache_size=-256", "wal_autocheckpoint=800",
+        ):  # fmt: skip
             self._db.execute(f"PRAGMA {pragma}")
         self._db.executescript(_SCHEMA)
         self._begin()
@@ -116,6 +122,7 @@ class Journal:
                         (job, orjson.loads(record))
                         for job, record in rows("SELECT job, record FROM call ORDER BY position")
                     ],
+                    log_marks=dict(rows("SELECT job, acked FROM log_mark").fetchall()),
                 )
         except orjson.JSONDecodeError as error:
             raise broken(self._path, error) from None
@@ -143,6 +150,9 @@ class Journal:
                 self._db.execute("INSERT OR REPLACE INTO job VALUES (?, ?)", (job, orjson.dumps(record)))
             case DropJob(job):
                 self._db.execute("DELETE FROM job WHERE id = ?", (job,))
+                self._db.execute("DELETE FROM log_mark WHERE job = ?", (job,))
+            case SaveLogMark(job, acked):
+                self._db.execute("INSERT OR REPLACE INTO log_mark VALUES (?, ?)", (job, acked))
             case SaveEvent(seq, payload):
                 self._db.execute("INSERT OR REPLACE INTO event VALUES (?, ?)", (seq, payload))
             case DropEvents(upto):

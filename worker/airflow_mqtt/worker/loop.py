@@ -26,9 +26,9 @@ from airflow_mqtt.worker.core.effects import (
     Stop,
 )
 from airflow_mqtt.worker.journal import Journal
-from airflow_mqtt.worker.link import Link, LinkEvent
 from airflow_mqtt.worker.local_api import LocalApi
-from airflow_mqtt.worker.probe import NoAnswerError
+from airflow_mqtt.worker.mqtt.link import Link, LinkEvent
+from airflow_mqtt.worker.mqtt.probe import Outcome, Probe, Verdict
 from airflow_mqtt.worker.runners import Runners
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Loop:
         local_api: LocalApi,
         runners: Runners,
         selector: selectors.BaseSelector,
-        name_is_taken: Callable[[], bool],
+        begin_probe: Callable[[float], Probe],
     ) -> None:
         self._core = core
         self._journal = journal
@@ -58,7 +58,8 @@ class Loop:
         self._local_api = local_api
         self._runners = runners
         self._selector = selector
-        self._name_is_taken = name_is_taken
+        self._begin_probe = begin_probe
+        self._probe: Probe | None = None  # while it is under way, the link waits
         self._must_probe = True
         self._was_up = False
         self._log_lost = False
@@ -102,7 +103,8 @@ class Loop:
             self._link.acknowledge()
 
     def _timeout(self, now: float) -> float:
-        due = min(self._core.deadline(now), self._link.deadline(now), self._runners.deadline(now))
+        network = self._link if self._probe is None else self._probe
+        due = min(self._core.deadline(now), network.deadline(now), self._runners.deadline(now))
         return min(LONGEST_SLEEP, max(0.0, due - now))
 
     def _perform(self) -> None:
@@ -128,8 +130,8 @@ class Loop:
             case AppendLog(job, attempt, line):
                 self._append_log(job, attempt, line)
             case ReadLog(job, attempt, offset, limit):
-                data = self._runners.files(job, attempt).read_log(offset, limit)
-                self._core.log_read(job, attempt, offset, data, now)
+                files = self._runners.files(job, attempt)
+                self._core.log_read(job, attempt, offset, files.read_log(offset, limit), now, size=files.log_size())
             case RemoveFiles(job, attempt):
                 self._runners.remove(job, attempt)
             case Say(level, text):
@@ -152,7 +154,9 @@ class Loop:
     # --- what happened ------------------------------------------------------------------------------------
 
     def _link_round(self, now: float) -> None:
-        if self._link.due(now):
+        if self._probe is not None:
+            self._probe_round(self._probe, now)
+        elif self._link.due(now):
             self._connect(now)
         self._link.service(now)
         self._core.limited(self._link.limit, now)
@@ -183,20 +187,26 @@ class Loop:
 
     def _connect(self, now: float) -> None:
         if self._must_probe or self._link.was_away(now):
-            try:
-                taken = self._name_is_taken()
-            except InterruptedError:
-                return  # the signal is heard first
-            except (OSError, ValueError) as error:
-                if isinstance(error, NoAnswerError):
-                    self._link.try_other_version()
-                self._link.failed(f"{type(error).__name__}: {error}", now)
-                return
-            if taken:
-                self._name_in_use(now)
-                return
+            self._probe = self._begin_probe(now)
+        else:
+            self._link.connect(now)
+
+    def _probe_round(self, probe: Probe, now: float) -> None:
+        outcome = probe.service(now)
+        if outcome is not None:
+            self._probe = None
+            self._probed(outcome, now)
+
+    def _probed(self, outcome: Outcome, now: float) -> None:
+        if outcome.verdict is Verdict.FREE:
             self._must_probe = False
-        self._link.connect(time.monotonic())
+            self._link.connect(now)
+        elif outcome.verdict is Verdict.TAKEN:
+            self._name_in_use(now)
+        else:
+            if outcome.verdict is Verdict.UNANSWERED:
+                self._link.try_other_version()
+            self._link.failed(outcome.why, now)
 
     def _name_in_use(self, now: float) -> None:
         """End, if we have only just come. One that had the name waits for the other to go: it has tasks to report."""
@@ -238,11 +248,6 @@ class Loop:
         os.close(wake)
         os.close(alarm)
 
-    @property
-    def signalled(self) -> bool:
-        """Whether a signal came that the core has not heard of yet."""
-        return self._signals > 0
-
     def _on_signal(self, *_: object) -> None:
         self._signals += 1
 
@@ -253,6 +258,8 @@ class Loop:
 
     def _say_goodbye(self, stop: Stop) -> None:
         """The will is dropped with a DISCONNECT, so the farewell must be at the broker before it."""
+        if self._probe is not None:
+            self._probe.drop()
         self._link.say_goodbye(stop.topic, stop.farewell)
         until = time.monotonic() + GOODBYE_TIMEOUT
         while not self._link.goodbye_heard and time.monotonic() < until:

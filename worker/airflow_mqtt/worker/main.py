@@ -20,11 +20,11 @@ from airflow_mqtt.worker.core import Config, Core, limits
 from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.frames import largest_call
 from airflow_mqtt.worker.journal import Journal, broken
-from airflow_mqtt.worker.link import Link
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
+from airflow_mqtt.worker.mqtt.link import Link
+from airflow_mqtt.worker.mqtt.probe import Probe
 from airflow_mqtt.worker.packages import installed_version
-from airflow_mqtt.worker.probe import name_is_taken
 from airflow_mqtt.worker.runners import Runners
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 
@@ -168,6 +168,7 @@ def _work(settings: WorkerSettings) -> None:
             selector,
             max_call_bytes=max_call_bytes,
             keep_warm=settings.warm == "start" and bool(config.kinds),
+            warm_dags_memory=settings.warm_dags_memory if settings.warm_dags else 0,
         )
         local_api = _listen(settings.state_dir, selector, runners, max_call_bytes)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
@@ -188,7 +189,7 @@ def _work(settings: WorkerSettings) -> None:
             local_api,
             runners,
             selector,
-            lambda: name_is_taken(settings, ours, config.instance, v5=link.v5, interrupted=lambda: loop.signalled),
+            lambda now: Probe(settings, selector, ours, config.instance, now, v5=link.v5),
         )
         _warn_of_account(settings)
         if warning := settings.broker_url.warning:

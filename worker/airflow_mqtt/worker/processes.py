@@ -74,6 +74,11 @@ def terminate(process: ProcessId) -> None:
         _send(process.pid, signal.SIGTERM)
 
 
+def kill(process: ProcessId) -> None:
+    if alive(process):
+        _send(process.pid, signal.SIGKILL)
+
+
 def wake(process: ProcessId) -> None:
     """Let a process that was stopped go on."""
     if alive(process):
@@ -88,6 +93,11 @@ def adopt_orphans() -> None:
 def close_memory() -> None:
     """Let no other process of this user read our memory and environment (prctl(2), PR_SET_DUMPABLE; proc(5))."""
     _prctl(4, 0)
+
+
+def end_with_parent() -> None:
+    """Let the kernel kill this process when its parent ends (prctl(2), PR_SET_PDEATHSIG); its own children go on."""
+    _prctl(1, signal.SIGKILL)
 
 
 def _prctl(option: int, value: int) -> None:

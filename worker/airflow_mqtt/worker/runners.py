@@ -55,7 +55,9 @@ class Runners:
         *,
         max_call_bytes: int,
         keep_warm: bool = False,
+        warm_dags_memory: int = 0,
     ) -> None:
+        self._warm_dags_memory = warm_dags_memory  # bytes of parsed Dags that the host holds; 0: each task parses
         self._max_call_bytes = max_call_bytes
         self._keep_warm = keep_warm  # a host from the first `tick` on, whether or not there are tasks
         self._warm_at = 0.0  # when it may be started, if there is none
@@ -140,7 +142,7 @@ class Runners:
 
     def _started_host(self) -> "_Host":
         if self._host is None:
-            self._host = _Host(self._python, self._state_dir, self._selector, self._host_ready)
+            self._host = _Host(self._python, self._state_dir, self._warm_dags_memory, self._selector, self._host_ready)
         return self._host
 
     def _complain(self, text: str) -> None:
@@ -281,10 +283,13 @@ def task_environment(ours: Mapping[str, str]) -> dict[str, str]:
 class _Host:
     """The warm process and the socket to it."""
 
-    def __init__(self, python: str, state_dir: Path, selector: selectors.BaseSelector, ready: Any) -> None:
+    def __init__(
+        self, python: str, state_dir: Path, warm_bytes: int, selector: selectors.BaseSelector, ready: Any
+    ) -> None:
         self._channel, theirs = socket.socketpair()
         with theirs, _private(state_dir / "host.log") as sink:
-            command = [python, "-m", "airflow_mqtt.worker.runner.host", str(theirs.fileno()), str(state_dir)]
+            arguments = [str(theirs.fileno()), str(state_dir), str(warm_bytes)]
+            command = [python, "-m", "airflow_mqtt.worker.runner.host", *arguments]
             self._process = subprocess.Popen(  # noqa: S603  our own module, with the interpreter of the settings
                 command,
                 stdin=subprocess.DEVNULL,

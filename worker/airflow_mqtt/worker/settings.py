@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
-from airflow_mqtt.config.settings import Setting, choice, integer, names, pairs, seconds, text
+from airflow_mqtt.config.settings import Setting, choice, flag, integer, names, pairs, seconds, text
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, sanitise
@@ -174,7 +174,28 @@ SETTINGS: tuple[Setting, ...] = (
         "When the warm process is there: from the first task on, or from the worker's start, for good.",
         "demand",
     ),
-    Setting("log_rate", integer(1024, 1024**3), "1024 to 1073741824 bytes a second", "Limit for task logs.", "65536"),
+    Setting(
+        "warm_dags",
+        flag,
+        "true or false",
+        "Whether Dag files are kept parsed, so that a task need not parse its own. Files that do more than define Dags"
+        " are parsed by each task all the same.",
+        "true",
+    ),
+    Setting(
+        "warm_dags_memory",
+        integer(1_048_576, 2**40),
+        "1048576 to 1099511627776 bytes",
+        "How much memory parsed Dag files may take. The least used go first.",
+        "67108864",
+    ),
+    Setting(
+        "log_rate",
+        integer(1024, 1024**3),
+        "1024 to 1073741824 bytes a second",
+        "Limit for task logs, as they are packed for the link: some ten times as much text.",
+        "65536",
+    ),
     Setting("labels", _labels, "key=value, comma-separated", "Shown with the worker.", ""),
     Setting(
         "log_level",
@@ -215,6 +236,8 @@ class WorkerSettings:
     kill_grace: float
     runner_idle_timeout: float
     warm: str
+    warm_dags: bool
+    warm_dags_memory: int
     log_rate: int
     labels: dict[str, str]
     log_level: str

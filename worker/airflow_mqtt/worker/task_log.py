@@ -1,17 +1,12 @@
-"""The lines that we add to a task's log, as Airflow 3.1 to 3.3 show them.
-
-Airflow's reader takes any object with `event` (`airflow.utils.log.file_task_handler.StructuredLogMessage`). But its UI
-goes through `error_detail` as a list, and a text there breaks the whole page. The entries of that list are what
-structlog's `ExceptionDictTransformer` makes, by which the Task SDK writes its own.
-"""
+"""The lines that worker and runner add to a task's log: exceptions, and why Airflow refused a call."""
 
 import traceback
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 
+from airflow_mqtt.protocol import task_log
 from airflow_mqtt.protocol.messages import sanitise
 
 #: Bounds of one line: it is our word on a task, not the task's own log.
@@ -23,11 +18,7 @@ MAX_BODY = 1000
 
 def line(wall: float, level: str, text: str, logger: str, error: BaseException | None = None) -> bytes:
     """Return one line. `wall` is in seconds since the epoch; what led to `error` is listed below it."""
-    stamp = datetime.fromtimestamp(wall, UTC).isoformat().replace("+00:00", "Z")
-    entry: dict[str, Any] = {"timestamp": stamp, "level": level, "event": sanitise(text), "logger": logger}
-    if error is not None:
-        entry["error_detail"] = list(_errors(error))
-    return orjson.dumps(entry) + b"\n"
+    return task_log.line(wall, level, text, logger, None if error is None else list(_errors(error)))
 
 
 def _errors(error: BaseException | None) -> Iterator[dict[str, Any]]:

@@ -16,6 +16,9 @@ from airflow_mqtt.protocol.messages import Request, sanitise
 
 log = logging.getLogger(__name__)
 
+#: Answers to a start by which Airflow says that it does not want the job any more.
+UNWANTED = frozenset({404, 409, 410})
+
 #: States in which the calls of a job may be forwarded.
 STARTED = frozenset({JobState.RUNNING, JobState.CANCELLING})
 
@@ -174,6 +177,33 @@ def note_answer(draft: Draft, job: Job, *, started: bool, final_state: str | Non
     draft.put(current)
     if token is not None:
         draft.renew_token(current, token)
+
+
+def give_up(draft: Draft, job: Job, why: str, *, by: str) -> None:
+    """End a job whose start Airflow refuses, since it does not want it any more: its worker is told to, as always."""
+    current = draft.job(job.id)
+    if current is None or (current.worker, current.attempt) != (job.worker, job.attempt):
+        return
+    if current.state is not JobState.RUNNING or current.running_since is not None:
+        return
+    after = draft.move(current, JobEvent.CANCEL, by=by, reason=why)
+    draft.publish_again(after)
+    draft.then(lambda: log.info("job %s: %s: %.300r", after.id, after.state, why))
+
+
+def unwanted(status: int, body: dict[str, Any]) -> str:
+    """Return why Airflow does not want a job whose start it answered with `status`; nothing where it only failed.
+
+    It knows the task no more (404, 410), or it is in a state in which it cannot start (409: it was marked, or cleared).
+    """
+    if status not in UNWANTED:
+        return ""
+    detail = body.get("detail")
+    told = detail if isinstance(detail, dict) else {"reason": detail}
+    previous = told.get("previous_state")
+    parts = [told.get("reason"), previous and f"the task is {previous}"]
+    why = ", ".join(storable(str(part), 200) for part in parts if part)
+    return f"airflow: the start was answered {status}{f': {why}' if why else ''}"
 
 
 def json_object(body: str | None) -> dict[str, Any]:

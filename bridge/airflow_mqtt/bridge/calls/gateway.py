@@ -348,6 +348,11 @@ class Gateway:
                 if answer.status_code == 500 and number < _SERVER_ERROR_TRIES:
                     raise UnavailableError("status 500")
         response = _answer_of(request, match, answer, offset)
+        started = match.route.does is Does.START
+        why = gate.unwanted(response.status, gate.json_object(response.body)) if started else ""
+        if why:
+            by = f"worker:{job.worker}"
+            await self._writer.submit(job.worker or "", lambda draft: gate.give_up(draft, job, why, by=by))
         ended = await self._note(job, request, match, answer.token, accepted=_is_success(response.status))
         if request.brief and _is_success(response.status):
             return replace(_response(request, response.status), ended=ended)

@@ -14,9 +14,12 @@ from airflow_mqtt.bridge.draft import ROW, Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.protocol import task_log
 from airflow_mqtt.protocol.codec import JsonObject
 from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import (
+    MAX_INTEGER,
+    MAX_TAIL,
     Born,
     Event,
     EventType,
@@ -324,18 +327,45 @@ class Reports:
         draft.answered[worker.name] = None
         marks = draft.marks.setdefault(worker.name, {})
         data = chunk.data
-        end = chunk.offset + len(data)
         if job is None or job.worker != worker.name or job.attempt < chunk.attempt:
-            marks[job_id] = end  # nobody will ever read it: let the worker forget it
+            marks[job_id] = chunk.offset + len(data)  # nobody will ever read it: let the worker forget it
             return
         if chunk.attempt < job.attempt:
             return  # a mark names no attempt: it would be taken for one of the newer, which this worker gets or has
-        marks[job_id] = job.log_bytes
-        if not chunk.offset <= job.log_bytes < end:
-            return
-        fresh = data[job.log_bytes - chunk.offset :]
-        draft.append_log(job, within(fresh, job, self.log_limit), end)
-        marks[job_id] = end
+        after = after_chunk(job, chunk.offset, data, left=chunk.left, tail=chunk.tail)
+        marks[job_id] = after.log_bytes
+        for offset, fresh in new_bytes(job, after, chunk.offset, data):
+            is_tail = after.log_bytes == job.log_bytes
+            kept = tail_within(fresh, job, self.log_limit) if is_tail else within(fresh, job, self.log_limit, draft.now)
+            draft.store_log(job, after, offset, kept)
+
+
+def after_chunk(job: Job, offset: int, data: bytes, *, left: int, tail: bool) -> Job:
+    """Return what is known of the job's log after this chunk of it; `job` itself when it brings nothing.
+
+    A chunk continues what is there. The end of a log may come before its middle, once: when that has come so far, the
+    log reaches to the end's end. Until then `log_size` is that, and does not grow.
+    """
+    end = offset + len(data)
+    if tail and offset > job.log_bytes:
+        new = job.log_tail is None and 0 < len(data) <= MAX_TAIL
+        return replace(job, log_tail=offset, log_size=end) if new else job
+    if not offset <= job.log_bytes < end:
+        return job
+    if not job.waits_for_log:
+        return replace(job, log_bytes=end, log_size=max(job.log_size, min(end + left, MAX_INTEGER)))
+    assert job.log_tail is not None
+    return replace(job, log_bytes=end if end < job.log_tail else job.log_size)
+
+
+def new_bytes(before: Job, after: Job, offset: int, data: bytes) -> list[tuple[int, bytes]]:
+    """Return what of a chunk is new, with its offset: no byte of a log is stored twice."""
+    if after is before:
+        return []
+    if after.log_bytes == before.log_bytes:  # the end, before the middle
+        return [(offset, data)]
+    upto = before.log_tail if before.waits_for_log else None
+    return [(before.log_bytes, data[before.log_bytes - offset : None if upto is None else max(0, upto - offset)])]
 
 
 def _holds(job: Job | None, worker: str, attempt: int) -> bool:
@@ -349,8 +379,8 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     if event.type == EventType.ACCEPTED:
         return JobEvent.ACCEPT, "", {"accept_journal": event.journal, "accept_seq": event.seq}
     if event.type != EventType.FINISHED:
-        return _EVENTS[EventType(event.type)], event.reason, {}
-    values: dict[str, object] = {"exit_code": event.exit_code}
+        return _EVENTS[EventType(event.type)], event.reason, _size(job, event)
+    values: dict[str, object] = {"exit_code": event.exit_code, **_size(job, event)}
     if event.outcome != FinishOutcome.SUCCEEDED:
         return JobEvent.FAIL, event.reason or "the worker's supervisor failed", values
     if job.is_tracked and job.final_state is None:
@@ -358,7 +388,18 @@ def _intent(job: Job, event: Event) -> tuple[JobEvent, str, dict[str, object]] |
     return JobEvent.SUCCEED, event.reason, values
 
 
-def within(data: bytes, job: Job, limit: int) -> bytes:
+def _size(job: Job, event: Event) -> dict[str, object]:
+    """Return what the last report says of the log's size."""
+    known = not job.waits_for_log and event.log_size is not None and event.log_size > job.log_size
+    return {"log_size": event.log_size} if known else {}
+
+
+def tail_within(data: bytes, job: Job, limit: int) -> bytes:
+    """Return what of `data`, the end of the log of `job`, is kept: all, unless others went beyond `limit` already."""
+    return data if job.log_stored < limit + MAX_TAIL else b""
+
+
+def within(data: bytes, job: Job, limit: int, now: float) -> bytes:
     """Return what of `data`, the next of the log of `job`, is kept under `limit`; a line says where more is missing.
 
     The limit is for all attempts of the job together, and for what their rows cost.
@@ -367,9 +408,8 @@ def within(data: bytes, job: Job, limit: int) -> bytes:
         return b""
     if job.log_stored + ROW + len(data) <= limit:
         return data
-    kept = data[: max(0, limit - job.log_stored)]
-    note = b'\n{"level":"warning","logger":"airflow_mqtt.bridge","event":"Log cut here: log_limit of the bridge."}\n'
-    return kept + note
+    text = f"Log cut here: it is larger than log_limit of the bridge ({limit} bytes)."
+    return data[: max(0, limit - job.log_stored)] + b"\n" + task_log.line(now, "warning", text, "airflow_mqtt.bridge")
 
 
 def because(reason: str) -> str:

@@ -27,7 +27,7 @@ from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
-from airflow_mqtt.bridge.mqtt.outbox import Messages
+from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database import tables, transitions
 from airflow_mqtt.database.access import Access
@@ -63,6 +63,7 @@ class Bench:
         self.answer = lambda _: web.Response(status=204)
         self.answers: list[Response] = []
         self.payloads: list[bytes] = []
+        self.published: list[Outgoing] = []
 
     async def start(self):
         app = web.Application()
@@ -111,6 +112,7 @@ class Bench:
         return await answer if asyncio.iscoroutine(answer) else answer
 
     def _publish(self, messages):
+        self.published += messages
         for message in messages:
             if message.topic.endswith("/response"):
                 self.payloads.append(message.payload)
@@ -651,6 +653,38 @@ async def test_the_gate_opens_once_and_before_airflow_is_asked(bench):
     assert sorted(answer.status for answer in bench.answers) == [200, 409]
     assert states == [("running", "first", None)]
     assert bench.row("two").running_since is not None and bench.row("two").report_pending
+
+
+@pytest.mark.parametrize(
+    ("status", "detail", "reason"),
+    [
+        (409, {"reason": "invalid_state", "previous_state": "success"}, "409: invalid_state, the task is success"),
+        (404, {"reason": "not_found"}, "404: not_found"),
+        (410, "gone", "410: gone"),
+    ],
+)
+async def test_a_job_whose_start_airflow_does_not_want_is_cancelled(bench, status, detail, reason):
+    await bench.add("two", state="accepted", running_since=None)
+    bench.living.put_worker(worker())
+    bench.answer = lambda _: response(status, json={"detail": detail})
+    await bench.take(request("PATCH", "task-instances/ti-two/run", job="two"))
+    assert bench.answers[-1].status == status
+    row = bench.row("two")
+    assert (row.state, row.reason) == ("cancelling", f"airflow: the start was answered {reason}")
+    order = next(message for message in bench.published if "/jobs/" in message.topic)
+    assert json.loads(order.payload) | {"type": "cancel", "job": "two", "reason": row.reason} == json.loads(
+        order.payload
+    )
+    assert row.published_at is not None
+
+
+@pytest.mark.parametrize("status", [401, 403, 413, 422])
+async def test_a_start_that_only_failed_is_not_cancelled(bench, status):
+    await bench.add("two", state="accepted", running_since=None)
+    bench.living.put_worker(worker())
+    bench.answer = lambda _: response(status, json={"detail": {"reason": "x"}})
+    await bench.take(request("PATCH", "task-instances/ti-two/run", job="two"))
+    assert (bench.answers[-1].status, bench.row("two").state) == (status, "running")
 
 
 async def test_a_gate_waits_for_the_report_of_acceptance_that_it_has_overtaken(bench):

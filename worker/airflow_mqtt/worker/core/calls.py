@@ -343,8 +343,8 @@ def _try_again(call: Call, status: int) -> bool:
 
 
 def _through_gate(state: State, job: Job, response: Response, now: float) -> None:
-    job.gate_sent = False
     if 200 <= response.status < 300 and job.phase is Phase.ACCEPTED:
+        job.gate_sent = False
         job.phase = Phase.RUNNING
         job.retries = _json_object(response.body).get("should_retry") is True
         job.log_due = now + job.run.log_interval

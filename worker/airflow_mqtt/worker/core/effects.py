@@ -69,7 +69,15 @@ class DropCall:
     id: str
 
 
-JournalEffect = SaveMeta | SaveJob | DropJob | SaveEvent | DropEvents | SaveCall | DropCall
+@dataclass(frozen=True, slots=True)
+class SaveLogMark:
+    """Keep how many bytes of a job's log are acknowledged, without the rest of the job: logs have many."""
+
+    job: str
+    acked: int
+
+
+JournalEffect = SaveMeta | SaveJob | DropJob | SaveLogMark | SaveEvent | DropEvents | SaveCall | DropCall
 
 # --- to the world -----------------------------------------------------------------------------------------
 
@@ -136,7 +144,7 @@ class AppendLog:
 
 @dataclass(frozen=True, slots=True)
 class ReadLog:
-    """Read up to `limit` bytes of a task's log at `offset` and give them to `Core.log_read`."""
+    """Read up to `limit` bytes of a task's log at `offset`; give them, and its size, to `Core.log_read`."""
 
     job: str
     attempt: int

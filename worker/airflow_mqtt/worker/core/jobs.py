@@ -188,6 +188,10 @@ class Result:
     reason: str = ""
 
 
+#: No end of a log was sent before its middle.
+NO_TAIL = (0, 0)
+
+
 @dataclass(slots=True)
 class Job:
     """One attempt. The fields down to `retries` are journaled."""
@@ -215,6 +219,7 @@ class Job:
     force: int = 0  # the `Force` used on its runner so far
     signal_at: float | None = None  # when more of it is due
     log_sent: int = 0
+    log_tail: tuple[int, int] = NO_TAIL  # which bytes were sent before those in the middle
     log_due: float = 0.0
     log_progress: float = 0.0
     log_stalls: int = 0

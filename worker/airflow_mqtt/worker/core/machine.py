@@ -89,12 +89,12 @@ class Core:
                 if waiting.token == token:
                     waiting.token = None
 
-    def log_read(self, job: str, attempt: int, offset: int, data: bytes, now: float) -> None:
-        """Here is what a `ReadLog` asked for; nothing when the log ends there."""
+    def log_read(self, job: str, attempt: int, offset: int, data: bytes, now: float, *, size: int) -> None:
+        """Here is what a `ReadLog` asked for, of a log of `size` bytes; nothing when the log ends there."""
         self.state.reading -= 1
         held = self.state.jobs.get(job)
         if held is not None and held.attempt == attempt:
-            logs.read(self.state, held, offset, data, now)
+            logs.read(self.state, held, offset, data, now, size=size)
         self._send(now)
 
     def signal(self, now: float) -> None:
@@ -366,6 +366,8 @@ def _restore(state: State, restored: Restored) -> None:
     state.outbox = Outbox(last=max([acked, *restored.events]), acked=acked, sent=acked, events=dict(restored.events))
     for record in restored.jobs:
         job = Job.from_record(record)
+        # Each is written alone, and a release that does not know the mark writes the record: the newer one is larger.
+        job.log_acked = job.log_sent = max(job.log_acked, restored.log_marks.get(job.id, 0))
         state.jobs[job.id] = job
     for name, record in restored.calls:
         _restore_call(state, name, record)

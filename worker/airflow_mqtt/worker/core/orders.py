@@ -129,7 +129,9 @@ def cancel(state: State, order: Cancel, now: float) -> None:
     if job.cancel is not None:
         return
     job.cancel = order.reason
-    if job.phase is Phase.ACCEPTED:
+    if job.phase is Phase.ACCEPTED and job.gate_sent:
+        _stop_starting(state, job, now)
+    elif job.phase is Phase.ACCEPTED:
         _drop(state, job, now)
     else:
         _stop_running(state, job, order, now)
@@ -147,6 +149,13 @@ def _drop(state: State, job: Job, now: float) -> None:
     calls.refuse_waiting(state, job, job.cancel or "")
     remember(state.gone, job.id, job.attempt)
     completion.discard(state, job)
+
+
+def _stop_starting(state: State, job: Job, now: float) -> None:
+    """Refuse the start that its runner asks for: it says why in the task's log, where people look, and ends."""
+    calls.refuse_waiting(state, job, job.cancel or "")
+    job.signal_at = now + state.config.kill_grace
+    save(state, job)
 
 
 def _stop_running(state: State, job: Job, order: Cancel, now: float) -> None:

@@ -58,6 +58,6 @@ def _send_alone(state: State, part: Part) -> None:
         case Request():
             message = Publish(state.topic(TopicKind.REQUEST), part.encode())
         case LogPart():
-            chunk = LogChunk(attempt=part.attempt, offset=part.offset, text=part.text, base64=part.base64)
+            chunk = LogChunk(**{name: value for name, value in vars(part).items() if name != "job"})
             message = Publish(state.topics.logs(state.config.name, part.job), chunk.encode())
     state.out.append(message)

@@ -64,6 +64,7 @@ class Restored:
     jobs: Sequence[Mapping[str, Any]] = ()
     events: Mapping[int, bytes] = field(default_factory=dict)
     calls: Sequence[tuple[str, Mapping[str, Any]]] = ()  # (job, record), in order
+    log_marks: Mapping[str, int] = field(default_factory=dict)  # job -> bytes of its log that are acknowledged
 
 
 class Stage(IntEnum):

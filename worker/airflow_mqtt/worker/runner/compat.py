@@ -1,20 +1,25 @@
 """What differs between the versions of the Task SDK (Airflow 3.1 to 3.3), and nothing else."""
 
+import contextlib
 import importlib
+import os
 import sys
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+from airflow.dag_processing.bundles.base import BaseDagBundle
+from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
-from airflow.sdk.execution_time import supervisor
+from airflow.sdk.execution_time import supervisor, task_runner
 
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.runner import sentinel
 from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
+from airflow_mqtt.worker.runner.watch import Stamp, Watch
 
 #: Modules that every task loads, or nearly; the warm process has them before it forks. Not all are in each version, or
 #: there where the SDK is without Airflow's core beside it.
@@ -87,6 +92,68 @@ def _configure_logging() -> None:
     from airflow.sdk.log import configure_logging  # noqa: PLC0415  slow
 
     configure_logging(json_output=True, output=sys.stdout.buffer)
+
+
+# --- Dags that are parsed before the fork -----------------------------------------------------------------
+
+
+def parse_ahead(bundle_name: str, path: str) -> tuple[str, dict[str, Stamp]]:
+    """Parse a Dag file as a task does (`task_runner.parse`), and keep it for the tasks forked from this process.
+
+    Return why it must not be used, or nothing, and what it depends on. Of bundles only those will do whose files are
+    there without being fetched: what `initialize` fetches for a task may be newer than what is here.
+    """
+    bundle = DagBundlesManager().get_bundle(name=bundle_name, version=None)
+    if type(bundle).initialize is not BaseDagBundle.initialize:
+        return "its bundle is fetched by each task", {}
+    folder = os.fspath(Path(bundle.path, path))
+    module, more = _dag_bag()
+    original = module.BundleDagBag
+    supervisor.block_orm_access()
+    with Watch(bundle.path) as watch, _nobody_to_ask(watch):
+        watch.read(folder)
+        bag = original(dag_folder=folder, safe_mode=False, load_op_links=False, bundle_path=bundle.path, **more(bundle))
+    if bag.import_errors or not bag.dags:
+        watch.unfit("it has no Dags, or cannot be imported")
+
+    def kept(*arguments: Any, **options: Any) -> Any:
+        wanted = (options.get("dag_folder"), options.get("bundle_path"))
+        return bag if wanted == (folder, bundle.path) else original(*arguments, **options)
+
+    module.BundleDagBag = kept
+    return watch.why, watch.stamps
+
+
+def _dag_bag() -> tuple[Any, Callable[[Any], dict[str, Any]]]:
+    """Return from where `task_runner.parse` takes `BundleDagBag`, and what it gives it beside what all versions do."""
+    try:
+        module = importlib.import_module("airflow.dag_processing.dagbag")
+    except ImportError:
+        return importlib.import_module("airflow.models.dagbag"), lambda _bundle: {}  # 3.1
+    return module, lambda bundle: {"bundle_name": bundle.name}
+
+
+@contextlib.contextmanager
+def _nobody_to_ask(watch: Watch) -> Iterator[None]:
+    """Stand in for the supervisor, of whom a task may ask Connections and Variables while it parses."""
+
+    class Nobody:
+        def __getattr__(self, name: str) -> Any:
+            watch.unfit("it asks Airflow for something")
+            raise RuntimeError("a Dag that is parsed before its task has nobody to ask")
+
+    task_runner.SUPERVISOR_COMMS = Nobody()
+    try:
+        yield
+    finally:
+        del task_runner.SUPERVISOR_COMMS
+
+
+def part_from_parent() -> None:
+    """Let tasks of one parent not draw the same random numbers; Python's own generator sees to that itself."""
+    numpy = sys.modules.get("numpy.random")
+    if numpy is not None:
+        numpy.seed()
 
 
 def hear_of_ends(ended: Callable[[], None]) -> None:

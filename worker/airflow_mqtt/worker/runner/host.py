@@ -1,25 +1,36 @@
 """The warm process: it has the Task SDK loaded, and forks a supervisor for each job.
 
-`python -m airflow_mqtt.worker.runner.host FD STATE_DIR`, started by the worker. It has one thread and no sockets
-but its end of a socket pair (FD), so that forking is safe. When the worker is gone it ends; its children go on.
+`python -m airflow_mqtt.worker.runner.host FD STATE_DIR WARM_BYTES`, started by the worker. It has one thread and no
+sockets but its end of a socket pair (FD) and those to its nurseries, so that forking is safe. When the worker is gone
+it ends, and its nurseries with it; supervisors go on.
 
 Frames in: `{"op": "start", "job", "attempt", "workload", "max_call_bytes", "key"}`. Frames out:
 `{"op": "ready"}`, `{"op": "exited", "job", "attempt", "status"}`, `{"op": "unusable", "reason"}`.
+
+With WARM_BYTES above 0 (setting `warm_dags`) an order goes to the *nursery* of its Dag file, which has parsed it and is
+made when the first order of a file comes (`nursery`). All nurseries together hold at most so many bytes.
 """
 
-import contextlib
+import functools
 import gc
 import os
 import selectors
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from airflow_mqtt.worker.frames import Unpacker, pack
+from airflow_mqtt.worker import processes
+from airflow_mqtt.worker.frames import pack
+from airflow_mqtt.worker.runner import nursery as nurseries
+from airflow_mqtt.worker.runner.forker import Forker
+from airflow_mqtt.worker.runner.nursery import Key, Nursery, key_of, surplus, tend, unchanged
+from airflow_mqtt.worker.runner.watch import Stamp
 
-CANNOT_FORK = 71  # EX_OSERR
+#: A nursery that is gone: whoever was forked from it is looked at by the worker.
+NURSERY_GONE = 70  # EX_SOFTWARE
 
 
 def main(arguments: list[str]) -> int:
@@ -35,7 +46,7 @@ def main(arguments: list[str]) -> int:
         channel.sendall(pack({"op": "unusable", "reason": f"{type(error).__name__}: {error}"}))
         return 1
     channel.sendall(pack({"op": "ready"}))
-    Host(channel, state_dir).run()
+    Host(channel, state_dir, int(arguments[2])).run()
     return 0
 
 
@@ -59,84 +70,147 @@ def load() -> None:
     gc.freeze()  # what is loaded stays shared with the children: a collection would touch, and copy, each page
 
 
-class Host:
-    """Forks and reaps."""
+class Host(Forker):
+    """Forks supervisors itself, or has a nursery fork them."""
 
-    def __init__(self, channel: socket.socket, state_dir: Path) -> None:
-        self._channel = channel
-        self._state_dir = state_dir
-        self._unpacker = Unpacker()
-        self._children: dict[int, tuple[str, int]] = {}
+    def __init__(self, channel: socket.socket, state_dir: Path, warm_bytes: int) -> None:
+        super().__init__(channel, state_dir)
+        self._warm_bytes = warm_bytes
+        self._nurseries: dict[Key, Nursery] = {}
+        self._retired_ones: list[Nursery] = []  # with tasks that run
+        self._unfit: dict[Key, tuple[dict[str, Stamp], float]] = {}  # until they change, or that time
 
-    def run(self) -> None:
-        """Serve until the worker closes its end."""
-        wake, alarm = os.pipe()
-        os.set_blocking(wake, False)
-        os.set_blocking(alarm, False)
-        signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._private = (wake, alarm)
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._channel, selectors.EVENT_READ)
-            selector.register(wake, selectors.EVENT_READ)
-            self._selector = selector
-            while self._serve(wake):
-                pass
+    def _round(self) -> None:
+        super()._round()
+        self._expire(time.monotonic())
 
-    def _serve(self, wake: int) -> bool:
-        for key, _ in self._selector.select():
-            if key.fd == wake:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(wake, 4096)
-                self._reap()
-            elif not self._obey():
-                return False
-        return True
-
-    def _obey(self) -> bool:
-        try:
-            data = self._channel.recv(262144)
-        except ConnectionResetError:
-            return False
-        for order in self._unpacker.feed(data):
-            self._start(order)
-        return bool(data)
+    def _timeout(self) -> float | None:
+        due = min((one.due for one in self._nurseries.values()), default=None)
+        return None if due is None else max(0.0, due - time.monotonic())
 
     def _start(self, order: dict[str, Any]) -> None:
-        try:
-            pid = os.fork()
-        except OSError as error:
-            print(f"cannot fork: {error}", file=sys.stderr, flush=True)  # noqa: T201  into host.log
-            self._report(order["job"], order["attempt"], CANNOT_FORK)
+        now = time.monotonic()
+        key = key_of(order) if self._warm_bytes else None
+        nursery = None if key is None else self._nursery(key, now)
+        if nursery is None:
+            super()._start(order)
             return
-        if pid == 0:
-            self._become_supervisor(order)
-        self._children[pid] = (order["job"], order["attempt"])
+        nursery.used_at = now
+        if nursery.warm:
+            self._hand(nursery, order)
+        else:
+            nursery.waiting.append(order)
 
-    def _become_supervisor(self, order: dict[str, Any]) -> NoReturn:
-        signal.set_wakeup_fd(-1)
-        self._selector.close()
-        self._channel.close()
-        for descriptor in self._private:
-            os.close(descriptor)
-        from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already
+    def _nursery(self, key: Key, now: float) -> Nursery | None:
+        """Return who takes orders of this file, or will once it is parsed; None when its tasks parse it."""
+        held = self._nurseries.get(key)
+        if held is not None and held.warm and not unchanged(held.stamps):
+            self._retire(held)
+            held = None
+        if held is None and not self._is_unfit(key, now):
+            held = self._found(key, now)
+        return held
 
-        supervise.main(self._state_dir, order)
+    def _is_unfit(self, key: Key, now: float) -> bool:
+        stamps, until = self._unfit.get(key, ({}, 0.0))
+        return now < until and unchanged(stamps)
 
-    def _reap(self) -> None:
-        while True:
+    def _call_unfit(self, key: Key, why: str, stamps: dict[str, Stamp], until: float) -> None:
+        print(f"tasks of {key[1]} parse it themselves: {why}", file=sys.stderr, flush=True)  # noqa: T201  into host.log
+        self._unfit[key] = stamps, until
+        while len(self._unfit) > nurseries.MOST_UNFIT:
+            del self._unfit[next(iter(self._unfit))]
+
+    def _found(self, key: Key, now: float) -> Nursery | None:
+        ours, theirs = socket.socketpair()
+        with theirs:
             try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                return None
             if pid == 0:
-                return
-            if pid in self._children:
-                self._report(*self._children.pop(pid), os.waitstatus_to_exitcode(status))
+                self._leave()
+                ours.close()
+                tend(theirs, self._state_dir, key, self._warm_bytes)
+        ours.settimeout(nurseries.SEND_TIMEOUT)
+        made = self._nurseries[key] = Nursery(key, processes.identify(pid), ours, since=now, used_at=now)
+        self._selector.register(ours, selectors.EVENT_READ, functools.partial(self._hear, made))
+        return made
 
-    def _report(self, job: str, attempt: int, status: int) -> None:
-        with contextlib.suppress(OSError):
-            self._channel.sendall(pack({"op": "exited", "job": job, "attempt": attempt, "status": status}))
+    def _hand(self, nursery: Nursery, order: dict[str, Any]) -> None:
+        try:
+            nursery.send(order)
+        except OSError:
+            nursery.running.discard((order["job"], order["attempt"]))
+            self._kill(nursery)
+            super()._start(order)
+
+    def _hear(self, nursery: Nursery) -> None:
+        if nursery.channel.fileno() < 0:
+            return  # lost in this round
+        frames = nursery.receive()
+        for frame in frames or ():
+            if frame["op"] == "parsed":
+                self._parsed(nursery, frame)
+            else:
+                nursery.running.discard((frame["job"], frame["attempt"]))
+                self._report(frame["job"], frame["attempt"], frame["status"])
+        if frames is None:
+            if not nursery.warm:
+                until = time.monotonic() + nurseries.LONGEST_LIFE
+                self._call_unfit(nursery.key, "its parse ended the process", {}, until)
+            self._lose(nursery)
+
+    def _parsed(self, nursery: Nursery, frame: dict[str, Any]) -> None:
+        nursery.warm = True
+        nursery.since = time.monotonic()
+        nursery.size = frame["bytes"]
+        nursery.stamps = {path: None if found is None else tuple(found) for path, found in frame["stamps"].items()}
+        if frame["why"]:
+            self._call_unfit(nursery.key, frame["why"], nursery.stamps, float("inf"))
+            self._lose(nursery)
+            return
+        waiting, nursery.waiting = nursery.waiting, []
+        for order in waiting:
+            self._start(order)  # to it, or to another when a file has changed meanwhile
+        for one in surplus([*self._nurseries.values(), *self._retired_ones], self._warm_bytes):
+            self._retire(one)
+
+    def _expire(self, now: float) -> None:
+        for one in [one for one in self._nurseries.values() if now >= one.due]:
+            if one.warm:
+                self._retire(one)
+            else:
+                self._call_unfit(one.key, "its parse does not end", {}, now + nurseries.LONGEST_LIFE)
+                self._kill(one)
+
+    def _retire(self, nursery: Nursery) -> None:
+        """Give it no more orders; it ends when its last task has."""
+        nursery.retired = True
+        del self._nurseries[nursery.key]
+        self._retired_ones.append(nursery)
+        try:
+            nursery.send({"op": "retire"})
+        except OSError:
+            self._kill(nursery)
+
+    def _kill(self, nursery: Nursery) -> None:
+        processes.kill(nursery.process)
+        self._lose(nursery)
+
+    def _lose(self, nursery: Nursery) -> None:
+        """It is gone, or does not count any more. Its tasks go on, and the worker is told to look at them."""
+        self._selector.unregister(nursery.channel)
+        nursery.channel.close()
+        if nursery.retired:
+            self._retired_ones.remove(nursery)
+        else:
+            del self._nurseries[nursery.key]
+        for job, attempt in nursery.running:
+            self._report(job, attempt, NURSERY_GONE)
+        for order in nursery.waiting:
+            super()._start(order)
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
             me = processes.identify(os.getpid())
             files.write_runner(me)
             processes.adopt_orphans()
+            compat.part_from_parent()
             os.environ[processes.MARK] = files.mark
             end_the_rest = functools.partial(processes.kill_attempt, files.mark, me, spare_leader=True)
             compat.hear_of_ends(end_the_rest)

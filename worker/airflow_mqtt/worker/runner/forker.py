@@ -1,0 +1,113 @@
+"""A process that forks supervisors, and reaps them: the warm process itself, and each nursery that it has forked."""
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from airflow_mqtt.worker.frames import Unpacker, pack
+
+CANNOT_FORK = 71  # EX_OSERR
+
+
+class Forker:
+    """Obeys the frames that come over `channel`, until its other end closes or, once retired, all children are gone.
+
+    It has one thread and no sockets but socket pairs, so that forking is safe.
+    """
+
+    def __init__(self, channel: socket.socket, state_dir: Path) -> None:
+        self._channel = channel
+        self._state_dir = state_dir
+        self._unpacker = Unpacker()
+        self._children: dict[int, tuple[str, int]] = {}
+        self._retired = False
+
+    def run(self) -> None:
+        wake, alarm = os.pipe()
+        os.set_blocking(wake, False)
+        os.set_blocking(alarm, False)
+        signal.set_wakeup_fd(alarm, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._private = (wake, alarm)
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._channel, selectors.EVENT_READ, self._hear_orders)
+            selector.register(wake, selectors.EVENT_READ, self._reap)
+            self._selector = selector
+            self._alive = True
+            while self._alive and not (self._retired and not self._children):
+                self._round()
+
+    def _round(self) -> None:
+        for key, _ in self._selector.select(self._timeout()):
+            key.data()
+
+    def _timeout(self) -> float | None:
+        return None
+
+    def _hear_orders(self) -> None:
+        try:
+            data = self._channel.recv(262144)
+        except ConnectionResetError:
+            data = b""
+        for order in self._unpacker.feed(data):
+            self._obey(order)
+        self._alive = bool(data)
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if order["op"] == "retire":
+            self._retired = True
+        else:
+            self._start(order)
+
+    def _start(self, order: dict[str, Any]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            print(f"cannot fork: {error}", file=sys.stderr, flush=True)  # noqa: T201  into host.log
+            self._report(order["job"], order["attempt"], CANNOT_FORK)
+            return
+        if pid == 0:
+            self._become_supervisor(order)
+        self._children[pid] = (order["job"], order["attempt"])
+
+    def _become_supervisor(self, order: dict[str, Any]) -> NoReturn:
+        self._leave()
+        from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already
+
+        supervise.main(self._state_dir, order)
+
+    def _leave(self) -> None:
+        """In a child: close what is the parent's alone."""
+        signal.set_wakeup_fd(-1)
+        parents = [key.fileobj for key in self._selector.get_map().values()]
+        self._selector.close()
+        for found in parents:
+            if isinstance(found, socket.socket):
+                found.close()
+        for descriptor in self._private:
+            os.close(descriptor)
+
+    def _reap(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._private[0], 4096)
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self._children:
+                self._report(*self._children.pop(pid), os.waitstatus_to_exitcode(status))
+
+    def _report(self, job: str, attempt: int, status: int) -> None:
+        self._send({"op": "exited", "job": job, "attempt": attempt, "status": status})
+
+    def _send(self, frame: dict[str, Any]) -> None:
+        with contextlib.suppress(OSError):
+            self._channel.sendall(pack(frame))

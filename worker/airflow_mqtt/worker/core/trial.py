@@ -38,7 +38,7 @@ def tick(state: State, now: float) -> None:
     elif state.trial is not None:
         if now - state.trial.at >= WAIT:
             _judge(state, state.trial)
-    elif (size := _suspect(state)) > max(LEAST, state.passed):
+    elif (size := _suspect(state)) > max(LEAST, state.passed) and state.limit.fits(size):
         _begin(state, size, now)
 
 

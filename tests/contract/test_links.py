@@ -200,8 +200,11 @@ def test_every_topic_of_the_protocol_passes(site: Site) -> None:
         bridge.publish(Outgoing(topic, b"down"))
         worker.wait(topic, b"down")
     worker.publish(worker.topic(TopicKind.PROBE), b"probe")
-    worker.wait(worker.topic(TopicKind.PROBE), b"probe")
-    worker.wait(worker.topic(TopicKind.STATUS), b"up")  # its own: the worker's check that it receives
+    worker.wait(worker.topic(TopicKind.PROBE), b"probe")  # its own: the worker's check that it receives
+    bridge.publish(Outgoing(worker.topic(TopicKind.STATUS), b"another's"))
+    worker.wait(worker.topic(TopicKind.STATUS), b"another's")
+    if site.version == "5":  # its own does not come back, and whatever was to come before has come
+        assert worker.payloads(worker.topic(TopicKind.STATUS)) == [b"another's"]
 
 
 @pytest.mark.parametrize("queue", ["a.b", "north/field", "ödland 東", "+", "#", "$x>*", "per%cent", "~-_", "q" * 200])
@@ -321,7 +324,7 @@ def test_a_deaf_worker_connects_anew(site: Site) -> None:
     with site.new_worker(kind=LivingWorker, heartbeat_interval=2) as worker:
         topic = TOPICS.worker(worker.name, TopicKind.STATUS)
         time.sleep(8)
-        assert worker.ups == 1  # it hears its own status
+        assert worker.ups == 1  # it hears what it asks itself
         worker.unsubscribe_all()
         worker.wait_up(2)
         wait_for(lambda: len(connections(bridge.payloads(topic))) >= 2, what="a status of the second connection")

@@ -18,13 +18,13 @@ from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.leader import save_interval, taken_over
 from airflow_mqtt.bridge.living import Living
-from airflow_mqtt.bridge.mqtt.inbox import Inbox
+from airflow_mqtt.bridge.mqtt.inbox import Inbox, Opened
 from airflow_mqtt.bridge.mqtt.outbox import Messages
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.config.bridge import SETTINGS, BridgeSettings
 from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.database.errors import DeposedError, is_transient
-from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus
+from airflow_mqtt.protocol.messages import PARCELS, BridgeState, BridgeStatus
 
 LOST_AFTER = 60.0
 
@@ -176,7 +176,9 @@ class SimBridge:
     # --- broker -------------------------------------------------------------------------------------------
 
     def _status(self, state: BridgeState) -> bytes:
-        return BridgeStatus(state=state.value, instance=self.name, epoch=self.epoch, ts=self.clock).encode()
+        return BridgeStatus(
+            state=state.value, instance=self.name, epoch=self.epoch, ts=self.clock, features=[PARCELS]
+        ).encode()
 
     def _connect(self) -> None:
         kinds = ("status", "info", "events", "request")
@@ -257,6 +259,11 @@ class SimBridge:
                 self.writer.receive(heard)
             case Call() as call if work := self.gateway.take(call):
                 self._run(work)
+            case Opened() as parcel:
+                for report in parcel.reports:
+                    self.writer.receive(report)
+                for work in filter(None, (self.gateway.take(*chain) for chain in parcel.chains)):
+                    self._run(work)
 
     def _beat(self) -> None:
         """Heartbeats to Airflow; those it refuses cancel the job."""

@@ -80,7 +80,7 @@ def _():
 
     async def commit(self, draft):
         acks = [
-            self._reports.messages.ack(draft.worker(n), self._reports.epoch, draft.marks.get(n, {}))
+            self.reports.messages.ack(draft.worker(n), self.reports.epoch, draft.marks.get(n, {}))
             for n in draft.answered
         ]
         self._publish([*draft.out, *acks])
@@ -230,6 +230,11 @@ def _():
         real(draft, job, started=started, final_state=None, token=token)
 
     return mock.patch.object(gate, "note_answer", note_answer)
+
+
+@mutant("bridge: says that a final state has ended a job, and leaves it as it is")
+def _():
+    return mock.patch.object(reports.Reports, "end", lambda *_: True)
 
 
 @mutant("memory: changes before the commit")
@@ -422,6 +427,16 @@ def _():
         completion.save(state, job)
 
     return mock.patch.object(completion, "close_if_ready", close)
+
+
+@mutant("worker: any answer to a final state is the end of its job")
+def _():
+    real = calls._settle
+
+    def settle(state, job, call, response, now):
+        real(state, job, call, replace(response, ended=calls.is_state(call)), now)
+
+    return mock.patch.object(calls, "_settle", settle)
 
 
 @mutant("worker: calls are not sent again")

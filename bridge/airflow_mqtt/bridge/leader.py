@@ -20,7 +20,7 @@ from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
-from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Other, Raw, Stale
+from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Opened, Other, Raw, Stale
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.upkeep import queue_status, wakeup
@@ -37,7 +37,7 @@ from airflow_mqtt.database.postgres import PostgresLedger
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol.errors import RefusedError
-from airflow_mqtt.protocol.messages import BridgeState, BridgeStatus, QueueStatus
+from airflow_mqtt.protocol.messages import PARCELS, BridgeState, BridgeStatus, QueueStatus
 from airflow_mqtt.protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -226,6 +226,7 @@ class Leader:
             epoch=self._epoch,
             ts=time.time(),
             version=VERSION,
+            features=[PARCELS],
         )
         return Outgoing(self._topics.bridge_status, status.encode(), retain=True)
 
@@ -271,14 +272,22 @@ class Leader:
 
     def _hand_on(self, message: Message | None) -> None:
         assert self._writer is not None
-        assert self._gateway is not None
         match message:
             case Heard() as heard:
                 self._writer.receive(heard)
             case Call() as call:
-                work = self._gateway.take(call)
-                if work is not None:
-                    self._spawn(work, "request")
+                self._answer(call)
+            case Opened() as parcel:
+                for report in parcel.reports:
+                    self._writer.receive(report)
+                for chain in parcel.chains:
+                    self._answer(*chain)
+
+    def _answer(self, *calls: Call) -> None:
+        assert self._gateway is not None
+        work = self._gateway.take(*calls)
+        if work is not None:
+            self._spawn(work, "request")
 
     def _spawn(self, work: Coroutine[Any, Any, object], name: str) -> None:
         assert self._group is not None

@@ -4,7 +4,7 @@ Scripts read and change a `draft.Draft` over it. Nothing in `Living` changes bef
 """
 
 import heapq
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
@@ -19,7 +19,7 @@ from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
 from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
-from airflow_mqtt.protocol.messages import WorkerStatus
+from airflow_mqtt.protocol.messages import PARCELS, WorkerStatus
 from airflow_mqtt.protocol.workers import GONE
 
 #: Ended jobs that are remembered, since the last of their log may come after their end.
@@ -30,6 +30,9 @@ _AGAIN: Final = 0.05
 
 #: Seconds in which acknowledgements of one worker are gathered. Nobody waits for one but to forget what it holds.
 ACK_DELAY: Final = 0.1
+
+#: … and for how long one waits at most for the answers to calls of the worker, to go with them.
+ACK_PATIENCE: Final = 0.8
 
 #: Kind and slots: jobs that are alike to whoever looks for room.
 Size = tuple[str, int]
@@ -83,6 +86,7 @@ class PendingAck:
 
     due: float
     marks: dict[str, int]
+    until: float  # it waits no longer than this for answers to the worker's calls
 
 
 class Living:
@@ -114,6 +118,7 @@ class Living:
         self.removals: dict[str, None] = {}  # workers that an operator wants forgotten
         self.unsaved: dict[str, bool] = {}  # workers of which something is not written yet; true: more than `seen_at`
         self.acks: dict[str, PendingAck] = {}  # in the order in which they are due
+        self.calling: Counter[str] = Counter()  # chains of calls under way, by worker
         self.urgent: dict[str, None] = {}  # workers that get theirs now: they have introduced themselves
         self.connected_since = 0.0
         self.lines = Lines()
@@ -374,20 +379,33 @@ class Living:
 
     def acknowledge(self, name: str, marks: Mapping[str, int], now: float, *, at_once: bool) -> None:
         """Acknowledge what a worker said, together with what it says within `ACK_DELAY`."""
-        ack = self.acks.setdefault(name, PendingAck(now + ACK_DELAY, {}))
+        ack = self.acks.setdefault(name, PendingAck(now + ACK_DELAY, {}, now + ACK_PATIENCE))
         ack.marks.update(marks)
         if at_once:
             self.urgent[name] = None
 
     def due_acks(self, now: float) -> list[str]:
-        """The workers whose acknowledgement is due."""
+        """The workers whose acknowledgement is due. One that may go with the answer to a call is put off."""
         due = dict.fromkeys(self.urgent)
         self.urgent = {}
+        put_off = []
         for name, ack in self.acks.items():
             if ack.due > now:
                 break
-            due[name] = None
+            if name not in due and ack.until > now and self.calling[name] and self.gathers(name):
+                put_off.append(name)
+            else:
+                due[name] = None
+        for name in put_off:
+            ack = self.acks.pop(name)
+            ack.due = now + ACK_DELAY
+            self.acks[name] = ack
         return list(due)
+
+    def gathers(self, name: str) -> bool:
+        """Whether a worker takes several messages in one."""
+        worker = self.workers.get(name)
+        return worker is not None and PARCELS in worker.features
 
     @property
     def next_deadline(self) -> float | None:

@@ -102,7 +102,7 @@ class Writer:
         self.living = living
         self.outage = outage
         self._ledger = ledger
-        self._reports = reports
+        self.reports = reports
         self._duties = duties
         self._clock = clock
         self._future = future
@@ -129,7 +129,7 @@ class Writer:
 
     def receive(self, heard: Heard) -> None:
         """Apply a message of a worker."""
-        self._add(Work(heard.worker, lambda draft: self._reports.apply(draft, heard), heard=heard))
+        self._add(Work(heard.worker, lambda draft: self.reports.apply(draft, heard), heard=heard))
 
     def submit(self, worker: str, script: Script) -> Awaitable[Any]:
         """Run `script` for `worker`, and return its result once it has been committed."""
@@ -276,7 +276,7 @@ class Writer:
             work.remove(failed)
         draft.script = None
         self._do_duties(draft, jobs, workers)
-        self._reports.finish(draft)
+        self.reports.finish(draft)
         return draft
 
     def _run(self, draft: Draft, work: list[Work]) -> Work | None:
@@ -367,7 +367,7 @@ class Writer:
                 one.future.set_result(one.result)
         if draft.again:
             self.resend(draft.again)
-        self._publish(self._reports.acks(self.living, draft.now))
+        self._publish(self.reports.acks(self.living, draft.now))
 
     def _messages(self, draft: Draft, committed: Committed) -> list[Outgoing]:
         out = list(draft.out)
@@ -375,7 +375,7 @@ class Writer:
         for job, workload in committed.dispatched.values():
             told[job.id] = job
             out += self._order(job, workload)
-        out += self._reports.messages.statuses((job for job in told.values() if job is not None), draft.now)
+        out += self.reports.messages.statuses((job for job in told.values() if job is not None), draft.now)
         if log.isEnabledFor(logging.INFO):
             for job, _ in committed.dispatched.values():
                 if self.living.lines(job.id):
@@ -385,7 +385,7 @@ class Writer:
     def _order(self, job: Job, workload: str) -> list[Outgoing]:
         """Return the message that gives `job` to its worker; fail a job of which none can be made."""
         try:
-            return [self._reports.messages.run(job, workload, self.max_message_bytes)]
+            return [self.reports.messages.run(job, workload, self.max_message_bytes)]
         except PayloadError as error:
             reason = str(error)
 
@@ -402,7 +402,7 @@ class Writer:
 
     def resend(self, jobs: list[Job]) -> None:
         """Publish the orders of `jobs` once more; a workload is read for it first."""
-        messages = self._reports.messages
+        messages = self.reports.messages
         self._publish([messages.cancel(job) for job in jobs if job.state is JobState.CANCELLING])
         self._unsent += [job for job in jobs if job.state is JobState.DISPATCHED]
         if self._unsent:
@@ -460,7 +460,7 @@ class Writer:
 
     async def _load_unknown(self, work: list[Work], now: float) -> None:
         draft = Draft(self.living, now)
-        ids = {id_ for one in work if one.heard for id_ in self._reports.unknown_jobs(draft, one.heard)}
+        ids = {id_ for one in work if one.heard for id_ in self.reports.unknown_jobs(draft, one.heard)}
         if ids:
             for job in await self._ledger.jobs(sorted(ids)):
                 self.living.put_job(job)

@@ -204,6 +204,7 @@ class Worker:
     past_journals: tuple[str, ...]
     seq: int
     birth: int
+    features: tuple[str, ...] = ()  # as it announced in its last `Born` that was heard; not in the row
     clock: Clock = Clock()
 
     @classmethod

@@ -12,7 +12,7 @@ from airflow_mqtt.protocol.errors import PayloadError
 ZLIB_MAGIC = b"\x78"
 
 #: Below this size compression costs more bytes or battery than it saves.
-COMPRESS_FROM = 512
+COMPRESS_FROM = 160
 
 #: What a payload may decompress to. A device must not be able to fill the bridge's memory with 1 KB.
 MAX_DECODED_BYTES = 8 * 1024 * 1024

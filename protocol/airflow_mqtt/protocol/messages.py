@@ -2,18 +2,20 @@
 
 Each field says what it may hold; `decode` holds a payload against that and raises `PayloadError` with the name
 of the first field that does not fit. Fields that a reader does not know are ignored, so either side may be the
-newer one. Times are seconds since the epoch.
+newer one. `encode` leaves out what is at its default. Times are seconds since the epoch.
 """
 
 import base64
 import binascii
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import cached_property
-from typing import Any, Self, TypeVar
+from functools import cache, cached_property
+from typing import Any, ClassVar, Self, TypeVar, cast
+
+import orjson
 
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION, codec
 from airflow_mqtt.protocol.errors import PayloadError
@@ -47,6 +49,12 @@ MAX_TEXTS = 256
 
 #: The path of a call: names of Airflow's have up to 250 characters (a key 512), each of up to 12 when percent-encoded.
 MAX_PATH = 16_384
+
+#: How many messages one `Parcel` may hold, and answers an `Ack`.
+MAX_PARTS = 256
+
+#: What a peer may announce: it takes several messages in one (`Parcel`, and `Ack.answers`).
+PARCELS = "parcels"
 
 #: Bytes of the end of a log that may be sent, and are stored, before its middle.
 MAX_TAIL = 64 * 1024
@@ -142,6 +150,10 @@ def _text_map(value: Any) -> bool:
     )
 
 
+def _objects(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= MAX_PARTS and all(isinstance(item, dict) for item in value)
+
+
 def _matching(pattern: re.Pattern[str]) -> Check:
     return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
 
@@ -151,9 +163,26 @@ def _one_of(kind: type[StrEnum]) -> Check:
     return lambda value: isinstance(value, str) and value in values
 
 
-def _is(check: Check, **kwargs: Any) -> Any:
-    """Declare a dataclass field whose payload value must pass `check`; a default makes it optional."""
-    return field(metadata={"check": check}, **kwargs)
+def _is(check: Check, *, said: bool = False, **kwargs: Any) -> Any:
+    """Declare a dataclass field whose payload value must pass `check`; a default makes it optional.
+
+    `said`: it is sent at its default too, since that tells messages apart, or is another one in another release.
+    """
+    return field(metadata={"check": check, "said": said}, **kwargs)
+
+
+@cache
+def _fields_of(cls: Any) -> tuple[tuple[str, Any], ...]:
+    """Return each field of a message with the value at which it is left out; `...` for one that never is."""
+    found = []
+    for spec in dataclasses.fields(cls):
+        unsaid: Any = spec.default
+        if spec.default_factory is not dataclasses.MISSING:
+            unsaid = spec.default_factory()
+        if unsaid is dataclasses.MISSING or spec.metadata["said"]:
+            unsaid = ...
+        found.append((spec.name, unsaid))
+    return tuple(found)
 
 
 _job_id = _matching(JOB_ID)
@@ -164,8 +193,20 @@ _worker_name = _matching(WORKER_NAME)
 class Message:
     """Base of all messages: encoding, and decoding by the checks of the fields."""
 
+    #: Whether people read it as it is: then it is never packed.
+    is_public: ClassVar[bool] = False
+
+    def to_object(self) -> codec.JsonObject:
+        """Return what is sent: the fields that are not at their defaults."""
+        values, cls = vars(self), cast("Any", type(self))
+        return {name: values[name] for name, unsaid in _fields_of(cls) if values[name] != unsaid}
+
+    def plain(self) -> bytes:
+        """Return the JSON text."""
+        return orjson.dumps(self.to_object())
+
     def encode(self) -> bytes:
-        return codec.encode(self)
+        return self.plain() if self.is_public else codec.pack(self.plain())
 
     @classmethod
     def decode(cls, payload: bytes) -> Self:
@@ -225,7 +266,7 @@ class OrderType(StrEnum):
 class Run(Message):
     """Run this job. `workload` is Airflow's own JSON (`airflow.executors.workloads`) without its token."""
 
-    type: str = _is(lambda value: value == OrderType.RUN, default=OrderType.RUN.value)
+    type: str = _is(lambda value: value == OrderType.RUN, said=True, default=OrderType.RUN.value)
     job: str = _is(_job_id)
     attempt: int = _is(_ordinal)
     kind: str = _is(_text)
@@ -239,7 +280,7 @@ class Run(Message):
 class Cancel(Message):
     """End this attempt of this job, whatever it does, and confirm."""
 
-    type: str = _is(lambda value: value == OrderType.CANCEL, default=OrderType.CANCEL.value)
+    type: str = _is(lambda value: value == OrderType.CANCEL, said=True, default=OrderType.CANCEL.value)
     job: str = _is(_job_id)
     attempt: int = _is(_ordinal)
     reason: str = _is(_text)
@@ -266,7 +307,8 @@ class Ack(Message):
 
     `connection` and `birth` are those of the last `Born` that it heard; an older one than the worker's last says
     that this got lost, and the worker introduces itself again. `refused` says why the bridge does not take the worker
-    at all, `past` that another journal has replaced this one; the rest means nothing then.
+    at all, `past` that another journal has replaced this one; the rest means nothing then. `answers` are each a
+    `Response`, which leaves out its journal where that is this one.
     """
 
     journal: str = _is(_job_id)
@@ -277,6 +319,11 @@ class Ack(Message):
     logs: dict[str, int] = _is(_log_marks, default_factory=dict)
     refused: str = _is(_text, default="")
     past: bool = _is(_flag, default=False)
+    answers: list[codec.JsonObject] = _is(_objects, default_factory=list)
+
+    def responses(self) -> tuple["Response", ...]:
+        """Return `answers`, decoded; `PayloadError` when one of them is malformed."""
+        return tuple(Response.from_object({"journal": self.journal, **item}) for item in self.answers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -374,17 +421,18 @@ class Born(Message):
     in `WorkerInfo`: that one is for people, and nobody acknowledges it.
     """
 
-    type: str = _is(lambda value: value == "born", default="born")
+    type: str = _is(lambda value: value == "born", said=True, default="born")
     journal: str = _is(_job_id)
     first: int = _is(_position)
     last: int = _is(_position)
     instance: str = _is(_job_id)
     connection: int = _is(_position)
     number: int = _is(_position)
-    protocol: int = _is(_ordinal, default=PROTOCOL_VERSION)
+    protocol: int = _is(_ordinal, said=True, default=PROTOCOL_VERSION)
     queues: list[str] = _is(_texts)
     kinds: list[str] = _is(_texts)
     holds: list[dict[str, Any]] = _is(_held_list, default_factory=list)
+    features: list[str] = _is(_texts, default_factory=list)
 
     def held(self) -> tuple[Held, ...]:
         """Return `holds`, decoded; `PayloadError` when one of them is malformed, or two are of the same job."""
@@ -406,9 +454,13 @@ class UnsupportedBirth:
     protocol: int
 
 
-def decode_report(payload: bytes) -> Event | Born | UnsupportedBirth:
+def decode_report(payload: bytes) -> "Event | Born | UnsupportedBirth | Parcel":
     """Decode a message of an events topic."""
     value = codec.decode(payload)
+    if value.get("type") == PartType.PARCEL:
+        parcel = Parcel.from_object(value)
+        parcel.messages()
+        return parcel
     if value.get("type") == "born":
         journal, protocol = value.get("journal"), value.get("protocol", PROTOCOL_VERSION)
         if _job_id(journal) and _ordinal(protocol) and not understands(protocol):
@@ -440,6 +492,8 @@ class OfflineReason(StrEnum):
 class WorkerStatus(Message):
     """A worker's retained heartbeat, and its will. Flat, so that any dashboard can chart it."""
 
+    is_public = True
+
     state: str = _is(_one_of(ReportedState))
     reason: str = _is(_text, default="")
     connection: int = _is(_position)
@@ -457,8 +511,10 @@ class WorkerStatus(Message):
 class WorkerInfo(Message):
     """What a worker is, said once a connection."""
 
+    is_public = True
+
     version: str = _is(_text)
-    protocol: int = _is(_ordinal, default=PROTOCOL_VERSION)
+    protocol: int = _is(_ordinal, said=True, default=PROTOCOL_VERSION)
     instance: str = _is(_job_id)
     queues: list[str] = _is(_texts)
     kinds: list[str] = _is(_texts)
@@ -529,7 +585,9 @@ class Request(Message):
     """One call of the Execution API on behalf of an attempt.
 
     `path` is relative to the API's root (`task-instances/…/run`), `query` as in a URL, `body` the JSON text.
-    `headers` are the few that matter: `content-type` and `airflow-api-version`.
+    `headers` are the few that matter: `content-type` and `airflow-api-version`. Of a success that is to be `brief` only
+    the status is told. A final state that `ends` the attempt
+    is its last call, and says in place of an event `finished` that the supervisor ended in order, with `exit_code`.
     """
 
     id: str = _is(_job_id)
@@ -541,17 +599,90 @@ class Request(Message):
     query: str = _is(_body, default="")
     headers: dict[str, str] = _is(_text_map, default_factory=dict)
     body: str | None = _is(Maybe(_body), default=None)
+    brief: bool = _is(_flag, default=False)
+    ends: bool = _is(_flag, default=False)
+    exit_code: int | None = _is(Maybe(_int32), default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Response(Message):
-    """The answer to one request; `status` is an HTTP status."""
+    """The answer to one request; `status` is an HTTP status. `ended`: what the request `ends` has ended."""
 
     id: str = _is(_job_id)
     journal: str = _is(_job_id)
     status: int = _is(_http_status)
     headers: dict[str, str] = _is(_text_map, default_factory=dict)
     body: str | None = _is(Maybe(_body), default=None)
+    ended: bool = _is(_flag, default=False)
+
+
+# --- several messages in one ------------------------------------------------------------------------------
+
+
+class PartType(StrEnum):
+    """What a part of a parcel is, where it is no event."""
+
+    PARCEL = "parcel"  # the parcel itself
+    LOG = "log"
+    REQUEST = "request"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogPart(LogChunk):
+    """A chunk of log in a parcel, where no topic names its job."""
+
+    job: str = _is(_job_id)
+
+
+Part = Event | LogPart | Request
+
+#: What a part leaves out where the part before says the same; `journal` also where the parcel does.
+_REPEATED = ("journal", "job", "attempt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel(Message):
+    """Several messages of a worker, in their order."""
+
+    type: str = _is(lambda value: value == PartType.PARCEL, said=True, default=PartType.PARCEL.value)
+    journal: str = _is(_job_id)
+    parts: list[codec.JsonObject] = _is(_objects)
+
+    @classmethod
+    def of(cls, journal: str, parts: Iterable[Part]) -> Self:
+        return cls(journal=journal, parts=list(_shortened(journal, parts)))
+
+    def messages(self) -> tuple[Part, ...]:
+        """Return `parts`, decoded; `PayloadError` when one of them is malformed."""
+        return self._messages
+
+    @cached_property
+    def _messages(self) -> tuple[Part, ...]:
+        known: codec.JsonObject = {"journal": self.journal}
+        found: list[Part] = []
+        for part in self.parts:
+            whole = {**known, **part}
+            known = {name: whole[name] for name in _REPEATED if name in whole}
+            match whole.get("type"):
+                case PartType.LOG:
+                    found.append(LogPart.from_object(whole))
+                case PartType.REQUEST:
+                    found.append(Request.from_object(whole))
+                case _:
+                    found.append(Event.from_object(whole))
+        return tuple(found)
+
+
+def _shortened(journal: str, parts: Iterable[Part]) -> Iterable[codec.JsonObject]:
+    known: codec.JsonObject = {"journal": journal}
+    for part in parts:
+        whole = part.to_object()
+        if isinstance(part, LogPart):
+            whole["type"] = PartType.LOG.value
+        elif isinstance(part, Request):
+            whole["type"] = PartType.REQUEST.value
+        yield {name: value for name, value in whole.items() if name not in _REPEATED or known.get(name) != value}
+        known |= {name: whole[name] for name in _REPEATED if name in whole}
 
 
 # --- bridge -> anyone -------------------------------------------------------------------------------------
@@ -560,6 +691,8 @@ class Response(Message):
 @dataclass(frozen=True, kw_only=True)
 class JobStatus(Message):
     """Where a job is; published at each transition, not retained."""
+
+    is_public = True
 
     state: str = _is(_text)
     attempt: int = _is(_ordinal)
@@ -577,6 +710,8 @@ class JobStatus(Message):
 @dataclass(frozen=True, kw_only=True)
 class QueueStatus(Message):
     """The figures of one queue, retained. `oldest_age` is in seconds; `note` says what an operator should know."""
+
+    is_public = True
 
     queued: int = _is(_count)
     running: int = _is(_count)
@@ -598,9 +733,12 @@ class BridgeState(StrEnum):
 class BridgeStatus(Message):
     """Which bridge leads, retained, and its will. A worker that sees a higher `epoch` introduces itself again."""
 
+    is_public = True
+
     state: str = _is(_one_of(BridgeState))
     instance: str = _is(_job_id)
     epoch: int = _is(_count)
     ts: float = _is(_time)
-    protocol: int = _is(_ordinal, default=PROTOCOL_VERSION)
+    protocol: int = _is(_ordinal, said=True, default=PROTOCOL_VERSION)
     version: str = _is(_text, default="")
+    features: list[str] = _is(_texts, default_factory=list)

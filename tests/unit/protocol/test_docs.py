@@ -41,6 +41,7 @@ WORDS = {
     messages._text_map: "text map",
     messages._log_marks: "marks",
     messages._held_list: "held list",
+    messages._objects: "objects",
     messages._job_id: "id",
     messages._worker_name: "id",
 }

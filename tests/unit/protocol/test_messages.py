@@ -52,6 +52,7 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     messages._text_map: st.dictionaries(TEXT, TEXT, max_size=2),
     messages._log_marks: st.dictionaries(NAMES, COUNT, max_size=2),
     messages._held_list: st.lists(HELD, max_size=2, unique_by=lambda held: held["job"]),
+    messages._objects: st.lists(st.dictionaries(BODY, JSON, max_size=2), max_size=2),
     messages._job_id: NAMES,
     messages._worker_name: NAMES,
 }

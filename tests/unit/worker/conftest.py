@@ -14,6 +14,7 @@ from airflow_mqtt.protocol.messages import (
     Cancel,
     Desired,
     Event,
+    Probe,
     Request,
     Response,
     Run,
@@ -269,6 +270,7 @@ _DECODERS = {
     TopicKind.STATUS: WorkerStatus.decode,
     TopicKind.INFO: WorkerInfo.decode,
     TopicKind.LOGS: _chunk,
+    TopicKind.PROBE: Probe.decode,
 }
 
 __all__ = ["Launch", "RemoveFiles", "Say", "Signal", "Stop"]

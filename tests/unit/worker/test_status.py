@@ -39,9 +39,30 @@ def test_a_status_is_a_heartbeat(device):
 def test_changes_within_a_moment_make_one_status(device):
     device.forget()
     device.run("a")
+    device.wait(4)
     device.run("b")
-    device.wait(1)
+    device.wait(4)
     assert [(status.state, status.free) for status in device.statuses()] == [("running", 0)]
+
+
+def test_a_task_that_ends_within_a_moment_makes_none(device):
+    device.forget()
+    device.start("a")
+    device.wait(2)
+    device.call("a", "PATCH", "task-instances/a/state", '{"state": "success"}')
+    device.end("a")
+    device.wait(20)
+    assert device.statuses() == []
+
+
+def test_what_an_operator_waits_for_is_said_at_once(device):
+    device.start("a")
+    device.forget()
+    device.desire(1, maintenance=True)
+    device.wait(0.5)
+    device.end("a")
+    device.wait(0.5)
+    assert [(status.maintenance, status.running) for status in device.statuses()] == [(True, 1), (True, 0)]
 
 
 @pytest.mark.parametrize(
@@ -129,8 +150,18 @@ def test_an_echo_is_no_reason_to_say_it_again(device):
 
 
 def test_connected_but_deaf_means_connect_anew(device):
-    device.wait(95)
+    device.wait(155)
     assert [effect.reason for effect in device.of(Reconnect)] == ["nothing arrives"]
+    assert len(device.sent(TopicKind.PROBE)) == 1
+
+
+def test_whoever_hears_what_it_asks_itself_is_not_deaf(device):
+    for _ in range(1000):
+        device.wait(1)
+        for probe in device.sent(TopicKind.PROBE):
+            device.forget()
+            device.message("airflow/v1/worker/edge-1/probe", probe.encode())
+    assert device.of(Reconnect) == []
 
 
 def test_a_probe_of_another_is_answered_and_our_own_is_not(device):

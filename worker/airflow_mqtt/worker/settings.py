@@ -110,8 +110,9 @@ SETTINGS: tuple[Setting, ...] = (
         "keepalive",
         integer(1, 65535),
         "1 to 65535 seconds",
-        "MQTT keep-alive. The broker calls the worker offline after 1.5 of it without a sign of life.",
-        "30",
+        "MQTT keep-alive. The broker calls the worker offline after 1.5 of it without a sign of life. Longer than"
+        " heartbeat_interval, it costs no messages of its own.",
+        "40",
     ),
     Setting(
         "heartbeat_interval",

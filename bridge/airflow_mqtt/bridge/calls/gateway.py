@@ -11,6 +11,8 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any, Final, Protocol
 
 import orjson
@@ -20,6 +22,7 @@ from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent, Share
 from airflow_mqtt.bridge.calls import gate
 from airflow_mqtt.bridge.calls.execution_api import Answer, MalformedError, UnavailableError
 from airflow_mqtt.bridge.calls.gate import Call, Early, Refusal
+from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database.records import Job
@@ -40,6 +43,9 @@ _REMEMBERED_OF_A_WORKER: Final = Bound(1_000, 8 * _MIB)
 _PENDING: Final = Bound(10_000, 64 * _MIB)
 _PENDING_OF_A_WORKER: Final = Bound(1_000, 16 * _MIB)
 _PENDING_OF_A_JOB: Final = Bound(4)
+
+#: Bytes of the answers that go in one message, unpacked.
+_TOGETHER: Final = 64 * 1024
 
 #: What a worker may have answered in a second, and in how many seconds at once: calls, and bytes of the answers' text.
 #: Past it, its calls wait: to pack a megabyte costs more than to carry it to a device.
@@ -69,6 +75,14 @@ _RESPONSE_HEADERS: Final = ("content-type", "content-range")
 _HEADER_VALUE: Final = re.compile(r"[!-~]([ -~]{0,254}[!-~])?")
 
 Key = tuple[str, str, str]
+
+
+def _key(call: Call) -> Key:
+    return call.worker, call.request.journal, call.request.id
+
+
+def _is_success(status: int) -> bool:
+    return 200 <= status < 300
 
 
 class EarlyError(Exception):
@@ -130,53 +144,87 @@ class Gateway:
         """Whether the final state of this job's task is on its way to Airflow: then a heartbeat is refused too."""
         return job_id in self._ending
 
-    def take(self, call: Call) -> Coroutine[Any, Any, None] | None:
-        """Return the work of answering one request, or None when nothing is to be done.
+    def take(self, *calls: Call) -> Coroutine[Any, Any, None] | None:
+        """Return the work of answering requests of one job that came together, or None when nothing is to be done.
 
-        What is being answered already is left to that; what was, is answered again. One for which there is no room
-        is dropped: its worker sends it again, where a 429 would reach the task and fail it.
+        What is being answered already is left to that, with all behind it; what was, is answered again. Those for which
+        there is no room are dropped: their worker sends them again, where a 429 would reach the task and fail it.
         """
-        key = (call.worker, call.request.journal, call.request.id)
-        if key in self._busy:
+        chain = list(takewhile(lambda call: _key(call) not in self._busy, calls))
+        if not chain:
             return None
-        if not self._enter(call):
-            if self._unsaid(call.worker, "room"):
-                log.warning("worker %s: dropped a call, since too many of its calls or of all wait", call.worker)
+        if not self._enter(chain):
+            if self._unsaid(chain[0].worker, "room"):
+                log.warning("worker %s: dropped a call, since too many of its calls or of all wait", chain[0].worker)
             return None
-        self._busy.add(key)
-        return self._handle(call, key)
+        self._busy.update(map(_key, chain))
+        self._living.calling[chain[0].worker] += 1
+        return self._handle(chain)
 
-    def _enter(self, call: Call) -> bool:
-        if not self._quota_of_jobs.enter((call.worker, call.request.job), 0):
+    def _enter(self, chain: list[Call]) -> bool:
+        worker, job = chain[0].worker, chain[0].request.job
+        if not self._quota_of_jobs.enter((worker, job), 0):
             return False
-        if self._quota.enter(call.worker, call.size):
+        if self._quota.enter(worker, sum(call.size for call in chain)):
             return True
-        self._quota_of_jobs.leave((call.worker, call.request.job), 0)
+        self._quota_of_jobs.leave((worker, job), 0)
         return False
 
-    async def _handle(self, call: Call, key: Key) -> None:
+    async def _handle(self, chain: list[Call]) -> None:
+        """Answer the calls in their order, up to the first that has no success, and say all answers together."""
+        worker, job = chain[0].worker, chain[0].request.job
+        answers: list[bytes] = []
         try:
-            await self._wait_for_share(call.worker)
-            payload = self._answers.get(call.worker, key)
-            if payload is not None:
-                self._share.use(call.worker, self._clock(), size=len(payload))
-            else:
-                response = await self._answer(call)
-                if isinstance(response, Refusal):  # made again as easily as it is remembered
-                    payload = await self._encode(call.worker, self._refuse(call, response))
-                else:
-                    payload = await self._encode(call.worker, response)
-                    self._answers.add(call.worker, key, payload)
-            if len(payload) > self.max_message_bytes - _ENVELOPE:  # the broker takes less than we knew
-                payload = self._too_large(call.request.id, call.request.journal, f"{len(payload)} bytes")
-            self._busy.discard(key)  # published at each delivery: the first may be lost
-            self._publish([self._messages.response(call.worker, payload)])
+            for call in chain:
+                payload, is_success = await self._payload(call)
+                answers.append(payload)
+                if not is_success:
+                    break
         except EarlyError:
             pass  # its report of acceptance got lost; it will send both again
         finally:
-            self._busy.discard(key)
-            self._quota.leave(call.worker, call.size)
-            self._quota_of_jobs.leave((call.worker, call.request.job), 0)
+            self._busy.difference_update(map(_key, chain))
+            self._quota.leave(worker, sum(call.size for call in chain))
+            self._quota_of_jobs.leave((worker, job), 0)
+            self._living.calling[worker] -= 1
+            if not self._living.calling[worker]:
+                del self._living.calling[worker]
+        self._say(worker, answers)
+
+    async def _payload(self, call: Call) -> tuple[bytes, bool]:
+        """Return the answer to `call`, made or remembered, and whether it is a success."""
+        await self._wait_for_share(call.worker)
+        payload = self._answers.get(call.worker, _key(call))
+        if payload is not None:
+            self._share.use(call.worker, self._clock(), size=len(payload))
+            is_success = _is_success(codec.decode(payload)["status"])
+        else:
+            response = await self._answer(call)
+            if isinstance(response, Refusal):  # made again as easily as it is remembered
+                return await self._encode(call.worker, self._refuse(call, response)), False
+            is_success = _is_success(response.status)
+            payload = await self._encode(call.worker, response)
+            self._answers.add(call.worker, _key(call), payload)
+        if len(payload) > self.max_message_bytes - _ENVELOPE:  # the broker takes less than we knew
+            payload = self._too_large(call.request.id, call.request.journal, f"{len(payload)} bytes")
+        return payload, is_success
+
+    def _say(self, worker: str, payloads: list[bytes]) -> None:
+        """Publish answers, at each delivery of their requests: the first may be lost.
+
+        They go in one message, with what else the worker is to hear, where it takes that and they are not large.
+        """
+        plain = [codec.unpack(payload) for payload in payloads]
+        alone = len(payloads) == 1 and worker not in self._living.acks
+        if (
+            payloads
+            and not alone
+            and self._living.gathers(worker)
+            and sum(map(len, plain)) <= min(_TOGETHER, self.max_message_bytes // 2)
+        ):
+            self._publish(self._writer.reports.answers(self._living, worker, [orjson.loads(text) for text in plain]))
+        else:
+            self._publish([self._messages.response(worker, payload) for payload in payloads])
 
     async def _wait_for_share(self, worker: str) -> None:
         """Wait until what `worker` was answered before is paid for."""
@@ -193,7 +241,7 @@ class Gateway:
 
     def _encoded(self, response: Response) -> bytes:
         """Return the payload of `response`, or of a 413 where the broker or the worker would not take it."""
-        plain = orjson.dumps(response)
+        plain = response.plain()
         if len(plain) > codec.MAX_DECODED_BYTES:  # of such an answer `ExecutionApi.call` has not read all
             size = f"over {codec.MAX_DECODED_BYTES} bytes unpacked"
         else:
@@ -305,25 +353,32 @@ class Gateway:
         if why:
             by = f"worker:{job.worker}"
             await self._writer.submit(job.worker or "", lambda draft: gate.give_up(draft, job, why, by=by))
-        await self._note(job, request, match, answer.token, accepted=200 <= response.status < 300)
-        return response
+        ended = await self._note(job, request, match, answer.token, accepted=_is_success(response.status))
+        if request.brief and _is_success(response.status):
+            return replace(_response(request, response.status), ended=ended)
+        return replace(response, ended=ended)
 
     def _offset(self, job: Job) -> float:
         """Return by how many seconds times that the job's worker says are to be moved."""
         worker = self._living.workers.get(job.worker or "")
         return worker.clock.correction if worker is not None else 0.0
 
-    async def _note(self, job: Job, request: Request, match: Match, token: str | None, *, accepted: bool) -> None:
-        """Have the writer note what the answer says of the job, if it says anything."""
+    async def _note(self, job: Job, request: Request, match: Match, token: str | None, *, accepted: bool) -> bool:
+        """Have the writer note what the answer says of the job, if it says anything; return whether that ended it."""
         final_state = None
         if accepted and match.route.does is Does.END:
             final_state = gate.storable(gate.json_object(request.body).get("state"), 100) or "unknown"
         started = accepted and match.route.does is Does.START
-        if started or final_state is not None or token is not None:
-            await self._writer.submit(
-                job.worker or "",
-                lambda draft: gate.note_answer(draft, job, started=started, final_state=final_state, token=token),
-            )
+        if not started and final_state is None and token is None:
+            return False
+        worker = job.worker or ""
+
+        def note(draft: Draft) -> bool:
+            gate.note_answer(draft, job, started=started, final_state=final_state, token=token)
+            ends = request.ends and final_state is not None
+            return ends and self._writer.reports.end(draft, worker, request)
+
+        return bool(await self._writer.submit(worker, note))
 
     def _note_retry(self, request: Request, state: RetryCallState) -> None:
         """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""

@@ -69,6 +69,7 @@ def after_birth(worker: Worker, born: Born, now: float) -> Worker:
         connection=born.connection,
         birth=born.number,
         seen_at=now,
+        features=tuple(born.features),
     )
 
 

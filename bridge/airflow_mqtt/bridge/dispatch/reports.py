@@ -5,6 +5,7 @@ once that has committed.
 """
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -14,7 +15,8 @@ from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol import task_log
-from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState, Verdict, settle
+from airflow_mqtt.protocol.codec import JsonObject
+from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import (
     MAX_INTEGER,
     MAX_TAIL,
@@ -24,6 +26,7 @@ from airflow_mqtt.protocol.messages import (
     FinishOutcome,
     HeldState,
     LogChunk,
+    Request,
     UnsupportedBirth,
     WorkerInfo,
     WorkerStatus,
@@ -113,16 +116,43 @@ class Reports:
         """Return the acknowledgements that are due. They say what has been committed by now."""
         found = []
         for name in living.due_acks(now):
-            ack = living.acks.pop(name)
+            ack = living.acks.pop(name, None)
             worker = living.workers.get(name)
-            if worker is not None and worker.journal:
+            if ack is not None and worker is not None and worker.journal:
                 found += self._acks_of(worker, ack.marks)
         return found
 
+    def answers(self, living: Living, name: str, answers: Sequence[JsonObject]) -> list[Outgoing]:
+        """Return the message with `answers` to a worker that takes several in one, and with what else it is to hear."""
+        ack = living.acks.pop(name, None)
+        worker = living.workers[name]
+        *before, last = self._parts(ack.marks if ack else {})
+        acks = [self.messages.ack(worker, self.epoch, part) for part in before]
+        return [*acks, self.messages.ack(worker, self.epoch, last, answers)]
+
+    def end(self, draft: Draft, worker: str, request: Request) -> bool:
+        """End an attempt whose last call, its final state, was accepted, as `finished` does; whether it has ended."""
+        event = Event(
+            type=EventType.FINISHED.value,
+            journal=request.journal,
+            seq=0,
+            job=request.job,
+            attempt=request.attempt,
+            ts=0.0,
+            outcome=FinishOutcome.SUCCEEDED.value,
+            exit_code=request.exit_code,
+        )
+        self._settle(draft, draft.worker(worker), event)
+        job = draft.job(request.job)
+        return job is not None and job.attempt == request.attempt and job.state in TERMINAL
+
     def _acks_of(self, worker: Worker, marks: dict[str, int]) -> list[Outgoing]:
+        return [self.messages.ack(worker, self.epoch, part) for part in self._parts(marks)]
+
+    @staticmethod
+    def _parts(marks: dict[str, int]) -> list[dict[str, int]]:
         """Several, where one would be larger than a broker may take: then none of what it says would be heard."""
-        parts = [dict(list(marks.items())[at : at + _MARKS]) for at in range(0, len(marks), _MARKS)]
-        return [self.messages.ack(worker, self.epoch, part) for part in parts or [{}]]
+        return [dict(list(marks.items())[at : at + _MARKS]) for at in range(0, len(marks), _MARKS)] or [{}]
 
     def _judge(self, draft: Draft, name: str, worker: Worker) -> None:
         before = draft.living.workers.get(name)

@@ -23,6 +23,8 @@ from airflow_mqtt.protocol.messages import (
     Born,
     BridgeStatus,
     LogChunk,
+    LogPart,
+    Parcel,
     Request,
     WorkerInfo,
     WorkerStatus,
@@ -99,7 +101,15 @@ class Raw:
         return size > LARGE or (size > _LARGE_PACKED and self.payload[:1] == codec.ZLIB_MAGIC)
 
 
-Message = Heard | Call | Echo | Other
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What was in a parcel: reports, which come first, and the calls of each job."""
+
+    reports: tuple[Heard, ...]
+    chains: tuple[tuple[Call, ...], ...]
+
+
+Message = Heard | Call | Opened | Echo | Other
 
 
 class Inbox:
@@ -233,7 +243,10 @@ def _decoded(topic: Topic, plain: bytes, retained: bool) -> Message | None:
         case TopicKind.INFO:
             return Heard(topic.worker, WorkerInfo.decode(plain), live=not retained, size=size)
         case TopicKind.EVENTS:
-            return Heard(topic.worker, decode_report(plain), size=size)
+            report = decode_report(plain)
+            return (
+                _opened(topic.worker, report) if isinstance(report, Parcel) else Heard(topic.worker, report, size=size)
+            )
         case TopicKind.LOGS:
             chunk = LogChunk.decode(plain)
             _ = chunk.data  # decodes now, where a malformed one is the sender's fault
@@ -245,3 +258,18 @@ def _decoded(topic: Topic, plain: bytes, retained: bool) -> Message | None:
         case TopicKind.BRIDGE_ECHO:
             return Echo()
     raise PayloadError(f"nothing is expected on {topic.kind} topics")
+
+
+def _opened(worker: str, parcel: Parcel) -> Opened:
+    reports: list[Heard] = []
+    chains: dict[str, list[Call]] = {}
+    for part in parcel.messages():
+        match part:
+            case Request():
+                size = len(part.body or "") + len(part.path) + len(part.query)
+                chains.setdefault(part.job, []).append(Call(worker, part, size))
+            case LogPart():
+                reports.append(Heard(worker, part, job=part.job, size=len(part.data)))
+            case _:
+                reports.append(Heard(worker, part))
+    return Opened(tuple(reports), tuple(map(tuple, chains.values())))

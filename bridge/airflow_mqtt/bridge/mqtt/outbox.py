@@ -7,6 +7,7 @@ import orjson
 
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol import codec
+from airflow_mqtt.protocol.codec import JsonObject
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Ack, Cancel, Desired, Run
 from airflow_mqtt.protocol.topics import TopicKind, Topics
@@ -40,7 +41,7 @@ class Messages:
             message = Run(
                 job=job.id, attempt=job.attempt, kind=job.kind, slots=job.slots, workload=orjson.loads(workload)
             )
-            plain = orjson.dumps(message)
+            plain = message.plain()
             Run.from_object(codec.decode(plain))
         except (ValueError, TypeError, PayloadError) as error:
             raise PayloadError(f"its workload cannot be sent: {error}") from None
@@ -63,7 +64,8 @@ class Messages:
         message = Cancel(job=job_id, attempt=attempt, reason=reason)
         return Outgoing(self.topics.jobs(queue, worker), message.encode(), expiry=self.order_expiry)
 
-    def ack(self, worker: Worker, epoch: int, logs: dict[str, int]) -> Outgoing:
+    def ack(self, worker: Worker, epoch: int, logs: dict[str, int], answers: Iterable[JsonObject] = ()) -> Outgoing:
+        """Return what is committed of what a worker said, with `answers` to its requests."""
         message = Ack(
             journal=worker.journal,
             seq=worker.seq,
@@ -71,6 +73,10 @@ class Messages:
             connection=worker.connection,
             birth=worker.birth,
             logs=logs,
+            answers=[
+                {name: value for name, value in answer.items() if name != "journal" or value != worker.journal}
+                for answer in answers
+            ],
         )
         return Outgoing(self.topics.worker(worker.name, TopicKind.ACK), message.encode())
 

@@ -1,10 +1,15 @@
 """Calls of the Execution API: what is answered here, what is stored, what waits, and in which order they go out.
 
-One call of a job is under way at a time, so its writes keep their order. `docs/explanation/architecture.md` says
-why heartbeats never leave the device and why a final state is stored before anybody has seen it.
+The calls of a job that go out together are a *chain*: the bridge makes them in their order, and none behind one that
+is not answered with success. The next chain goes when this one is answered. So writes keep their order. To a bridge
+that takes no parcels a chain is one call.
+
+A write whose answer says nothing is stored and answered here: at once where it goes out in a chain, else while the
+link is down. The final state waits for the end of its supervisor, and says that too. `docs/explanation/architecture.md`
+says why heartbeats never leave the device and why a final state is stored before anybody has seen it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +19,12 @@ from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.codec import decode
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.execution_api import Does, Reply
-from airflow_mqtt.protocol.messages import EventType, Request, Response
+from airflow_mqtt.protocol.messages import EventType, FinishOutcome, Part, Request, Response
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core import completion
 from airflow_mqtt.worker.core.effects import Answer, DropCall, SaveCall
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase
-from airflow_mqtt.worker.core.state import State, note, report, save, say, send_call
+from airflow_mqtt.worker.core.state import GATHER, NEVER, State, note, plan, report, save, say
 
 #: A body shorter than the limit by this factor fits, however JSON has to escape it.
 ESCAPE_FACTOR = 6
@@ -41,6 +46,10 @@ LONGEST_PAUSE = 60.0
 
 #: How many calls of a job are stored at most; `Config.store_limit` bounds their bytes.
 MAX_STORED = 10_000
+
+#: Bytes of the calls that go out together, about, and how many. A larger call goes by itself.
+CHAIN_BYTES = 16 * 1024
+CHAIN_CALLS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +126,7 @@ def _enqueue(state: State, job: Job, call: Call, now: float) -> None:
         save(state, job)
     if call.does is Does.END:
         store(state, job, call)
-    elif not state.connected:
+    elif state.gathers or not state.connected:
         _store_if_room(state, job, call, now)
     pump(state, job, now)
 
@@ -127,7 +136,7 @@ def too_large(state: State, job: Job, call: Call) -> bool:
     limit = state.max_message_bytes
     if (len(call.body or "") + len(call.query) + len(call.path)) * ESCAPE_FACTOR + 4096 <= limit:
         return False
-    plain = orjson.dumps(call.request(state.config.journal, job.id, job.attempt))
+    plain = call.request(state.config.journal, job.id, job.attempt).plain()
     return len(codec.pack(plain)) > limit or len(plain) > codec.unpacked_limit(limit)
 
 
@@ -153,10 +162,15 @@ def malformed(state: State, job: Job, call: Call) -> str:
 
 
 def _final_state(call: Call) -> str:
+    return str(_json_object(call.body).get("state", ""))
+
+
+def _json_object(text: str | None) -> codec.JsonObject:
+    """Return the object in `text`; an empty one when it holds none."""
     try:
-        return str(decode((call.body or "").encode()).get("state", ""))
+        return decode((text or "").encode())
     except (PayloadError, UnicodeEncodeError):
-        return ""
+        return {}
 
 
 def _store_if_room(state: State, job: Job, call: Call, now: float) -> None:
@@ -165,7 +179,7 @@ def _store_if_room(state: State, job: Job, call: Call, now: float) -> None:
         return
     if _has_room(state, job, call):
         store(state, job, call)
-    elif not job.store_full:
+    elif not state.connected and not job.store_full:
         job.store_full = True
         limit = state.config.store_limit
         text = f"No link to Airflow, and store_limit ({limit} bytes) is full of what the task wrote: it waits."
@@ -223,23 +237,79 @@ def detail_body(reason: str, message: str) -> str:
 
 
 def pump(state: State, job: Job, now: float) -> None:
-    """Send the first call of `job`, unless it is under way."""
-    call = job.calls.head
-    if not state.connected or call is None:
-        return
-    if call.sent_at is None and call.not_before <= now:
+    """Have the calls of `job` sent when it is time."""
+    if state.connected and (due := _due(state, job)) < NEVER:
+        plan(state, max(now, due))
+
+
+def _due(state: State, job: Job) -> float:
+    """Return when the next calls of `job` are to be sent: never while some are under way."""
+    head, last = job.calls.head, job.calls.last
+    if head is None or last is None or head.sent_at is not None:
+        return NEVER
+    if not state.gathers or job.calls.waiting or job.phase is Phase.ENDED:
+        return head.not_before
+    return max(head.not_before, (last if last.does is Does.END else head).asked_at + GATHER)
+
+
+def chains(state: State, now: float) -> list[list[Part]]:
+    """Return the requests that go out now, those of each job together, and count them as sent."""
+    return [chain for job in state.jobs.values() if (chain := _chain(state, job, now))]
+
+
+def _chain(state: State, job: Job, now: float) -> list[Part]:
+    if not _may_go(state, job, now):
+        return []
+    chain: list[Part] = []
+    size = 0
+    for call in job.calls:
+        size += call.size
+        if chain and (not state.gathers or size > CHAIN_BYTES or len(chain) == CHAIN_CALLS or call.not_before > now):
+            break
         if call.does is Does.START:
             job.gate_sent = True
-        send_call(state, job, call, now)
+        end = {"ends": True, "exit_code": _exit_code(job)} if _ends(state, job, call) else {}
+        request = call.request(state.config.journal, job.id, job.attempt, **end)
+        call.sent(now, len(request.encode()))
+        chain.append(request)
+    return chain
 
 
-def respond(state: State, response: Response, now: float) -> None:
-    """Take an answer of the bridge. One that nobody waits for is an ordinary duplicate."""
+def _may_go(state: State, job: Job, now: float) -> bool:
+    """Whether calls of `job` go out with what goes out now: not a final state that waits for its supervisor's end."""
+    head, last = job.calls.head, job.calls.last
+    if head is None or last is None or head.sent_at is not None or head.not_before > now:
+        return False
+    return last.does is not Does.END or _due(state, job) <= now
+
+
+def _ends(state: State, job: Job, call: Call) -> bool:
+    """Whether the answer to `call`, a final state, leaves nothing to say of its attempt."""
+    last = call.does is Does.END and call is job.calls.last and job.phase is Phase.ENDED and not job.closed
+    if not last or not state.gathers or job.cancel is not None:
+        return False
+    return completion.outcome(job) == (FinishOutcome.SUCCEEDED, "")
+
+
+def _exit_code(job: Job) -> int | None:
+    return None if job.result is None else job.result.exit_code
+
+
+def respond(state: State, responses: Iterable[Response], now: float) -> None:
+    """Take answers that came together. One that nobody waits for is an ordinary duplicate."""
+    answered = [job for response in responses if (job := _respond(state, response, now)) is not None]
+    for job in answered:
+        job.calls.unsend()  # what went with them and has no answer here, the bridge has not made
+        pump(state, job, now)
+
+
+def _respond(state: State, response: Response, now: float) -> Job | None:
     for job in state.jobs.values():
         call = job.calls.head
         if call and (call.journal or state.config.journal, call.wire_id) == (response.journal, response.id):
             _settle(state, job, call, response, now)
-            return
+            return job
+    return None
 
 
 def _settle(state: State, job: Job, call: Call, response: Response, now: float) -> None:
@@ -258,6 +328,9 @@ def _settle(state: State, job: Job, call: Call, response: Response, now: float) 
             _refused(state, job, call, response, now)
     elif call.token is not None:
         state.out.append(Answer(call.token, call.id, response.status, response.body, response.headers))
+    if response.ended and job.phase is Phase.ENDED and not job.closed:
+        job.closed = True
+        save(state, job)
     pump(state, job, now)
     completion.close_if_ready(state, job, now)
 
@@ -273,6 +346,8 @@ def _through_gate(state: State, job: Job, response: Response, now: float) -> Non
     if 200 <= response.status < 300 and job.phase is Phase.ACCEPTED:
         job.gate_sent = False
         job.phase = Phase.RUNNING
+        job.retries = _json_object(response.body).get("should_retry") is True
+        job.log_due = now + job.run.log_interval
         job.last_seq = report(state, EventType.STARTED, job.run, now)
         save(state, job)
 
@@ -298,13 +373,16 @@ def _fail_stored(state: State, job: Job, now: float) -> None:
 
 
 def _fail_instead(state: State, job: Job, call: Call, now: float) -> None:
-    """Turn a stored success into a failure (`TITerminalStatePayload`): what it rests on did not reach Airflow."""
+    """Turn a stored success into a failure: what it rests on did not reach Airflow.
+
+    The SDK would have said the same, had it heard: `TIRetryStatePayload` or `TITerminalStatePayload`.
+    """
     success: dict[str, Any] = decode((call.body or "").encode())
-    failure = {"state": "failed", "end_date": success.get("end_date")}
+    job.final = "up_for_retry" if job.retries else "failed"
+    failure = {"state": job.final, "end_date": success.get("end_date")}
     if success.get("rendered_map_index") is not None:
         failure["rendered_map_index"] = success["rendered_map_index"]
     call.body = orjson.dumps(failure).decode()
-    job.final = "failed"
     note(state, job, now, f"The task is failed instead of successful: {job.refused}")
 
 
@@ -314,18 +392,16 @@ def _fail_instead(state: State, job: Job, call: Call, now: float) -> None:
 def link_lost(state: State, now: float) -> None:
     """Store what can be stored; the rest waits, and is sent again."""
     for job in state.jobs.values():
-        if job.calls.head is not None:
-            job.calls.head.sent_at = None
+        job.calls.unsend()
         for call in job.calls.waiting:
             _store_if_room(state, job, call, now)
 
 
 def resend(state: State, now: float) -> None:
-    """Send the first call of every job again: a new connection, or a new leader."""
+    """Send what is under way of every job again: a new connection, or a new leader."""
     for job in state.jobs.values():
-        if job.calls.head is not None:
-            job.calls.head.sent_at = None
-            pump(state, job, now)
+        job.calls.unsend()
+        pump(state, job, now)
 
 
 def tick(state: State, now: float) -> None:
@@ -335,7 +411,7 @@ def tick(state: State, now: float) -> None:
                 _store_if_room(state, job, call, now)
         head = job.calls.head
         if head is not None and _overdue(head, now):
-            head.sent_at = None
+            job.calls.unsend()
         pump(state, job, now)
 
 
@@ -351,7 +427,7 @@ def deadline(state: State) -> float:
         times += [call.asked_at + STORE_AFTER for call in waiting]
         head = job.calls.head
         if head is not None and state.connected:
-            times.append(head.not_before if head.sent_at is None else head.sent_at + RESEND_CALL_AFTER)
+            times.append(_due(state, job) if head.sent_at is None else head.sent_at + RESEND_CALL_AFTER)
     return min(times)
 
 

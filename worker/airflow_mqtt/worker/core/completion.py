@@ -78,13 +78,14 @@ def closing(job: Job) -> tuple[EventType, dict[str, Any]]:
     """Return the last event of an ended job."""
     if job.cancel is not None:
         return EventType.CANCELLED, {"reason": job.cancel, "log_size": job.log_size}
-    outcome, reason = _outcome(job)
+    ended_as, reason = outcome(job)
     exit_code = None if job.result is None else job.result.exit_code
-    details = {"outcome": outcome, "reason": reason, "exit_code": exit_code, "log_size": job.log_size}
+    details = {"outcome": ended_as, "reason": reason, "exit_code": exit_code, "log_size": job.log_size}
     return EventType.FINISHED, details
 
 
-def _outcome(job: Job) -> tuple[FinishOutcome, str]:
+def outcome(job: Job) -> tuple[FinishOutcome, str]:
+    """Return how the supervisor of an ended job ended, and why so."""
     if job.result is None:
         return FinishOutcome.FAILED, job.died
     if not job.result.returned:

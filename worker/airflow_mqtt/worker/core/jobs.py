@@ -61,6 +61,12 @@ class Call:
             route = execution_api.as_meant(match, started=started).route
             self.does, self.reply = route.does, route.stored
 
+    def sent(self, now: float, size: int) -> None:
+        """Count it as sent, as a message of `size` bytes."""
+        self.sent_at = now
+        self.sent_times += 1
+        self.sent_bytes = size
+
     @property
     def size(self) -> int:
         """About how many bytes it takes to keep it."""
@@ -88,7 +94,8 @@ class Call:
     def from_record(cls, record: Mapping[str, Any]) -> Self:
         return cls(**record, stored=True)
 
-    def request(self, journal: str, job: str, attempt: int) -> Request:
+    def request(self, journal: str, job: str, attempt: int, **end: Any) -> Request:
+        """Return what is sent; `end` says of the last call of an attempt how that ended."""
         return Request(
             id=self.wire_id,
             journal=self.journal or journal,
@@ -99,6 +106,8 @@ class Call:
             query=self.query,
             headers=dict(self.headers),
             body=self.body,
+            brief=self.stored,
+            **end,
         )
 
 
@@ -118,6 +127,17 @@ class CallQueue:
     def head(self) -> Call | None:
         """The one that is under way, or next."""
         return next(iter(self._calls.values()), None)
+
+    @property
+    def last(self) -> Call | None:
+        return next(reversed(self._calls.values()), None)
+
+    def unsend(self) -> None:
+        """Count those that are under way, which are the first, as not sent."""
+        for call in self:
+            if call.sent_at is None:
+                return
+            call.sent_at = None
 
     @property
     def waiting(self) -> list[Call]:
@@ -174,7 +194,7 @@ NO_TAIL = (0, 0)
 
 @dataclass(slots=True)
 class Job:
-    """One attempt. The fields down to `launches` are journaled."""
+    """One attempt. The fields down to `retries` are journaled."""
 
     run: Run
     queue: str
@@ -190,6 +210,7 @@ class Job:
     last_seq: int = 0  # of the last event about it
     closed: bool = False  # that event is the last that there will be
     launches: int = 0
+    retries: bool = False  # Airflow runs the task again if it fails
 
     calls: CallQueue = field(default_factory=CallQueue)
     store_full: bool = False  # and the task was told
@@ -231,6 +252,7 @@ class Job:
             "last_seq": self.last_seq,
             "closed": self.closed,
             "launches": self.launches,
+            "retries": self.retries,
         }
 
     @classmethod

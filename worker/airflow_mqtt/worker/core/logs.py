@@ -5,10 +5,11 @@ Of a log that is long and has ended, its end goes first: an error stands there, 
 
 from collections.abc import Mapping
 
-from airflow_mqtt.protocol.messages import LogChunk
+from airflow_mqtt.protocol.messages import LogChunk, LogPart
+from airflow_mqtt.worker.core import parcels
 from airflow_mqtt.worker.core.effects import Publish, ReadLog, SaveLogMark
 from airflow_mqtt.worker.core.jobs import NO_TAIL, Job, Phase
-from airflow_mqtt.worker.core.state import State
+from airflow_mqtt.worker.core.state import State, plan
 
 CHUNK = 16 * 1024
 
@@ -46,6 +47,7 @@ def tick(state: State, now: float) -> None:
     if waiting := [job for job in state.jobs.values() if _unsent(job, now)]:
         job = min(waiting, key=lambda job: job.log_due)
         job.log_due = now + job.run.log_interval
+        state.reading += 1
         state.out.append(ReadLog(job.id, job.attempt, *_next(job)))
 
 
@@ -68,11 +70,11 @@ def _refill(state: State, now: float) -> None:
 
 
 def _link_is_free(state: State) -> bool:
-    """Logs yield: while events wait to be sent, or much is on its way to the broker, none of theirs are.
+    """Logs yield: while events may not be sent, or much is on its way to the broker, none of theirs are.
 
     What is handed to the link goes out in order: on a narrow one, reports and calls would stand behind minutes of logs.
     """
-    return state.outbox.last <= state.outbox.sent and state.under_way < MAX_UNDER_WAY
+    return not state.outbox.is_full and state.under_way < MAX_UNDER_WAY
 
 
 def _rewind_stalled(state: State, job: Job, now: float) -> None:
@@ -104,19 +106,25 @@ def read(state: State, job: Job, offset: int, data: bytes, now: float, *, size: 
         return  # half a line; its end is still to come
     if job.log_sent == job.log_acked:
         job.log_progress = now
-    data, payload = _packed(state, job, offset, data, size)
-    _send(state, job, payload)
+    data, chunk, payload = _packed(state, job, offset, data, size)
+    if len(data) <= parcels.SMALL_LOG:
+        state.chunks.append(LogPart(job=job.id, **vars(chunk)))
+        state.log_budget -= len(payload)
+        plan(state, now)
+    else:
+        _send(state, job, payload)
     job.log_sent += len(data)
     if job.phase is Phase.ENDED or len(data) > CHUNK // 2:
         job.log_due = now  # there is more
 
 
-def _packed(state: State, job: Job, offset: int, data: bytes, size: int) -> tuple[bytes, bytes]:
-    """Return as much of `data` as has a way to the bridge, and the payload with it; the log has `size` bytes."""
+def _packed(state: State, job: Job, offset: int, data: bytes, size: int) -> tuple[bytes, LogChunk, bytes]:
+    """Return as much of `data` as has a way to the bridge, and its chunk and payload; the log has `size` bytes."""
     while True:
-        payload = LogChunk.of(job.attempt, offset, data, left=max(0, size - offset - len(data))).encode()
+        chunk = LogChunk.of(job.attempt, offset, data, left=max(0, size - offset - len(data)))
+        payload = chunk.encode()
         if len(payload) <= state.max_message_bytes or len(data) == 1:
-            return data, payload
+            return data, chunk, payload
         half = data[: len(data) // 2]
         data = half[: half.rfind(b"\n") + 1] or half
 

@@ -8,6 +8,7 @@ from airflow_mqtt.protocol import codec
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import (
     MAX_POSITION,
+    PARCELS,
     Ack,
     BridgeState,
     BridgeStatus,
@@ -22,12 +23,12 @@ from airflow_mqtt.protocol.messages import (
 )
 from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import RETAINED, Topic, TopicKind, Topics
-from airflow_mqtt.worker.core import calls, completion, draining, limits, logs, orders, renewal, status, trial
+from airflow_mqtt.worker.core import calls, completion, draining, limits, logs, orders, parcels, renewal, status, trial
 from airflow_mqtt.worker.core.calls import LocalCall
 from airflow_mqtt.worker.core.effects import DropEvents, Effect, SaveMeta
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase, Result
 from airflow_mqtt.worker.core.outbox import Outbox
-from airflow_mqtt.worker.core.state import Config, Restored, Stage, State, say, send_events
+from airflow_mqtt.worker.core.state import NEVER, Config, Restored, Stage, State, plan, say
 
 #: A worker introduces itself again at most this often, when an acknowledgement shows that it was not heard.
 BIRTH_PAUSE = 2.0
@@ -72,6 +73,8 @@ class Core:
         held = self.state.jobs.get(job)
         if held is not None and held.attempt == attempt:
             completion.ended(self.state, held, result, log_size, now)
+            calls.pump(self.state, held, now)
+            logs.tick(self.state, now)  # what is left of its log goes with the report of its end
             self._after(now)
 
     def call(self, local: LocalCall, now: float) -> None:
@@ -88,9 +91,11 @@ class Core:
 
     def log_read(self, job: str, attempt: int, offset: int, data: bytes, now: float, *, size: int) -> None:
         """Here is what a `ReadLog` asked for, of a log of `size` bytes; nothing when the log ends there."""
+        self.state.reading -= 1
         held = self.state.jobs.get(job)
         if held is not None and held.attempt == attempt:
             logs.read(self.state, held, offset, data, now, size=size)
+        self._send(now)
 
     def signal(self, now: float) -> None:
         """Somebody wants the process to stop."""
@@ -113,7 +118,7 @@ class Core:
             state.outbox.rewind(now)
         if state.connected and not state.born_heard and now - state.born_at >= state.config.resend_after:
             self._introduce(now)
-        send_events(state, now)
+        self._plan_events(now)
         logs.tick(state, now)
         self._after(now)
         status.tick(state, now)
@@ -126,7 +131,7 @@ class Core:
         if state.stage is not Stage.NONE:
             times.append(state.stage_until)
         if state.connected:
-            times.append(state.status_due)
+            times += [state.status_due, state.status_news, state.send_at]
             if not state.born_heard:
                 times.append(state.born_at + state.config.resend_after)
             if state.outbox.waiting:
@@ -149,7 +154,7 @@ class Core:
     def connected(self, now: float) -> None:
         """The broker has granted the subscriptions."""
         self.state.connected = True
-        self.state.echo_at = now
+        self.state.heard_at = now
         self._introduce(now)
         status.info(self.state)
         status.publish(self.state, now)
@@ -163,6 +168,8 @@ class Core:
         """The connection is gone."""
         if self.state.connected:
             self.state.connected = False
+            self.state.send_at = NEVER
+            self.state.chunks = []
             calls.link_lost(self.state, now)
         self._after(now)
 
@@ -172,8 +179,9 @@ class Core:
         self.state.unheard_births += 1
         status.born(self.state, now)
         self.state.outbox.rewind(now)
-        send_events(self.state, now)
         calls.resend(self.state, now)
+        plan(self.state, now)
+        self._send(now)
         if first:  # later ones leave logs alone: they are much, and what is not acknowledged comes again by itself
             logs.rewind(self.state, now)
 
@@ -185,6 +193,8 @@ class Core:
             kind = parsed.kind.value
             if parsed.worker not in ("", self.state.config.name):
                 raise PayloadError(f"topic {topic[:200]!r} is another worker's")
+            if not retained:
+                self.state.heard_at = now
             if retained and parsed.kind not in RETAINED:
                 raise PayloadError("the broker had retained it, and what it says was for another time")
             self._dispatch(parsed, payload, now, retained=retained)
@@ -205,7 +215,7 @@ class Core:
             case TopicKind.ACK:
                 self._ack(Ack.decode(payload), now)
             case TopicKind.RESPONSE:
-                calls.respond(self.state, Response.decode(payload), now)
+                calls.respond(self.state, [Response.decode(payload)], now)
             case TopicKind.DESIRED:
                 self._desire(payload, now)
             case TopicKind.STATUS:
@@ -225,6 +235,10 @@ class Core:
             orders.run(self.state, queue, order, now)
 
     def _ack(self, ack: Ack, now: float) -> None:
+        self._acknowledged(ack, now)
+        calls.respond(self.state, ack.responses(), now)
+
+    def _acknowledged(self, ack: Ack, now: float) -> None:
         if ack.journal != self.state.config.journal:
             return
         if ack.refused:
@@ -243,7 +257,12 @@ class Core:
         elif self.state.connected and now - self.state.born_at >= self._birth_pause():
             self._introduce(now)  # the bridge has missed it, and ignores what it cannot place
         logs.acknowledged(self.state, ack.logs, now)
-        send_events(self.state, now)
+        self._plan_events(now)
+
+    def _plan_events(self, now: float) -> None:
+        """Have events sent for which there is room again, or that are to be sent again."""
+        if self.state.outbox.sendable and self.state.send_at == NEVER:
+            plan(self.state, now)
 
     def _birth_pause(self) -> float:
         """Seconds until an introduction that seems to have got lost is repeated.
@@ -277,7 +296,7 @@ class Core:
 
     def _probed(self, probe: Probe, size: int, now: float) -> None:
         if probe.instance == self.state.config.instance:
-            trial.came_back(self.state, size)
+            trial.came_back(self.state, size, now)
         elif self.state.connected:
             status.publish(self.state, now)
 
@@ -288,6 +307,8 @@ class Core:
         away is gone, and without this it would come again only after `resend_after`. A lower epoch that is not
         retained is that of a database that was made anew, or restored.
         """
+        if bridge.state == BridgeState.LEADING:
+            self.state.gathers = PARCELS in bridge.features
         if bridge.state != BridgeState.LEADING or (retained and bridge.epoch <= self.state.epoch):
             return
         known = self.state.epoch == 0 and retained
@@ -322,10 +343,18 @@ class Core:
         draining.signal(self.state, now)
 
     def _after(self, now: float) -> None:
-        """What follows from anything: jobs that are done are forgotten, a drain goes on, the status may be new."""
+        """What follows from anything: what waits is sent, jobs that are done are forgotten, a drain goes on, the status
+        may be new.
+        """
         completion.forget_done(self.state)
+        self._send(now)
         draining.advance(self.state, now)
         status.changed(self.state, now)
+
+    def _send(self, now: float) -> None:
+        """Send what waits for the bridge, if it is time, and all of it is there."""
+        if now >= self.state.send_at and not self.state.reading:
+            parcels.send(self.state, now, calls.chains(self.state, now))
 
 
 def _restore(state: State, restored: Restored) -> None:

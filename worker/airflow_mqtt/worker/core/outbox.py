@@ -53,6 +53,16 @@ class Outbox:
         return found
 
     @property
+    def sendable(self) -> bool:
+        """Whether something may be sent now."""
+        return min(self.last, self.acked + WINDOW) > self.sent
+
+    @property
+    def is_full(self) -> bool:
+        """Whether events wait that may not be sent yet."""
+        return self.last > self.acked + WINDOW
+
+    @property
     def waiting(self) -> bool:
         """Whether something was sent and not acknowledged."""
         return self.sent > self.acked

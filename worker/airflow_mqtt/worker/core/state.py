@@ -6,12 +6,12 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import Desired, Event, EventType, Request, Run, sanitise
+from airflow_mqtt.protocol.messages import Desired, Event, EventType, LogPart, Run, sanitise
 from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker import task_log
-from airflow_mqtt.worker.core.effects import AppendLog, Effect, Publish, SaveEvent, SaveJob, Say
-from airflow_mqtt.worker.core.jobs import Call, Job, Phase
+from airflow_mqtt.worker.core.effects import AppendLog, Effect, SaveEvent, SaveJob, Say
+from airflow_mqtt.worker.core.jobs import Job, Phase
 from airflow_mqtt.worker.core.outbox import Outbox
 
 if TYPE_CHECKING:
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
 #: How many ended attempts are remembered, so that a late copy of their `run` is known as such.
 REMEMBERED = 1024
+
+NEVER = float("inf")
+
+#: Seconds for which what nobody waits for is held back, so that it goes with something else: see `core.parcels`.
+GATHER = 1.0
+
+#: Events that nobody waits for.
+_PATIENT = frozenset({EventType.ACCEPTED, EventType.STARTED})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +96,10 @@ class State:
     born_heard: bool = False  # the last introduction is acknowledged
     unwelcome: str = ""  # why the bridge does not take this worker
     epoch: int = 0
+    gathers: bool = False  # the bridge takes several messages in one
+    send_at: float = NEVER  # when what waits for the bridge is sent
+    chunks: list[LogPart] = field(default_factory=list)  # of logs, which go with that
+    reading: int = 0  # chunks that were asked for and are not read yet
     positions: int = 0  # of stored calls
     desired: Desired = field(default_factory=lambda: Desired(revision=0))
     shutdown_done: int = -1  # the revision of the last wish for shutdown that was followed
@@ -95,8 +107,10 @@ class State:
     stage_until: float = 0.0
     status_due: float = 0.0
     status_said: tuple[Any, ...] = ()
-    echo_at: float = 0.0
-    echoed_at: float = 0.0  # when a status of this connection came back last
+    status_news: float = NEVER  # when something new is said of it
+    heard_at: float = 0.0  # when something arrived last
+    asked_at: float = 0.0  # when we asked ourselves something last, to hear that we receive
+    echoed_at: float = 0.0  # when something that we asked ourselves came back last
     ack_at: float = 0.0  # when an acknowledgement of our journal came last
     unheard_births: int = 0  # how often we have introduced ourselves since one was acknowledged
     limit: PacketLimit | None = None  # what the link knows of it
@@ -141,7 +155,7 @@ def say(state: State, level: str, text: str) -> None:
 
 def wall(state: State, now: float) -> float:
     """Return the time of day; never negative, whatever a device believes before it has asked anybody."""
-    return max(0.0, now + state.clock_offset)
+    return max(0.0, round(now + state.clock_offset, 3))
 
 
 def save(state: State, job: Job) -> None:
@@ -166,7 +180,7 @@ def report(
     payload = shortened(state, _fitting(state, event))
     state.outbox.add(payload)
     state.out.append(SaveEvent(event.seq, payload))
-    send_events(state, now)
+    plan(state, now, patient=kind in _PATIENT)
     return event.seq
 
 
@@ -179,6 +193,12 @@ def _fitting(state: State, event: Event) -> Event:
         return replace(event, ts=0.0, exit_code=None, log_size=None)
 
 
+def plan(state: State, now: float, *, patient: bool = False) -> None:
+    """Have what waits for the bridge sent, at once or (`patient`) within `GATHER`."""
+    if state.connected:
+        state.send_at = min(state.send_at, now + GATHER if patient and state.gathers else now)
+
+
 def shortened(state: State, event: Event) -> bytes:
     """Return the payload of `event`, with as much of its reason as has a way: else it would hold up all behind it."""
     payload = event.encode()
@@ -186,21 +206,6 @@ def shortened(state: State, event: Event) -> bytes:
         event = replace(event, reason=event.reason[: len(event.reason) // 2])
         payload = event.encode()
     return payload
-
-
-def send_events(state: State, now: float) -> None:
-    if state.connected:
-        topic = state.topic(TopicKind.EVENTS)
-        state.out.extend(Publish(topic, payload) for payload in state.outbox.to_send(now))
-
-
-def send_call(state: State, job: Job, call: Call, now: float) -> None:
-    call.sent_at = now
-    request: Request = call.request(state.config.journal, job.id, job.attempt)
-    payload = request.encode()
-    call.sent_times += 1
-    call.sent_bytes = len(payload)
-    state.out.append(Publish(state.topic(TopicKind.REQUEST), payload))
 
 
 def note(state: State, job: Job, now: float, text: str, level: str = "error") -> None:

@@ -1,16 +1,21 @@
 """What a worker says of itself: status, info, and the introduction at each connection."""
 
-from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.messages import PARCELS, Born, Probe, ReportedState, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core.effects import Publish, Reconnect
 from airflow_mqtt.worker.core.jobs import HELD_STATE, Phase
-from airflow_mqtt.worker.core.state import Stage, State, say, wall
+from airflow_mqtt.worker.core.state import NEVER, Stage, State, say, wall
 
 #: Changes within this time make one status.
 SETTLE = 0.2
 
-#: A worker publishes its status and hears it too. Silence for this many intervals: connected, but not receiving.
-ECHO_INTERVALS = 3
+#: … and those of what runs, on which nothing depends: a task that ends within this time makes none.
+SETTLE_RUNNING = 5.0
+
+#: Intervals of silence after which a worker asks itself something through the broker, and after which it takes itself
+#: for deaf: connected, but not receiving.
+ASK_AFTER = 4
+DEAF_AFTER = 5
 
 #: A status of ours that somebody else overwrote is repaired at most this often.
 REPAIR_PAUSE = 1.0
@@ -43,29 +48,50 @@ def _reported(state: State, running: int) -> ReportedState:
 def publish(state: State, now: float) -> None:
     status = of(state, now)
     state.status_said = _figures(status)
+    state.status_news = NEVER
     state.status_due = now + state.config.heartbeat_interval
     state.out.append(Publish(state.topic(TopicKind.STATUS), status.encode(), retain=True))
 
 
 def _figures(status: WorkerStatus) -> tuple[object, ...]:
-    return (status.state, status.slots, status.free, status.running, status.maintenance, status.revision)
+    return (status.slots, status.maintenance, status.revision, status.state, status.free, status.running)
 
 
 def changed(state: State, now: float) -> None:
-    """Bring the next status forward when there is something new to say."""
-    if state.connected and _figures(of(state, now)) != state.status_said:
-        state.status_due = min(state.status_due, now + SETTLE)
+    """Bring the next status forward when there is something new to say, and not if it is the old again."""
+    if not state.connected:
+        return
+    status = of(state, now)
+    if _figures(status) == state.status_said:
+        state.status_news = NEVER
+    else:
+        state.status_news = min(state.status_news, now + (SETTLE if _is_waited_for(state, status) else SETTLE_RUNNING))
+
+
+def _is_waited_for(state: State, status: WorkerStatus) -> bool:
+    """Whether what is new of `status` is more than what runs, or somebody waits for the end of that."""
+    shape = _figures(status)[:3]
+    return state.stage is not Stage.NONE or status.maintenance or shape != state.status_said[:3]
 
 
 def tick(state: State, now: float) -> None:
     if not state.connected or state.stage is Stage.STOPPED:
         return
-    if now >= state.status_due:
+    if now >= min(state.status_due, state.status_news):
         publish(state, now)
-    if now - state.echo_at > ECHO_INTERVALS * state.config.heartbeat_interval:
-        state.echo_at = now
+    _listen(state, now)
+
+
+def _listen(state: State, now: float) -> None:
+    """Find out whether we receive: "connected" is not that."""
+    silent_for = now - state.heard_at
+    if silent_for > DEAF_AFTER * state.config.heartbeat_interval:
+        state.heard_at = now
         say(state, "warning", "connected, but nothing arrives from the broker; connecting anew")
         state.out.append(Reconnect("nothing arrives"))
+    elif silent_for > ASK_AFTER * state.config.heartbeat_interval and state.asked_at <= state.heard_at:
+        state.asked_at = now
+        state.out.append(Publish(state.topic(TopicKind.PROBE), Probe(instance=state.config.instance).encode()))
 
 
 def info(state: State) -> None:
@@ -99,6 +125,7 @@ def born(state: State, now: float) -> None:
             for job in state.jobs.values()
             if not (job.closed and job.last_seq <= state.outbox.acked)
         ],
+        features=[PARCELS],
     )
     state.out.append(Publish(state.topic(TopicKind.EVENTS), message.encode()))
 
@@ -109,10 +136,9 @@ def seen(state: State, status: WorkerStatus, now: float, *, live: bool) -> None:
     A will of an earlier connection that fired late, or of another worker of our name, must not stand. Of two that are
     here at once, the one with the lower connection asks whether it may go on; that way not both do.
     """
-    if status.instance == state.config.instance and status.connection == state.connection:
-        state.echo_at = state.echoed_at = now
-        if status.state != ReportedState.OFFLINE:
-            return
+    is_ours = status.instance == state.config.instance and status.connection == state.connection
+    if is_ours and status.state != ReportedState.OFFLINE:
+        return
     if not state.connected or state.stage is Stage.STOPPED:
         return
     another = status.instance != state.config.instance and status.state != ReportedState.OFFLINE

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from airflow_mqtt.protocol.messages import Probe
 from airflow_mqtt.protocol.packets import LEAST
 from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core.effects import Publish
@@ -37,7 +38,7 @@ def tick(state: State, now: float) -> None:
     elif state.trial is not None:
         if now - state.trial.at >= WAIT:
             _judge(state, state.trial)
-    elif (size := _suspect(state)) > max(LEAST, state.passed):
+    elif (size := _suspect(state)) > max(LEAST, state.passed) and state.limit.fits(size):
         _begin(state, size, now)
 
 
@@ -51,19 +52,22 @@ def _begin(state: State, size: int, now: float) -> None:
     payload = orjson.dumps({"instance": state.config.instance, "padding": "x" * max(0, size - plain)})
     state.trial = Trial(len(payload), now)
     state.out.append(Publish(state.topic(TopicKind.PROBE), payload))
+    # A small one behind it: when only that comes back, the large one was dropped.
+    state.out.append(Publish(state.topic(TopicKind.PROBE), Probe(instance=state.config.instance).encode()))
 
 
 def _judge(state: State, trial: Trial) -> None:
-    """Learn, if the link has brought something else back meanwhile: a status is published all the time."""
+    """Learn, if the link has brought the small one back meanwhile."""
     state.trial = None
-    if state.echoed_at <= trial.at or state.limit is None:
+    if state.echoed_at < trial.at or state.limit is None:
         return
     say(state, "warning", f"the broker acknowledges a message of {trial.size} bytes and does not pass it on")
     state.limit.refused(trial.size)
 
 
-def came_back(state: State, size: int) -> None:
+def came_back(state: State, size: int, now: float) -> None:
     """A message of ours to ourselves has arrived."""
+    state.echoed_at = now
     state.passed = max(state.passed, size)
     if state.trial is not None and size >= state.trial.size:
         state.trial = None

@@ -8,6 +8,7 @@ import contextlib
 import selectors
 import socket
 import sys
+import time
 import types
 from dataclasses import dataclass
 from enum import Enum
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mqtt.protocol import packets
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.packets import PacketLimit
+from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.mqtt.dial import Dial
 from airflow_mqtt.worker.settings import WorkerSettings
 
@@ -100,6 +102,8 @@ class Connection:
         self.taken_over = False  # another client came with our id
         self.silent = False  # the broker has not answered for a keep-alive
         self.ended_by_broker = False  # or on the way to it
+        self._aliases: dict[str, Any] = {}  # topics that the broker knows by a number, and the properties that say it
+        self._most_aliases = 0
         self.unacknowledged: dict[int, int] = {}  # number of a message -> size of its packet
         self._limit = PacketLimit() if limit is None else limit  # what the broker takes
         self.messages: list[Arrived] = []
@@ -194,7 +198,16 @@ class Connection:
         self.was_let_in = True
         self.phase = Phase.SUBSCRIBING
         self._limit.connected(getattr(properties, "MaximumPacketSize", None))
-        client.subscribe([(topic, 1) for topic in self._filters])
+        self._most_aliases = getattr(properties, "TopicAliasMaximum", 0)
+        client.subscribe([(topic, self._wanted(topic)) for topic in self._filters])
+
+    def _wanted(self, topic: str) -> Any:
+        """Return how `topic` is subscribed to: our own messages are not to come back, but for what we ask ourselves."""
+        if not self._v5:
+            return 1
+        from paho.mqtt.subscribeoptions import SubscribeOptions  # noqa: PLC0415  after `load_paho`
+
+        return SubscribeOptions(qos=1, noLocal=topic.endswith(f"/{TopicKind.STATUS}"))
 
     def _on_subscribe(self, _client: Any, _data: Any, _mid: int, codes: Any, _properties: Any) -> None:
         denied = [topic for topic, code in zip(self._filters, codes, strict=False) if code.is_failure]
@@ -295,9 +308,24 @@ class Connection:
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Send with QoS 1; return the packet's id, which is in `unacknowledged` until the broker has it."""
         assert self.client is not None
-        mid = self.client.publish(topic, payload, qos=1, retain=retain).mid
+        name, properties = self._alias(topic)
+        mid: int = self.client.publish(name, payload, qos=1, retain=retain, properties=properties).mid
         self.unacknowledged[mid] = packets.size_of(topic, payload)
+        # paho takes nothing but a PINGREQ for a sign of life of ours, and sends one each `keepalive`.
+        self.client._last_msg_out = time.monotonic()  # noqa: SLF001  it has no public way
         return mid
+
+    def _alias(self, topic: str) -> tuple[str, Any]:
+        """Return what to say in place of `topic`: nothing, where the broker knows it by a number.
+
+        It learns a number with the first message. (MQTT 5 section 3.3.2.3.4; 3.1.1 has none, so the maximum is 0.)
+        A topic of logs is a job's, and soon of no use.
+        """
+        if topic in self._aliases:
+            return "", self._aliases[topic]
+        if len(self._aliases) < self._most_aliases and f"/{TopicKind.LOGS}/" not in topic:
+            self._aliases[topic] = _properties("PUBLISH", TopicAlias=len(self._aliases) + 1)
+        return topic, self._aliases.get(topic)
 
     @property
     def largest_under_way(self) -> int:

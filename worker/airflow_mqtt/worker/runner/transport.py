@@ -1,11 +1,11 @@
 """The httpx transport with which the Task SDK talks to the worker instead of to an API server."""
 
+import base64
 import contextlib
 import json
 import os
 import socket
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,7 @@ class WorkerTransport(httpx.BaseTransport):
     def _call(self, request: httpx.Request, path: str, query: str) -> dict[str, Any]:
         body = request.read()
         return {
-            "id": uuid.uuid4().hex,
+            "id": base64.urlsafe_b64encode(os.urandom(9)).decode(),
             "job": self._job,
             "attempt": self._attempt,
             "key": self._key,

@@ -1,0 +1,144 @@
+"""What a job and a minute's silence cost a device's link: messages, and bytes with TCP/IP, broker, bridge and task real."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import servers
+from bridge_bench import Site
+from fakes import FakeExecutionApi
+from servers import running, wait_for
+from wire import Wire
+from worker_bench import RUN_CONTEXT, WorkerProcess, workload
+
+NAME = "edge-1"
+
+DAG = """
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def lean():
+    @task
+    def noop():
+        return 1
+    noop()
+
+lean()
+"""
+
+#: What Airflow says at the start of a task, beside what the Task SDK must have.
+CONTEXT = RUN_CONTEXT | {
+    "task_reschedule_count": 0, "variables": [], "connections": [], "upstream_map_indexes": {}, "next_method": None,
+    "next_kwargs": None, "xcom_keys_to_clear": [], "should_retry": False,
+}  # fmt: skip
+
+
+def noop() -> dict[str, Any]:
+    """A workload as the scheduler of Airflow 3.3 makes it."""
+    order = workload("noop")
+    order["ti"] |= {
+        "dag_id": "lean", "executor_config": {}, "parent_context_carrier": {}, "context_carrier": {},
+        "run_id": "manual__2026-01-01T00:00:00.000000+00:00",
+    }  # fmt: skip
+    log_path = "dag_id=lean/run_id=manual__2026-01-01T00:00:00.000000+00:00/task_id=noop/attempt=1.log"
+    return order | {"dag_rel_path": "lean.py", "log_path": log_path, "sentry_integration": ""}
+
+
+class Device:
+    """A worker process whose link is counted, and the bridge that it works for."""
+
+    def __init__(self, site: Site, wire: Wire, broker: servers.Broker, directory: Path, **settings: Any) -> None:
+        self.site, self.wire = site, wire
+        self.process = WorkerProcess(directory / "worker", broker.url(NAME, port=wire.port), NAME, **settings)
+        (directory / "worker/dags/lean.py").write_text(DAG)
+
+    def run(self) -> str:
+        """Run a no-op to its end; return its job."""
+        order = noop()
+        named = {name: order["ti"][name] for name in ("dag_id", "run_id", "task_id")}
+        job = self.site.queue(subject=order["ti"]["id"], workload=json.dumps(order), **named)
+        self.site.wait_state(job, "succeeded", "failed", timeout=60)
+        assert self.site.job(job).state == "succeeded", self.site.job(job).reason
+        return job
+
+
+@pytest.fixture
+def wire(broker: servers.Mosquitto) -> Iterator[Wire]:
+    with Wire(broker.port) as counted:
+        yield counted
+
+
+@pytest.fixture
+def api() -> Iterator[FakeExecutionApi]:
+    with FakeExecutionApi() as server:
+        server.answer("PATCH", "run", 200, CONTEXT)
+        server.answer("PUT", "rtif", 201, {"message": "Rendered task instance fields successfully set"})
+        server.answer("POST", "return_value", 201, {"message": "XCom successfully set"})
+        yield server
+
+
+@pytest.fixture
+def a_site(broker: servers.Mosquitto, sqlite_url: str, tmp_path: Path, api: FakeExecutionApi) -> Iterator[Site]:
+    made = Site(sqlite_url, broker, api, tmp_path)
+    yield made
+    made.close()
+
+
+def settled(wire: Wire) -> None:
+    """Wait until nothing has passed for a second."""
+    seen = -1
+    while seen != (seen := wire.count().segments):
+        time.sleep(1)
+
+
+TASKS = 4
+
+#: Of a no-op, log included.
+MOST_MESSAGES = 6
+MOST_BYTES = 5_000
+
+#: Of a minute, at the default heartbeat.
+MOST_IDLE_BYTES = 1_200
+
+
+def test_a_task_costs_its_link_little(
+    a_site: Site, wire: Wire, broker: servers.Mosquitto, api: FakeExecutionApi, tmp_path: Path
+) -> None:
+    a_site.start_bridge()
+    device = Device(a_site, wire, broker, tmp_path, heartbeat_interval=600, keepalive=600)
+    with running(device.process):
+        device.run()
+        settled(wire)
+        wire.clear()
+        jobs = [device.run() for _ in range(TASKS)]
+        wait_for(lambda: all(a_site.log_of(job) for job in jobs), what="the logs")
+        settled(wire)
+        count = wire.count()
+    print(
+        f"{TASKS} tasks:\n{count.table()}\na task: {count.messages / TASKS} messages, {count.bytes / TASKS:.0f} bytes"
+    )
+    assert [call.body["state"] for call in api.calls("PATCH", "state")] == ["success"] * (TASKS + 1)
+    assert count.messages <= MOST_MESSAGES * TASKS
+    assert count.bytes <= MOST_BYTES * TASKS
+
+
+#: How much faster a minute passes than outside.
+HASTE = 30
+
+
+def test_silence_costs_its_link_little(a_site: Site, wire: Wire, broker: servers.Mosquitto, tmp_path: Path) -> None:
+    """Heartbeat and keep-alive in the proportion of their defaults."""
+    a_site.start_bridge()
+    device = Device(a_site, wire, broker, tmp_path, heartbeat_interval=30 / HASTE, keepalive=2)
+    with running(device.process):
+        settled_at = time.monotonic() + 3
+        wait_for(lambda: time.monotonic() > settled_at and wire.count().messages > 5, what="the introduction")
+        wire.clear()
+        time.sleep(6 * 60 / HASTE)
+        count = wire.count()
+    print(f"6 minutes:\n{count.table()}\na minute: {count.messages / 6} messages, {count.bytes / 6:.0f} bytes")
+    assert count.bytes <= 6 * MOST_IDLE_BYTES

@@ -77,7 +77,7 @@ def test_only_its_own_jobs_and_only_once(site, worker, broker):
         f"{path}/../x/state", f"{path}/%2e%2e/state", "xcoms/dag/run/other-task/key",
     ):  # fmt: skip
         method = "POST" if bad.startswith("xcoms") else "PATCH"
-        assert worker.call(run, method, bad, {}).status == 403, bad
+        assert worker.call(run, method, bad, {}).status in (403, 404), bad
     assert worker.call(run, "GET", "variables/site/threshold").status == 204
     with FakeWorker(broker.url("edge-2"), "edge-2", queues=["other"]) as thief:
         wait_for(lambda: thief.acks.qsize(), 10, "the other worker's birth")

@@ -4,6 +4,7 @@ It measures how long the jobs of another device take to start, without and with 
 PostgreSQL. `python -m security.flood WAY URL NAME INSTANCE JOB SECONDS` is the flood itself, a process of its own.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from airflow_mqtt.protocol.messages import Born, Event, LogChunk, Request, Run, 
 from bridge_bench import SUBJECT, Site
 from fakes import FakeWorker
 
-TESTS = Path(__file__).parents[1]
+#: Messages after which a flood is one.
+BEGUN = 3
 
 #: Bytes of the answer that is asked for.
 LARGE = 7 * 2**20
@@ -120,6 +122,8 @@ def attack(way: str, url: str, flood: Flood, seconds: float) -> int:
             topic, payload = next(messages)
             client.publish(topic, payload, qos=0)
             sent += 1
+            if sent == BEGUN:
+                print("begun", flush=True)
         time.sleep(0.01)
     client.disconnect()
     client.loop_stop()
@@ -130,8 +134,12 @@ def attack(way: str, url: str, flood: Flood, seconds: float) -> int:
 def flooding(way: str, url: str, loud: FakeWorker, job: str) -> Iterator[None]:
     """Have another process send it meanwhile."""
     arguments = [sys.executable, "-m", "security.flood", way, url, LOUD[way], loud.instance, job, "600"]
-    process = subprocess.Popen(arguments, cwd=TESTS)
+    process = subprocess.Popen(
+        arguments, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, stdout=subprocess.PIPE
+    )
     try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n", "the flood does not begin"
         yield
         assert process.poll() is None, "the flood has ended by itself"
     finally:

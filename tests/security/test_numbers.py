@@ -22,7 +22,7 @@ from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
-from airflow_mqtt.bridge.mqtt.inbox import Inbox
+from airflow_mqtt.bridge.mqtt.inbox import Inbox, Opened
 from airflow_mqtt.bridge.mqtt.outbox import Messages
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database import tables, transitions
@@ -114,7 +114,7 @@ class Site:
             self.ledger = PostgresLedger(self.url, "", 1, instance="one", idle_limit=60)
         made, topics = Messages(Topics("airflow"), 31), Topics("airflow")
         self.inbox = Inbox(topics, 2**20, clock=itertools.count(step=3600).__next__)
-        living = Living.of(await self.ledger.snapshot(), lambda _: RULES)
+        living = Living.of(await self.ledger.snapshot(), lambda _: RULES, allow="all")
         self.writer = Writer(
             self.ledger, living, Reports(made, 1, "bridge:b", 10**6),
             Duties(made, "bridge:b", lambda _: RULES, 10.0, 0.0), Outage(time.time()), clock=time.time,
@@ -161,11 +161,11 @@ class Site:
         if raw.is_large:
             self.inbox.done(raw)
         message = self.inbox.decode(raw)
-        work = None
-        if isinstance(message, Heard):
-            self.writer.receive(message)
-        elif isinstance(message, Call):
-            work = asyncio.ensure_future(self.gateway.take(message))
+        parcel = message if isinstance(message, Opened) else Opened((), ())
+        for report in [message] if isinstance(message, Heard) else parcel.reports:
+            self.writer.receive(report)
+        chains = [(message,)] if isinstance(message, Call) else parcel.chains
+        work = asyncio.gather(*(self.gateway.take(*chain) for chain in chains)) if chains else None
         self.writer._saved_at = 0.0  # what heartbeats say is written in this round too
         await self.rounds()
         if work is not None:
@@ -200,7 +200,7 @@ async def site(database_url):
 
 
 def test_every_message_is_tried_on_one_side():
-    assert {*OF_A_WORKER, *OF_THE_BRIDGE} == {*Message.__subclasses__()}
+    assert {*OF_A_WORKER, *OF_THE_BRIDGE, messages.Parcel} == {*Message.__subclasses__()}
 
 
 def refused(caplog):
@@ -229,6 +229,30 @@ async def test_each_number_at_its_least_and_greatest_goes_through(site, caplog):
             found = await site.others_work_goes_on()
         assert not refused(caplog), (cls, name, value)
         assert "loud" in [one.name for one in found.workers], (cls, name, value)
+
+
+def in_a_parcel(cls, name, value):
+    """The same as a part of a message with several."""
+    part = {**dataclasses.asdict(OF_A_WORKER[cls][1]), name: value}
+    part["type"] = part.get("type") or ("request" if cls is Request else "log")
+    return "events", orjson.dumps({"type": "parcel", "journal": "j", "parts": [{"job": "one", **part}]})
+
+
+@pytest.mark.parametrize("cls", [Event, LogChunk, Request])
+async def test_so_it_is_in_a_parcel(site, cls, caplog):
+    for of, name, value in cases(beyond=False):
+        if of is cls:
+            caplog.clear()
+            await site.begin_anew(**in_the_middle(cls, name, value))
+            with caplog.at_level(logging.WARNING):
+                assert await site.hear(*in_a_parcel(cls, name, value)), (name, value)
+                await site.others_work_goes_on()
+            assert not refused(caplog), (name, value)
+    await site.begin_anew()
+    for of, name, value in cases(beyond=True):
+        if of is cls:
+            assert not await site.hear(*in_a_parcel(cls, name, value)), (name, value)
+    await site.others_work_goes_on()
 
 
 async def test_each_number_beyond_its_bounds_is_refused_where_it_comes_in(site):

@@ -2,6 +2,7 @@
 
 import pytest
 
+import servers
 from airflow_mqtt.protocol.messages import Born, LogChunk
 from bridge_bench import SUBJECT, Site
 from fakes import FakeExecutionApi, FakeWorker
@@ -12,8 +13,9 @@ EVENTS = "airflow/v1/worker/edge-1/events"
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-def test_a_birth_that_was_retained_loses_no_job(broker, shared_postgres, tmp_path, version) -> None:
+def test_a_birth_that_was_retained_loses_no_job(shared_postgres, tmp_path, version) -> None:
     with (
+        servers.mosquitto(accounts=["edge-1"]) as broker,
         FakeExecutionApi() as api,
         FakeWorker(broker.url("edge-1"), "edge-1") as worker,
         Peer(broker.url("edge-1"), "thief") as thief,
@@ -23,8 +25,6 @@ def test_a_birth_that_was_retained_loses_no_job(broker, shared_postgres, tmp_pat
             _play_back(site, worker, thief, version)
         finally:
             site.close()
-            for topic in (EVENTS, "airflow/v1/worker/edge-1/request"):
-                thief.publish(topic, b"", retain=True)
 
 
 def _play_back(site, worker, thief, version) -> None:

@@ -215,6 +215,8 @@ class Inbox:
             message = _decoded(topic, plain, raw.retained)
             if isinstance(message, Heard) and isinstance(message.message, Born):
                 raw.pieces += _HELD * len(message.message.holds)
+            elif isinstance(message, Opened):  # each of its parts is paid for as if it had come by itself
+                raw.pieces += max(0, len(message.reports) + sum(map(len, message.chains)) - 1)
             return message
         except PayloadError as error:
             self._drop(topic.worker, topic.kind.value, topic.kind.value, error)

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.config.bridge import SETTINGS
 from airflow_mqtt.database import tables
+from airflow_mqtt.executor.long_lines import Line
 from airflow_mqtt.protocol import task_log
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
@@ -35,9 +36,6 @@ _PAGE: Final = 64
 #: Bytes, and parts, of the small logs that are read at once: a try of many short dispatches is as one log.
 _PAGE_BYTES: Final = 1024 * 1024
 _PAGE_PARTS: Final = 1000
-
-#: Characters of a line that are kept in memory while its end has not come. What is longer is shown as several lines.
-_LINE: Final = 1024 * 1024
 
 #: How the log of a triggerer is called beside that of its task: `FileTaskHandler.add_triggerer_suffix`.
 _TRIGGER_PATH: Final = re.compile(r"(?P<task>.+)\.trigger\.(?P<triggerer>\d+)\.log")
@@ -100,34 +98,28 @@ def lines_of(pieces: Iterable[bytes | Gap], part: Part) -> Iterator[str]:
     """Return the lines of a log in `pieces`, and at a gap one that says so. The last one, if it has no end yet, only
     when the log is complete.
 
-    A line of more than `_LINE` characters is cut into several, at the same places however `pieces` are cut.
+    What is too long to be shown `long_lines` shortens.
     """
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    held: list[str] = []  # of the line that has no end yet; joined rarely, since that takes as long as it has become
-    size = 0
+    line = Line()
     last = ""
     for piece in pieces:
         if isinstance(piece, Gap):
             decoder.reset()
-            held, size = [], 0
+            line = Line()
             if piece.end > part.arrived:
                 yield _said(part, last, _of_gap(piece, part))
             continue
         *ends, rest = decoder.decode(piece).split("\n")
         for end in ends:
-            last = "".join((*held, end))
-            yield from _cut(last)
-            held, size = [], 0
-        held.append(rest)
-        size += len(rest)
-        if size > _LINE:
-            *full, rest = _cut("".join(held))
-            yield from full
-            held, size = [rest], len(rest)
-    line = "".join(held) + decoder.decode(b"", final=True)
-    if part.complete and line:
-        last = line
-        yield from _cut(line)
+            yield from line.add(end)
+            yield from (shown := line.end())
+            last, line = shown[-1], Line()
+        yield from line.add(rest)
+    yield from line.add(decoder.decode(b"", final=True))
+    if part.complete and (shown := line.end()) != [""]:
+        last = shown[-1]
+        yield from shown
     if part.last_word:
         yield _said(part, last, part.last_word)
 
@@ -143,10 +135,6 @@ def _said(part: Part, last: str, text: str) -> str:
         found = orjson.loads(last)["timestamp"]
         at = found if isinstance(found, str) else at
     return task_log.line(at, "warning", text, _OURS).decode().rstrip()
-
-
-def _cut(line: str) -> list[str]:
-    return [line[start : start + _LINE] for start in range(0, len(line) or 1, _LINE)]
 
 
 def of_running(ti: Any, try_number: int) -> tuple[list[str], list[str]]:

@@ -1,6 +1,7 @@
 """Chunks become text, however they were cut, repeated or lost."""
 
 import io
+import json
 import tracemalloc
 from itertools import pairwise
 from unittest import mock
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_mqtt.executor import task_log
+from airflow_mqtt.executor import long_lines, task_log
 from airflow_mqtt.executor.task_log import Part, assemble, lines_of
 from log_schema import check
 
@@ -76,7 +77,7 @@ def test_a_long_line_is_cut_wherever_its_chunks_are(text, points, complete):
     # Of a line without an end all is shown but the last four characters, as many as a line may have.
     shown = len(rest) if complete else (len(rest) - 1) // 4 * 4
     expected += [rest[start : start + 4] for start in range(0, shown, 4)]
-    with mock.patch.object(task_log, "_LINE", 4):
+    with mock.patch.object(long_lines, "LINE", 4):
         assert list(lines_of(assemble(cut(text.encode(), points)), GROWING._replace(complete=complete))) == expected
 
 
@@ -90,10 +91,39 @@ def test_a_log_without_lines_takes_little_memory():
     tracemalloc.start()
     try:
         longest = max(len(line) for line in lines_of((b"x" * 16384 for _ in range(2048)), WHOLE))
-        assert tracemalloc.get_traced_memory()[1] < 8 * task_log._LINE
+        assert tracemalloc.get_traced_memory()[1] < 64 * long_lines.LINE
     finally:
         tracemalloc.stop()
-    assert longest == task_log._LINE
+    assert longest == long_lines.LINE
+
+
+ENTRIES = st.fixed_dictionaries(
+    {"timestamp": st.just("2026-01-01T00:00:07Z"), "level": st.just("info"), "event": st.text(min_size=60)},
+    optional={"logger": st.just("task"), "n": st.integers(), "deep": st.lists(st.lists(st.text()))},
+)
+
+
+@given(
+    ENTRIES.flatmap(lambda entry: st.permutations(list(entry.items()))), st.booleans(), st.lists(st.integers(0, 999))
+)
+def test_an_entry_that_is_too_long_stays_one_with_its_time_and_level(items, escaped, points):
+    whole = json.dumps(dict(items), ensure_ascii=escaped)
+    with mock.patch.object(long_lines, "LINE", 50):
+        lines = list(lines_of(assemble(cut(f"{whole}\nnext\n".encode(errors="replace"), points)), WHOLE))
+    shown, after = lines
+    entry = json.loads(shown)
+    assert (after, entry["timestamp"], entry["level"]) == ("next", "2026-01-01T00:00:07Z", "info")
+    if len(whole) > 50:
+        assert entry["event"].endswith(f"… ({len(whole) - 50} characters of this line are not shown)")
+
+
+def test_what_a_task_returned_that_is_large_is_shown_in_part():
+    text = "Done. Returned value was: " + "x" * 2_000_000
+    line = json.dumps({"timestamp": "2026-01-01T00:00:07Z", "level": "info", "event": text, "logger": "task"})
+    (shown,) = lines_of([line.encode() + b"\n"], WHOLE)
+    entry = check(shown.encode())
+    assert entry["event"].startswith("Done. Returned value was: xxx") and len(shown) < 70_000
+    assert (entry["timestamp"], entry["level"], entry["logger"]) == ("2026-01-01T00:00:07Z", "info", "task")
 
 
 class Counted(io.BytesIO):

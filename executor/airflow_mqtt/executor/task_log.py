@@ -247,7 +247,10 @@ def _part(row: Any, *, unserved: bool) -> Part:
         where=f"They are still on worker {row.worker}, and will come when its link has room.",
         at=row.finished_at or row.queued_at,
     )
-    return part._replace(last_word=_last_word(row, part))
+    if missing and not ended:
+        # Not as a line: who asks for a growing log piece by piece counts lines, and would miss one of the task's.
+        part = part._replace(label=f"{part.label}; {missing} bytes more are on the device")
+    return part._replace(last_word=_last_word(row, part) if ended else "")
 
 
 def _missing(row: Any) -> int:

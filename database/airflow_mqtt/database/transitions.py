@@ -13,7 +13,7 @@ from sqlalchemy import Insert, Update, insert, update
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.records import REPORTED, changes
-from airflow_mqtt.protocol.jobs import JobEvent, JobState
+from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
 
 _job = tables.job.c
 
@@ -46,6 +46,8 @@ def move(
     row = {**changed, "state": after.value, "news": True}
     if after in REPORTED:
         row["report_pending"] = True
+    if after in TERMINAL:
+        row["token"] = ""  # nobody calls for it any more
     statement = update(tables.job).where(_job.id == job_id, _job.state == state.value, _job.attempt == attempt)
     record = insert(tables.job_event).values(
         job_id=job_id,

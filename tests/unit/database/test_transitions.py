@@ -172,6 +172,12 @@ def test_a_move_sets_further_columns(connection):
     assert (_job(connection)["worker"], _job(connection)["publishes"]) == ("edge-1", 1)
 
 
+def test_a_job_that_ends_in_its_queue_loses_its_token_at_once(connection):
+    _create(connection)
+    assert _apply(connection, transitions.move("job-1", JobState.QUEUED, 1, JobEvent.CANCEL, now=20.0, by="b"))
+    assert (_job(connection)["state"], _job(connection)["token"]) == ("cancelled", "")
+
+
 def test_of_two_who_saw_the_same_only_one_moves_the_job(connection):
     _create(connection)
     moves = [

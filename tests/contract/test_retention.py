@@ -272,7 +272,9 @@ async def use(ledger) -> None:
         for id_, job in jobs.items()
     ]
     records = [Transition(id_, 1, NOW, "test", "x", "before", "after", "") for id_ in jobs]
-    writes = Writes(changes, records, [worker()], {"edge-1": (7, NOW)}, [Chunk("live-3", 1, 10, b"x")], ["edge-9"], 5.0)
+    writes = Writes(
+        changes, records, [worker()], {"edge-1": (7, NOW)}, [Chunk("live-3", 1, 10, b"x")], ["edge-9"], excused=5.0
+    )
     outcome = await ledger.commit(writes)
     assert set(outcome.dispatched) == {"live-0"}
     assert (await ledger.news()).jobs
@@ -329,7 +331,7 @@ def test_nor_is_sqlite_asked_for_news_at_length(busy: Site) -> None:
     """That is asked often, and not in a transaction."""
     if busy.dialect == "sqlite":
         with busy.engine.connect() as connection:
-            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sqlite._HAS_NEWS}", ("", ""))
+            rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sqlite._HAS_NEWS}", ("", "", "", 0))
             plan = [str(row[-1]) for row in rows]
         assert [line for line in plan if "ix_mqtt_job_news" in line or "ix_mqtt_worker_news" in line]
         assert not any(map(plans_module._is_whole, plan)), plan

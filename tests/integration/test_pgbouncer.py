@@ -26,6 +26,7 @@ def test_jobs_go_all_the_way(site, worker, postgres_url, listens):
         run = worker.order()
         worker.event("accepted", run)
         assert worker.call(run, "PATCH", f"task-instances/{SUBJECT}{number}/run", RUN).status == 200
+        assert worker.call(run, "PATCH", f"task-instances/{SUBJECT}{number}/state", {"state": "success"}).status == 204
         worker.event("finished", run, outcome="succeeded", exit_code=0, log_size=0)
         site.wait_state(job, "succeeded")
         assert site.job(job).token == ""

@@ -91,7 +91,9 @@ class Site:
             return admitted.status, ""
         headers = {"content-type": "application/json"}
         data = None if body is None else body.encode()
-        answer = self.await_(self.api.call("", method, match.path, query=query, headers=headers, body=data))
+        answer = self.await_(
+            self.api.call("", method, match.path, query=query, headers=headers, body=data, worker="edge-1")
+        )
         return answer.status_code, answer.text
 
 

@@ -312,7 +312,7 @@ def test_the_token_of_a_callback_that_nobody_has_taken_over_is_renewed(world, mo
     _, job = world.queue(world.executor(job_id=4711))
     world.set_job(job.id, workload_type="ExecuteCallback", token_at=0.0)
     heir = world.executor(world.scheduler())
-    monkeypatch.setattr(heir, "_take_over_callbacks", lambda: None)
+    monkeypatch.setattr(heir, "_take_over", lambda: None)
     heir.sync()
     assert world.job(job.id).token_at > 0
 
@@ -393,15 +393,7 @@ def test_revoke_ends_a_job_that_waits_without_a_word(world):
 def test_what_is_revoked_says_for_what_it_waited(world, state, wished, told):
     executor = world.executor()
     ti, job = world.queue(executor)
-    with world.session() as session:
-        row = {
-            "name": "edge-1",
-            "state": state,
-            "desired": json.dumps(wished),
-            "info": '{"queues": ["default"]}',
-            "seen_at": 1.0,
-        }
-        session.execute(tables.worker.insert().values(**row))
+    world.worker("edge-1", "default", state=state, desired=json.dumps(wished))
     executor.revoke_task(ti=ti)
     assert world.job(job.id).reason.endswith(told)
 

@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test test-brokers test-simulation test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet env test-compose servers check format clean
+.PHONY: help setup demo demo-stop test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -38,10 +38,14 @@ test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 a
 test-simulation: setup ## a slice of the simulation, all its deliberate defects, and the model
 	@$(BIN)/pytest tests/simulation tests/model $(ARGS)
 
+test-browser: setup ## Airflow's page of a task's log in a real browser, with our lines in it (installs Chromium if missing)
+	@sh scripts/install-debian chromium-headless-shell
+	@$(BIN)/pytest tests/browser $(ARGS)
+
 test-faults: setup servers ## a slice of the real faults, and those of the scheduler on a real Airflow
 	@$(BIN)/pytest tests/faults $(ARGS)
 
-test-all: test test-brokers test-simulation test-faults ## all of it but the containers
+test-all: test test-brokers test-simulation test-browser test-faults ## all of it but the containers
 
 unit: setup ## tests that need no server
 	@$(BIN)/pytest tests/unit $(ARGS)

@@ -23,14 +23,24 @@ _NUMBERS = count(1)
 TO_RUNNING = (JobEvent.DISPATCH, JobEvent.ACCEPT, JobEvent.START)
 
 
+def _queued() -> dict[str, Any]:
+    """What the scheduler writes into a task instance whose first try it queues."""
+    from airflow_mqtt.executor import compat
+
+    executor_id = str(uuid.uuid4()) if compat.PRE_ASSIGNS else None
+    return {"try_number": 1, "state": "queued", "external_executor_id": executor_id}
+
+
 class World:
     """One database of Airflow's. Everything is written as the real parts would write it."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, dag_id: str = "", run_id: str = "manual__1") -> None:
+        """Look at a run that is there; without `dag_id` make one, of a Dag that has no tasks of its own."""
         self.home = home
-        self.dag_id = f"dag-{uuid.uuid4().hex[:8]}"
-        self.run_id = "manual__1"
-        self._make_run()
+        self.dag_id = dag_id or f"dag-{uuid.uuid4().hex[:8]}"
+        self.run_id = run_id
+        if not dag_id:
+            self._make_run()
 
     # --- Airflow's side -----------------------------------------------------------------------------------
 
@@ -74,12 +84,21 @@ class World:
         ti_id = compat._key(str(uuid.uuid4()))
         values = {
             "id": ti_id, "dag_id": self.dag_id, "run_id": self.run_id, "task_id": f"task-{next(_NUMBERS)}",
-            "map_index": -1, "try_number": 1, "state": "queued", "pool": "default_pool", "pool_slots": 1,
-            "queue": "default", "priority_weight": 1, "dag_version_id": self.version, "executor_config": {},
-            "external_executor_id": str(uuid.uuid4()) if compat.PRE_ASSIGNS else None,
+            "map_index": -1, "pool": "default_pool", "pool_slots": 1, "queue": "default", "priority_weight": 1,
+            "dag_version_id": self.version, "executor_config": {}, **_queued(),
         }  # fmt: skip
         with self.session() as session:
             session.execute(insert(TaskInstance).values(**values | changes))
+        return self.task(ti_id)
+
+    def queued_task_of_the_run(self, task_id: str) -> Any:
+        """Like `queued_task`, of a task that its Dag has, and which is not mapped."""
+        from airflow.models.taskinstance import TaskInstance
+
+        of_it = {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": task_id}
+        with self.session() as session:
+            ti_id = session.scalars(select(TaskInstance.id).filter_by(**of_it)).one()
+        self.set_task(self.task(ti_id), **_queued())
         return self.task(ti_id)
 
     def task(self, ti_id: Any) -> Any:

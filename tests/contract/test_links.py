@@ -116,7 +116,7 @@ def test_retained_messages_reach_who_comes_later(site: Site) -> None:
     topics = [early.topic(TopicKind.INFO), early.topic(TopicKind.STATUS)]
     for topic in topics:
         early.publish(topic, topic.encode(), retain=True)
-    early.wait(topics[-1])
+    wait_for(lambda: not early.link.under_way, what="the PUBACKs")  # over MQTT 5 its own status does not come back
     bridge = site.bridge()
     for topic in topics:
         assert bridge.wait(topic, topic.encode())[2]

@@ -1,6 +1,7 @@
 """`python -m simulation [--seeds N] [--first N] [--mutants]`: run seeds, print a table; exit code 1 on a violation."""
 
 import argparse
+import json
 import logging
 import multiprocessing
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutants import MUTANTS, caught_at
+from mutants import CAUGHT_FILE, MUTANTS, caught_at
 from scenario import Outcome, run
 
 PROMISES = {
@@ -26,11 +27,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="how many schedules (1000), or at most for each defect (5000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (0)")
     parser.add_argument("--mutants", action="store_true", help="show that each deliberate defect is caught")
+    parser.add_argument("--note", action="store_true", help="note in caught.json at which seed each defect is caught")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     count = arguments.seeds or (5000 if arguments.mutants else 1000)
     seeds = range(arguments.first, arguments.first + count)
-    return _mutants(seeds) if arguments.mutants else _simulate(seeds)
+    return _mutants(seeds, note=arguments.note) if arguments.mutants else _simulate(seeds)
 
 
 def _simulate(seeds: range) -> int:
@@ -63,14 +65,19 @@ def _print_table(head: str, counts: Counter[str]) -> None:
         print(f"{name:<78} {count:>9}")
 
 
-def _mutants(seeds: range) -> int:
+def _mutants(seeds: range, *, note: bool) -> int:
     missed = 0
+    seen: dict[str, int] = {}
     print(f"{'deliberate defect':<64} caught at seed, by")
     with multiprocessing.Pool(maxtasksperchild=1) as pool:
         work = [(name, seeds) for name in MUTANTS]
         for (name, _), found in zip(work, pool.imap(caught_at, work), strict=True):
             missed += found is None
+            if found is not None:
+                seen[name] = found[0]
             print(f"{name:<64} {'NOT CAUGHT' if found is None else f'{found[0]}: {found[1][:90]}'}", flush=True)
+    if note:
+        CAUGHT_FILE.write_text(json.dumps(seen, indent=1, ensure_ascii=False) + "\n")
     return 1 if missed else 0
 
 

@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet env test-compose servers check format clean
+.PHONY: help setup demo demo-stop test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet bench-flood env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -90,6 +90,9 @@ bench-retention: setup servers ## 300,000 jobs in 30 days on both databases: row
 
 bench-fleet: setup servers ## one bridge under a simulated fleet: jobs/s, latency, CPU; docs/explanation/performance.md (ARGS="--quick", ARGS="--rows 20 sqlite")
 	@cd benchmarks && PYTHONPATH=../examples:../tests ../$(BIN)/python -m fleet $(ARGS)
+
+bench-flood: setup servers ## how much longer the jobs of others take while one device floods the site, in each way
+	@cd tests && PYTHONPATH=../examples ../$(BIN)/python -m security.flood
 
 env: ## write .env (passwords, keys, ports) for compose.yaml; one that is there is kept
 	@python=$$(sh scripts/python) && "$$python" scripts/compose/make_env.py

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from airflow_mqtt.bridge.leadership import Bridge
 from airflow_mqtt.config.bridge import BridgeSettings
+from airflow_mqtt.config.printing import log_to_stderr
 from airflow_mqtt.protocol.errors import AirflowMqttError, first_of
 
 log = logging.getLogger(__name__)
@@ -21,11 +22,7 @@ _PATIENCE: Final = 8.0
 def run(values: Mapping[str, Any]) -> int:
     """Run a bridge until SIGTERM or SIGINT; return the exit code: 0, or 1 when it must not go on."""
     settings = BridgeSettings.of(values)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    log_to_stderr(settings.log_level, "%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     logging.getLogger("aiosqlite").setLevel(logging.WARNING)
     for doubled in ("mqtt", "sqlalchemy.pool"):  # at each try, with a traceback, what we say once in a line
         logging.getLogger(doubled).setLevel(logging.CRITICAL)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from airflow_mqtt.config.printing import log_to_stderr
 from airflow_mqtt.protocol.errors import NameInUseError, PayloadError, RefusedError, SettingError, StorageError
 from airflow_mqtt.protocol.messages import JobKind
 from airflow_mqtt.protocol.topics import Topics
@@ -57,9 +58,7 @@ def run(values: dict[str, Any]) -> int:
     """
     settings = WorkerSettings.of(values)
     _keep_secrets()
-    logging.basicConfig(
-        level=settings.log_level.upper(), stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
-    )
+    log_to_stderr(settings.log_level, "%(asctime)s %(levelname)s %(message)s")
     try:
         with _own(settings.state_dir):
             _work(settings)

@@ -1,4 +1,4 @@
-"""What the commands print. Devices choose some of the words: here, and only here, these are made harmless."""
+"""What the commands print. Devices choose some of the words: see `config.printing`."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
@@ -6,10 +6,7 @@ from typing import Any, NoReturn
 from airflow.cli.simple_table import AirflowConsole
 from rich.markup import escape
 
-
-def plain(text: str) -> str:
-    """Return `text` without what moves a cursor, begins a line or turns the direction of writing: escaped instead."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+from airflow_mqtt.config.printing import plain
 
 
 def print_rows(rows: Sequence[dict[str, Any]], output: str) -> None:

@@ -116,6 +116,7 @@ class Writer:
         self._unsure: set[str] = set()  # jobs of a round of which nobody knows whether it has committed
         self._unsent: list[Job] = []  # whose orders are published once more
         self._judged: set[str] = set()  # workers of which something new is desired
+        self._is_asked = False  # whether somebody waits to know that this leader still leads
         self._has_news = True
         self._news_at = 0.0
         self._saved_at = clock()
@@ -141,6 +142,11 @@ class Writer:
     def _add(self, work: Work) -> None:
         self._waiting.append(work)
         self._wake()
+
+    def confirm(self) -> Awaitable[Any]:
+        """Return once a read has shown that this leader still leads. The round of one that does not ends it."""
+        self._is_asked = True
+        return self.submit("", lambda _: None)
 
     def look_for_news(self) -> None:
         """Somebody else has written something."""
@@ -212,13 +218,17 @@ class Writer:
         await self._make_sure()
         await self._read_news(now)
         work = self._collect(now)
+        is_asked, self._is_asked = self._is_asked, False
         jobs, workers = self._take_due(now)
         try:
+            if is_asked:  # by whom this round answers: each read says whose the lease is
+                await self._ledger.jobs([""])
             await self._load_unknown(work, now)
             await self._do(work, jobs, workers, now)
         except (DeposedError, RefusedError):
             raise
         except Exception as error:
+            self._is_asked = self._is_asked or is_asked
             self._failed_rounds += 1
             passes = is_transient(error) or refusal(error)
             if passes and (isinstance(error, OSError) or self._failed_rounds < _SUSPICIOUS or len(work) < 2):

@@ -269,6 +269,8 @@ class Gateway:
         is_gate = match.route.does is Does.START
         admitted = await self._start(call, match) if is_gate else self._admit(call, match)
         if isinstance(admitted, Refusal):
+            # A leader that has slept knows what was, and its word would fail a task: only one that still leads refuses.
+            await self._writer.confirm()
             return admitted
         if match.route.ours:
             return _response(request, 204)

@@ -1075,3 +1075,15 @@ async def test_an_acknowledgement_waits_for_an_answer_and_goes_with_it(bench):
     await asking
     (ack,) = bench.acks
     assert (ack.logs, len(ack.answers)) == ({"one": 7}, 1)
+
+
+async def test_a_leader_that_was_deposed_refuses_nothing(bench):
+    """What it remembers is old: another may have opened the gate meanwhile, and its refusal would fail the task."""
+    await bench.add("two", state="accepted")
+    assert (await bench.ask("PUT", "task-instances/ti-two/rtif", job="two")).status == 409
+    bench.execute(sa.update(tables.bridge).values(epoch=2))
+    asked = asyncio.ensure_future(bench.take(request("PUT", "task-instances/ti-two/rtif", job="two")))
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(asked), 0.5)
+    assert not asked.done() and len(bench.answers) == 1
+    asked.cancel()

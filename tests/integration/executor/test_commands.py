@@ -64,6 +64,7 @@ def test_what_workers_may_serve(run, worker):
     (line,) = json.loads(run("list-workers", "-o", "json"))
     assert line["not_allowed"] == []  # nobody has said anything yet
     assert "Nobody is listed yet" in run("allow", "--list")
+    assert json.loads(run("allow", "--list", "-o", "json")) == []
     assert "Done" in run("allow", "edge-*", "a", "c")
     assert "nothing was changed" in run("allow", "edge-*", "c")
     assert json.loads(run("allow", "--list", "-o", "json")) == [

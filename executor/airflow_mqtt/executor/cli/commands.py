@@ -305,7 +305,7 @@ def allow(args: Namespace) -> None:
     if args.list:
         with compat.own_session() as session:
             known = operations.allowed(session, args.team_name)
-        if not known.listed:
+        if not known.listed and args.output == "table":  # the other forms are read by programs
             say("Nobody is listed yet: every worker may serve every queue, unless the bridge runs with allow=listed")
         print_rows([{"worker": worker, "queue": queue} for worker, queue in known.serve], args.output)
         return

@@ -214,17 +214,14 @@ class Gateway:
 
         They go in one message, with what else the worker is to hear, where it takes that and they are not large.
         """
-        plain = [codec.unpack(payload) for payload in payloads]
         alone = len(payloads) == 1 and worker not in self._living.acks
-        if (
-            payloads
-            and not alone
-            and self._living.gathers(worker)
-            and sum(map(len, plain)) <= min(_TOGETHER, self.max_message_bytes // 2)
-        ):
-            self._publish(self._writer.reports.answers(self._living, worker, [orjson.loads(text) for text in plain]))
-        else:
-            self._publish([self._messages.response(worker, payload) for payload in payloads])
+        if payloads and not alone and self._living.gathers(worker):
+            plain = [codec.unpack(payload) for payload in payloads]
+            if sum(map(len, plain)) <= min(_TOGETHER, self.max_message_bytes // 2):
+                answers = [orjson.loads(text) for text in plain]
+                self._publish(self._writer.reports.answers(self._living, worker, answers))
+                return
+        self._publish([self._messages.response(worker, payload) for payload in payloads])
 
     async def _wait_for_share(self, worker: str) -> None:
         """Wait until what `worker` was answered before is paid for."""

@@ -102,7 +102,6 @@ COPY scripts/compose/set_up_site.py scripts/compose/airflow_health.py /usr/local
 COPY --from=airflow-packages /opt/airflow-mqtt /opt/airflow-mqtt
 COPY --from=ours /ours /opt/airflow-mqtt
 ENV AIRFLOW_HOME=/opt/airflow AIRFLOW__CORE__DAGS_FOLDER=/dags AIRFLOW__CORE__LOAD_EXAMPLES=False \
-    AIRFLOW__CORE__EXECUTOR=airflow_mqtt.executor.MqttExecutor \
-    AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS=airflow_mqtt.executor.logging_config.LOGGING_CONFIG
+    AIRFLOW__CORE__EXECUTOR=airflow_mqtt.executor.MqttExecutor
 USER 10001:10001
 ENTRYPOINT ["airflow"]

@@ -86,7 +86,6 @@ class AirflowSite:
             "AIRFLOW__API__SECRET_KEY": secrets.token_hex(16),
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
-            "AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS": "airflow_mqtt.executor.logging_config.LOGGING_CONFIG",
             "AIRFLOW__MQTT__ALLOW": "all",  # as the demo's bridge
             "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "False",
             "AIRFLOW__DAG_PROCESSOR__DAG_FILE_PROCESSOR_TIMEOUT": "120",

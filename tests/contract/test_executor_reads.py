@@ -83,7 +83,7 @@ def test_readers_and_triggerers_read_no_whole_table(engine, monkeypatch):
         plans.statements.clear()
         for job in some:
             assert task_log.first_job(session, job, job.log_path) == job.id
-        parts = [task_log._parts(session, job, tables.job.c.try_number == 1)[0] for job in some]
+        parts = [task_log.parts_of(session, job, tables.job.c.try_number == 1)[0] for job in some]
     assert len(task_log._chunks_of(parts)) == 3
     assert len(list(task_log._chunks(parts[0]))) == 1
     assert len(plans.statements) == 8

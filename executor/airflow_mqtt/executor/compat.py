@@ -132,16 +132,6 @@ def callback_timeout() -> float:
     return float(named) if named else float(conf.getfloat("scheduler", "task_queued_timeout"))
 
 
-def remote_task_log() -> Any:
-    """Return what reads finished logs on this API server, or None."""
-    from airflow import logging_config  # noqa: PLC0415 - it is being imported when ours is
-
-    # Not `hasattr`: the module of 3.1 answers None for any name.
-    if "get_remote_task_log" in vars(logging_config):
-        return logging_config.get_remote_task_log()
-    return getattr(logging_config, "REMOTE_TASK_LOG", None)
-
-
 def count(metric: str) -> None:
     """Raise one of Airflow's counters."""
     if _has_module("airflow._shared.observability.metrics.stats"):

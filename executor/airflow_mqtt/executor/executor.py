@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, object_session
 
 from airflow_mqtt.config.broker_url import parse_broker_url
 from airflow_mqtt.database import operations
-from airflow_mqtt.executor import compat, core, fleet, store, task_log
+from airflow_mqtt.executor import compat, core, fleet, log_reader, store
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.store import Record
 from airflow_mqtt.executor.workload import Dispatch, row_of, subject_of
@@ -212,7 +212,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
     def get_task_log(self, ti: Any, try_number: int) -> tuple[list[str], list[str]]:
         """Return what the devices have sent so far of this try's log: (where it is from, its text)."""
-        return task_log.of_running(ti, try_number)
+        return log_reader.of_running(ti, try_number)
 
     def end(self) -> None:
         """Do nothing: the jobs are in the database, and another scheduler adopts them."""

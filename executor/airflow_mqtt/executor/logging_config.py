@@ -1,14 +1,14 @@
-"""Airflow's logging, with the logs of our workers in it.
+"""Airflow's logging, with the logs of our workers in it, for `[logging] logging_config_class`.
 
-On API servers, and on triggerers, set `[logging] logging_config_class` to
-`airflow_mqtt.executor.logging_config.LOGGING_CONFIG`. A module of your own that starts from this one does as well.
+Where `MqttExecutor` is among the executors nothing need be set: the plugin puts the same reader in place. This is for
+sites that have taken it out and still want to see its logs, and for a logging configuration that starts from here.
 """
 
 from typing import Any
 
 from airflow.config_templates import airflow_local_settings
 
-from airflow_mqtt.executor.task_log import MqttLogIO
+from airflow_mqtt.executor.log_reader import MqttLogIO
 
 LOGGING_CONFIG: dict[str, Any] = airflow_local_settings.DEFAULT_LOGGING_CONFIG
 

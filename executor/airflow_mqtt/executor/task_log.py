@@ -1,22 +1,15 @@
-"""Task logs, read from the chunks that the bridge has stored.
-
-Airflow asks in two places (`FileTaskHandler._read`): `of_running` answers for the executor while a task runs, and
-`MqttLogIO` for the rest of the time, on every API server that has our `logging_config`. Where both are there, the
-second one answers always, so that no line is shown twice.
-"""
+"""Task logs as lines, from the chunks that the bridge has stored. Who asks for them: `log_reader`."""
 
 import codecs
 import contextlib
 import logging
-import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, delete, func, insert, select, tuple_
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.config.bridge import SETTINGS
@@ -36,9 +29,6 @@ _PAGE: Final = 64
 #: Bytes, and parts, of the small logs that are read at once: a try of many short dispatches is as one log.
 _PAGE_BYTES: Final = 1024 * 1024
 _PAGE_PARTS: Final = 1000
-
-#: How the log of a triggerer is called beside that of its task: `FileTaskHandler.add_triggerer_suffix`.
-_TRIGGER_PATH: Final = re.compile(r"(?P<task>.+)\.trigger\.(?P<triggerer>\d+)\.log")
 
 #: Bytes of a stored chunk of a triggerer's log.
 _CHUNK: Final = 64 * 1024
@@ -137,65 +127,7 @@ def _said(part: Part, last: str, text: str) -> str:
     return task_log.line(at, "warning", text, _OURS).decode().rstrip()
 
 
-def of_running(ti: Any, try_number: int) -> tuple[list[str], list[str]]:
-    """Answer `BaseExecutor.get_task_log`: (where the log is from, its text)."""
-    from airflow_mqtt.executor import compat  # noqa: PLC0415 - Airflow imports our logging_config early
-
-    with compat.own_session() as session:
-        parts = _parts(session, ti, _job.try_number == try_number)
-    labels = [part.label for part in parts]
-    if isinstance(compat.remote_task_log(), MqttLogIO):
-        return labels, []
-    return labels, ["\n".join(lines) for lines in _streams(parts)]
-
-
-class MqttLogIO:
-    """A `RemoteLogIO` (`airflow.logging.remote`) over our tables, in front of the one that would be there else."""
-
-    def __init__(self, other: Any = None) -> None:
-        self._other = other
-
-    @property
-    def processors(self) -> tuple[Any, ...]:
-        return tuple(self._other.processors) if self._other is not None else ()
-
-    def read(self, relative_path: str, ti: Any) -> tuple[list[str], list[str] | None]:
-        """Return (where the log is from, its texts). Asked by Airflow 3.1."""
-        parts = self._find(relative_path, ti)
-        if parts:
-            return [part.label for part in parts], ["\n".join(lines) for lines in _streams(parts)]
-        if self._other is None:
-            return [], None
-        answer: tuple[list[str], list[str] | None] = self._other.read(relative_path, ti)
-        return answer
-
-    def stream(self, relative_path: str, ti: Any) -> tuple[list[str], list[Any]]:
-        """Return (where the log is from, its lines as generators). Asked by Airflow 3.2 and later."""
-        parts = self._find(relative_path, ti)
-        if parts:
-            return [part.label for part in parts], _streams(parts)
-        if hasattr(self._other, "stream"):
-            answer: tuple[list[str], list[Any]] = self._other.stream(relative_path, ti)
-            return answer
-        labels, texts = self.read(relative_path, ti)
-        return labels, [(line for line in text.splitlines()) for text in texts or []]
-
-    def upload(self, path: str | os.PathLike[str], ti: Any = None) -> None:
-        """Keep the log that a triggerer wrote for a task of ours; what is not ours goes where it went before."""
-        found = _TRIGGER_PATH.fullmatch(os.fspath(path)) if ti is not None else None
-        if not (found and _kept(ti, found["task"], int(found["triggerer"]))) and self._other is not None:
-            self._other.upload(path, ti)
-
-    def _find(self, relative_path: str, ti: Any) -> list[Part]:
-        from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
-
-        # The path is rendered with the template of the Dag run here, and with the current one by the executor.
-        same = or_(_job.log_path == relative_path, _job.try_number == ti.try_number)
-        with compat.own_session() as session:
-            return _parts(session, ti, same)
-
-
-def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Part]:
+def parts_of(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Part]:
     """Return the logs of the jobs of `ti` that are of the `same_try`, in the order of their dispatch."""
     columns = (
         _job.id, _job.state, _job.worker, _job.attempt, _job.queue, _job.team_name, _job.reason, _job.queued_at,
@@ -216,7 +148,7 @@ def _parts(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[Par
 
 def _unserved(session: Session, job: Any) -> bool:
     """Whether a job waits for a worker in a queue that none serves now."""
-    from airflow_mqtt.executor import fleet  # noqa: PLC0415 - see `of_running`
+    from airflow_mqtt.executor import fleet  # noqa: PLC0415 - Airflow imports our logging_config early
 
     return job.state == JobState.QUEUED and job.queue not in fleet.served(session, job.team_name)
 
@@ -277,7 +209,7 @@ def _label(job: Any) -> str:
     return f"airflow-mqtt: job {job.id}, attempt {job.logged}, on worker {job.worker}"
 
 
-def _streams(parts: Sequence[Part]) -> list[Iterator[str]]:
+def streams(parts: Sequence[Part]) -> list[Iterator[str]]:
     """Return the lines of `parts`: a stream of the jobs, one of the triggerers, or one that is empty.
 
     Jobs of a try follow each other, and so do their lines. A triggerer writes beside them: Airflow sorts what it says
@@ -312,7 +244,7 @@ def _pages(parts: Iterable[Part]) -> Iterator[list[Part]]:
 
 def _chunks_of(parts: Sequence[Part]) -> dict[Part, list[tuple[int, bytes]]]:
     """Read all chunks of several small logs in one query."""
-    from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - Airflow imports our logging_config early
 
     known = {(part.job_id, part.attempt): part for part in parts}
     columns = (_log.job_id, _log.attempt, _log.offset, _log.data)
@@ -328,7 +260,7 @@ def _chunks_of(parts: Sequence[Part]) -> dict[Part, list[tuple[int, bytes]]]:
 
 def _chunks(part: Part) -> Iterator[tuple[int, bytes]]:
     """Read the chunks page by page, each in a session of its own: a reader may take its time in between."""
-    from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - Airflow imports our logging_config early
 
     last = -1
     while True:
@@ -346,19 +278,20 @@ def _chunks(part: Part) -> Iterator[tuple[int, bytes]]:
         last = rows[-1].offset
 
 
-def _kept(ti: Any, task_path: str, triggerer: int) -> bool:
+def kept(ti: Any, task_path: str, triggerer: int) -> bool:
+    """Keep what a triggerer wrote beside the log at `task_path`; False when no job of ours has this path."""
     try:
-        return _keep_trigger_log(ti, task_path, triggerer)
+        return _keep(ti, task_path, triggerer)
     except Exception as error:  # a log that is not kept must not end a triggerer
         _logger.warning("The log of triggerer %s for %s could not be kept: %s", triggerer, task_path, error)
         return False
 
 
-def _keep_trigger_log(ti: Any, task_path: str, triggerer: int) -> bool:
-    """Store the whole file, in place of what was there; False when no job of ours has this path."""
-    from airflow.configuration import conf  # noqa: PLC0415 - see `of_running`
+def _keep(ti: Any, task_path: str, triggerer: int) -> bool:
+    """Store the whole file, in place of what was there."""
+    from airflow.configuration import conf  # noqa: PLC0415 - Airflow imports our logging_config early
 
-    from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - Airflow imports our logging_config early
 
     base = Path(conf.get_mandatory_value("logging", "base_log_folder"))
     limit = _LOG_LIMIT.parse(conf.get("mqtt", _LOG_LIMIT.name, fallback=None) or _LOG_LIMIT.default or "")

@@ -17,7 +17,6 @@ _CONSTANT = {
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of these tests, long enough for HS512 to be content with it, really",
     "AIRFLOW__DATABASE__EXTERNAL_DB_MANAGERS": "airflow_mqtt.executor.db.MqttDBManager",
-    "AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS": "airflow_mqtt.executor.logging_config.LOGGING_CONFIG",
 }
 
 

@@ -2,9 +2,12 @@
 
 import json
 import time
+import tracemalloc
 
 import pytest
+from sqlalchemy import insert
 
+from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.jobs import JobEvent
 from integration.executor.world import TO_RUNNING
 
@@ -30,22 +33,31 @@ def job_of(world):
 
 @pytest.fixture
 def ours(monkeypatch):
-    """Our `logging_config`, as if it had been configured when Airflow was imported."""
-    return use_remote_log(monkeypatch, with_ours=True)
+    """Our reader, where the plugin puts it."""
+    return with_ours(monkeypatch, None)
 
 
-def use_remote_log(monkeypatch, *, with_ours):
+def use_remote_log(monkeypatch, remote):
+    """Have `remote` be what Airflow has found by its logging configuration, as in a process without our plugin."""
     from airflow import logging_config
 
-    from airflow_mqtt.executor.task_log import MqttLogIO
-
-    remote = MqttLogIO() if with_ours else None
-    if "_ActiveLoggingConfig" in vars(logging_config):  # 3.1 answers None for any name
-        monkeypatch.setattr(logging_config._ActiveLoggingConfig, "remote_task_log", remote, raising=False)
-        monkeypatch.setattr(logging_config._ActiveLoggingConfig, "logging_config_loaded", True)
-    else:
+    if "_ActiveLoggingConfig" not in vars(logging_config):  # 3.1 answers None for any name
         monkeypatch.setattr(logging_config, "REMOTE_TASK_LOG", remote, raising=False)
-    return remote
+        return
+    from airflow.sdk import log
+
+    monkeypatch.setattr(logging_config, "get_remote_task_log", lambda: remote)
+    monkeypatch.setattr(log, "load_remote_log_handler", lambda: remote)
+
+
+def with_ours(monkeypatch, other):
+    """Load our plugin where `other` is the site's own reader, and return what is asked from then on."""
+    from airflow_mqtt.executor import remote_logs
+    from airflow_mqtt.executor.plugin import MqttPlugin
+
+    use_remote_log(monkeypatch, other)
+    MqttPlugin.on_load()
+    return remote_logs.reader()
 
 
 def shown(world, ti):
@@ -77,8 +89,8 @@ def test_while_it_runs_and_after(world, job_of, ours):
     assert "Could not read served logs" not in sources
 
 
-def test_a_running_task_is_readable_without_our_logging_config(world, job_of, monkeypatch):
-    use_remote_log(monkeypatch, with_ours=False)
+def test_a_running_task_is_readable_without_our_plugin(world, job_of, monkeypatch):
+    use_remote_log(monkeypatch, None)
     ti, job = job_of()
     world.log(job.id, 0, line("one").encode())
     sources, lines = shown(world, ti)
@@ -256,7 +268,7 @@ def test_the_log_of_a_triggerer_is_cut_at_the_limit(world, job_of, ours, monkeyp
 
 
 def test_a_triggerers_log_of_another_task_is_not_ours(world, job_of):
-    from airflow_mqtt.executor.task_log import MqttLogIO
+    from airflow_mqtt.executor.log_reader import MqttLogIO
 
     _, job = job_of(task_id="mapped", map_index=0)
     other_ti, _ = job_of(task_id="mapped", map_index=1)
@@ -275,35 +287,151 @@ class Other:
 
     processors = ("a processor",)
 
-    def __init__(self):
+    def __init__(self, *texts):
         self.uploads = []
+        self.texts = texts or ("a line\nanother",)
 
     def read(self, relative_path, ti):
-        return ["elsewhere"], ["a line\nanother"]
+        return ["elsewhere"], list(self.texts)
 
     def upload(self, path, ti=None):
         self.uploads.append(path)
 
 
 def test_what_is_not_ours_goes_where_it_went_before(world):
-    from airflow_mqtt.executor.task_log import MqttLogIO
+    from airflow_mqtt.executor.log_reader import MqttLogIO
 
     ti = world.queued_task()
     other = Other()
     remote = MqttLogIO(other)
     assert remote.processors == ("a processor",)
-    assert remote.read("x.log", ti) == (["elsewhere"], ["a line\nanother"])
-    sources, streams = remote.stream("x.log", ti)
-    assert (sources, [list(stream) for stream in streams]) == (["elsewhere"], [["a line", "another"]])
+    assert remote.read("x.log", ti) == remote.stream("x.log", ti) == (["elsewhere"], ["a line\nanother"])
+    other.stream = lambda path, ti: (["by streams"], [])
+    assert remote.stream("x.log", ti) == (["by streams"], [])
     remote.upload("x.log", ti)
     assert other.uploads == ["x.log"]
 
 
-def test_airflow_finds_it_by_the_documented_setting(world):
-    from airflow_mqtt.executor import compat
+def test_a_log_that_is_not_ours_costs_one_query_by_an_index(world, monkeypatch):
+    with_ours(monkeypatch, Other())
+    ti = world.queued_task(state="success")
+    with world.statements() as seen:
+        assert shown(world, ti)[1] == ["a line", "another"]
+    (query,) = [statement for statement in seen if "mqtt_" in statement]
+    assert "mqtt_job.dag_id = " in query and "mqtt_job.run_id = " in query  # ix_mqtt_job_task
+
+
+def test_what_the_plugin_puts_in_place_takes_nothing_from_others(world, monkeypatch):
+    from airflow_mqtt.executor import remote_logs
+    from airflow_mqtt.executor.log_reader import MqttLogIO
+    from airflow_mqtt.executor.plugin import MqttPlugin
+
+    once = with_ours(monkeypatch, MqttLogIO())
+    MqttPlugin.on_load()
+    assert remote_logs.reader() is once, "not in front of itself"
+    use_remote_log(monkeypatch, None)
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor")
+    MqttPlugin.on_load()
+    assert remote_logs.reader() is None
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "LocalExecutor,edge:airflow_mqtt.executor.MqttExecutor")
+    MqttPlugin.on_load()
+    assert isinstance(remote_logs.reader(), MqttLogIO)
+
+
+def test_what_a_triggerer_uploads_by_is_ours_too(ours):
+    from airflow.sdk.log import load_remote_log_handler
+
+    from airflow_mqtt.executor.log_reader import MqttLogIO
+
+    assert isinstance(load_remote_log_handler(), MqttLogIO)
+
+
+def test_a_log_that_is_here_and_in_the_sites_store_is_shown_once(world, job_of, monkeypatch):
+    ti, job = job_of()
+    here = [line(f"line {number}", number) for number in range(20)]
+    there = [*here[3:17], line("only there", 30)]
+    with_ours(monkeypatch, Other("".join(there), line("another file", 40)))
+    world.log(job.id, 0, "".join(here).encode())
+    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
+    world.set_task(ti, state="success")
+    sources, lines = shown(world, world.task(ti.id))
+    assert lines == [*(f"line {number}" for number in range(20)), "only there", "another file"]
+    assert "on worker edge-1" in sources and "elsewhere" in sources
+
+
+def test_a_store_that_does_not_answer_hides_nothing(world, job_of, monkeypatch):
+    class Broken(Other):
+        def read(self, relative_path, ti):
+            raise OSError("no such bucket")
+
+    ti, job = job_of(state="success")
+    with_ours(monkeypatch, Broken())
+    world.log(job.id, 0, line("one").encode())
+    sources, lines = shown(world, ti)
+    assert lines == ["one"]
+    assert "The remote log could not be read: no such bucket" in sources
+
+
+def test_without_our_tables_the_logs_of_others_are_shown(world, monkeypatch):
+    from sqlalchemy import text
+
+    with_ours(monkeypatch, Other())
+    ti = world.queued_task(state="success")
+    for old, new in (("mqtt_job_log", "mqtt_away"), ("mqtt_away", "mqtt_job_log")):
+        with world.session() as session:
+            session.execute(text(f"ALTER TABLE {old} RENAME TO {new}"))
+        sources, lines = shown(world, ti)
+        assert lines == ["a line", "another"]
+        assert ("airflow-mqtt: its tables could not be read" in sources) == (new == "mqtt_away")
+
+
+#: A log of 100 MB, in chunks as a worker sends them. Few lines: Airflow's parser takes most of the time.
+_CHUNKS, _CHUNK, _LINES = 6400, 16 * 1024, 10_000
+
+
+@pytest.fixture
+def huge(world, job_of):
+    ti, job = job_of()
+    of_a_line = _CHUNKS * _CHUNK // _LINES - len(line("1234: "))
+    data = "".join(line(f"{number:4}: {'x' * of_a_line}") for number in range(_LINES)).encode()
+    with world.session() as session:
+        for first in range(0, len(data), 500 * _CHUNK):
+            offsets = range(first, min(first + 500 * _CHUNK, len(data)), _CHUNK)
+            rows = [
+                {"job_id": job.id, "attempt": 1, "offset": offset, "data": data[offset : offset + _CHUNK]}
+                for offset in offsets
+            ]
+            session.execute(insert(tables.job_log), rows)
+    world.drive(job.id, JobEvent.SUCCEED, final_state="success")
+    world.set_task(ti, state="success")
+    return world.task(ti.id)
+
+
+def test_a_log_of_100_mb_is_streamed(world, huge, ours):
+    assert shown_count(world, huge) == _LINES
+    tracemalloc.start()
+    try:
+        with world.statements() as seen:
+            _, (stream,) = ours.stream("", huge)
+            assert sum(1 for _ in stream) == _LINES
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 10_000_000
+    assert sum("mqtt_" in statement for statement in seen) <= 1 + _CHUNKS // 64 + 1
+
+
+def shown_count(world, ti):
+    """Return how many lines Airflow's reader shows, which keeps what it has read on its disk."""
+    from airflow.utils.log.file_task_handler import FileTaskHandler
+
+    stream, _ = FileTaskHandler(base_log_folder=str(world.home / "an-empty-disk")).read(ti, ti.try_number)
+    return sum("xxx" in message.event for message in stream)
+
+
+def test_airflow_finds_it_by_the_setting_too(world):
+    from airflow_mqtt.executor.log_reader import MqttLogIO
     from airflow_mqtt.executor.logging_config import LOGGING_CONFIG, REMOTE_TASK_LOG
-    from airflow_mqtt.executor.task_log import MqttLogIO
 
     assert "handlers" in LOGGING_CONFIG
     assert isinstance(REMOTE_TASK_LOG, MqttLogIO)
-    assert compat.remote_task_log() is None or isinstance(compat.remote_task_log(), MqttLogIO)

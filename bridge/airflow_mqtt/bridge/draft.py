@@ -166,9 +166,11 @@ class Draft:
 
     def say(self, owner: str, write: Callable[..., None], text: str, *values: object) -> None:
         """Log a line of `owner`, a job or a worker, when the batch has committed; not more than is good of one."""
+        # Not `self`: the draft, and all it holds, would be a circle, and wait for Python's collector.
+        lines = self.living.lines
 
         def write_it() -> None:
-            if self.living.lines(owner):
+            if lines(owner):
                 write(text, *values)
 
         self.then(write_it)

@@ -5,13 +5,13 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-TYPED := protocol config database bridge worker executor cli examples/demo benchmarks/fleet scripts
+TYPED := protocol config database bridge worker executor cli examples/demo benchmarks scripts
 # More for pytest: make unit ARGS="-k topics -x"
 ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench-retention bench-fleet bench-flood env test-compose servers check format clean
+.PHONY: help setup demo demo-stop test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench bench-retention bench-fleet bench-flood env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -87,6 +87,10 @@ faults: setup servers ## break real brokers, bridges, databases and workers unde
 
 bench-retention: setup servers ## 300,000 jobs in 30 days on both databases: rows and bytes of each day
 	@cd tests && ../$(BIN)/python -m retention $(ARGS)
+
+bench: setup servers ## side by side with LocalExecutor, Celery and the Edge provider, each in an environment made for it; docs/explanation/performance.md (ARGS="--quick", ARGS="--systems celery mqtt")
+	@sh scripts/install-debian redis-server
+	@cd benchmarks && PYTHONPATH=../examples:../tests ../$(BIN)/python -m peers $(ARGS)
 
 bench-fleet: setup servers ## one bridge under a simulated fleet: jobs/s, latency, CPU; docs/explanation/performance.md (ARGS="--quick", ARGS="--rows 20 sqlite")
 	@cd benchmarks && PYTHONPATH=../examples:../tests ../$(BIN)/python -m fleet $(ARGS)

@@ -161,6 +161,8 @@ class Postgres(Server):
             "initdb", "-D", str(self.directory / "data"), "-U", self.user, "-A", "scram-sha-256",
             f"--pwfile={secret}", "-E", "UTF8", "--no-locale", "--no-sync",
         )  # fmt: skip
+        with (self.directory / "data/pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet scram-sha-256\n")  # on loopback it is nobody else
 
     def _run(self, program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

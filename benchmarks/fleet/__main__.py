@@ -6,8 +6,6 @@ docs/explanation/performance-fleet.json, and makes from that the plot beside it 
 
 import argparse
 import json
-import os
-import platform
 import signal
 import sys
 import time
@@ -19,8 +17,9 @@ ROOT: Final = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests")]
 
 from fleet.measure import measure  # noqa: E402
-from fleet.report import Result, fill, plot, table  # noqa: E402
+from fleet.report import Result, plot, table  # noqa: E402
 from fleet.scenarios import QUICK, ROWS, Scenario  # noqa: E402
+from page import fill, machine, write_json  # noqa: E402
 
 _PAGE: Final = ROOT / "docs/explanation/performance.md"
 _KEPT: Final = ROOT / "docs/explanation/performance-fleet.json"
@@ -40,7 +39,7 @@ def main() -> int:
     results = list(fresh.values())
     print("\n" + table(results))
     if arguments.json:
-        _write_json(arguments.json, results)
+        write_json(arguments.json, [result.to_json() for result in results])
     if not (arguments.quick or arguments.sqlite):
         kept = known | fresh
         _keep([kept[row.name] for row in ROWS if row.name in kept])
@@ -99,21 +98,12 @@ def _kept() -> dict[str, Result]:
 
 
 def _keep(results: list[Result]) -> None:
-    _write_json(_KEPT, results)
+    write_json(_KEPT, [result.to_json() for result in results])
     _PLOT.write_text(plot(results))
     when = sorted(result.at[:10] for result in results if result.at)
-    said = f"Measured with `make bench-fleet` on {_machine()}, {when[-1]}." if when else ""
+    said = f"Measured with `make bench-fleet` on {machine()}, {when[-1]}." if when else ""
     block = f"{table(results)}\n![The same as bars]({_PLOT.name})\n\n{said}\n"
-    _PAGE.write_text(fill(_PAGE.read_text(), block))
-
-
-def _write_json(path: Path, results: list[Result]) -> None:
-    document = {"machine": _machine(), "rows": [result.to_json() for result in results]}
-    path.write_text(json.dumps(document, indent=2) + "\n")
-
-
-def _machine() -> str:
-    return f"{os.cpu_count()} cores ({platform.machine()}), Python {platform.python_version()}"
+    _PAGE.write_text(fill(_PAGE.read_text(), "fleet", block))
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ from typing import Final
 
 from fleet.report import Result, percentile
 from fleet.scenarios import Scenario
-from fleet.site import Site, memory_mib, site
+from fleet.site import Site, site
 from fleet.workers import Fleet
+from proc import memory_mib
 
 #: Seconds after which a fleet that was heard has come to rest.
 _SETTLE: Final = 5.0

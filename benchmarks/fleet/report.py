@@ -1,14 +1,12 @@
-"""Table, plot and page of what was measured. Pure."""
+"""Table and plot of what was measured. Pure."""
 
 import math
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from typing import Any, Final
 
-BEGIN: Final = "<!-- measured: fleet -->"
-END: Final = "<!-- end of measured: fleet -->"
+import page
+from page import cell
 
 #: Parts whose processor time is shown, in this order.
 PARTS: Final = ("bridge", "broker", "database", "stub", "fleet")
@@ -55,12 +53,7 @@ _COLUMNS: Final = (
 
 def table(results: Sequence[Result]) -> str:
     """Return a Markdown table with a line for each result."""
-    lines = [_line(_COLUMNS), _line(["---", *["---:"] * (len(_COLUMNS) - 1)])]
-    return "\n".join([*lines, *(_line(_cells(result)) for result in results)]) + "\n"
-
-
-def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+    return page.table(_COLUMNS, (_cells(result) for result in results))
 
 
 def _cells(result: Result) -> list[str]:
@@ -69,36 +62,16 @@ def _cells(result: Result) -> list[str]:
     return [
         result.title + (f" ({result.refused} calls refused)" if result.refused else ""),
         f"{result.jobs:,}",
-        _text(result.jobs_per_s),
-        _text(result.accepted_p50_ms, " ms"),
-        _text(result.accepted_p99_ms, " ms"),
-        *(_text(result.processor_ms.get(part)) for part in PARTS),
-        _text(result.idle_percent, " %"),
-        _text(result.memory_mib, " MiB"),
-        _text(result.heard_s, " s"),
-        _text(result.takeover_s, " s"),
+        cell(result.jobs_per_s),
+        cell(result.accepted_p50_ms, " ms"),
+        cell(result.accepted_p99_ms, " ms"),
+        *(cell(result.processor_ms.get(part)) for part in PARTS),
+        cell(result.idle_percent, " %"),
+        cell(result.memory_mib, " MiB"),
+        cell(result.heard_s, " s"),
+        cell(result.takeover_s, " s"),
     ]
 
-
-def _text(value: float | None, unit: str = "") -> str:
-    return "-" if value is None else f"{value:,}{unit}"
-
-
-def fill(page: str, block: str) -> str:
-    """Return `page` with `block` between the two comments. `ValueError` when they are not there."""
-    pattern = re.compile(f"({re.escape(BEGIN)}\n).*?({re.escape(END)})", re.DOTALL)
-    if not pattern.search(page):
-        raise ValueError(f"the page has no {BEGIN} … {END}")
-    return pattern.sub(lambda found: f"{found[1]}\n{block}\n{found[2]}", page, count=1)
-
-
-# --- the plot ---------------------------------------------------------------------------------------------
-
-_WIDTH: Final = 860
-_LEFT: Final = 330
-_BAR: Final = 18
-_GAP: Final = 8
-_HEAD: Final = 34
 
 #: Title of each panel, and the figure of a result that it shows.
 _PANELS: Final[tuple[tuple[str, Callable[[Result], float | None]], ...]] = (
@@ -110,29 +83,7 @@ _PANELS: Final[tuple[tuple[str, Callable[[Result], float | None]], ...]] = (
 
 def plot(results: Sequence[Result]) -> str:
     """Return an SVG with a panel of bars for each figure; what was not measured has no bar."""
-    parts: list[str] = []
-    top = 0
-    for title, figure in _PANELS:
-        bars = [(result.title, value) for result in results if (value := figure(result)) is not None]
-        if bars:
-            parts += _panel(title, bars, top)
-            top += _HEAD + len(bars) * (_BAR + _GAP) + _GAP
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {max(top, _BAR)}" font-family="sans-serif"'
-        ' font-size="13" role="img">'
+    return page.plot(
+        (title, [(result.title, value) for result in results if (value := figure(result)) is not None])
+        for title, figure in _PANELS
     )
-    return "\n".join([head, '<rect width="100%" height="100%" fill="white"/>', *parts, "</svg>"]) + "\n"
-
-
-def _panel(title: str, bars: Sequence[tuple[str, float]], top: int) -> list[str]:
-    most = max(value for _, value in bars) or 1.0
-    lines = [f'<text x="8" y="{top + 22}" font-weight="bold">{escape(title)}</text>']
-    for number, (name, value) in enumerate(bars):
-        y = top + _HEAD + number * (_BAR + _GAP)
-        width = max(1.0, (_WIDTH - _LEFT - 90) * value / most)
-        lines += [
-            f'<text x="{_LEFT - 8}" y="{y + 14}" text-anchor="end">{escape(name)}</text>',
-            f'<rect x="{_LEFT}" y="{y}" width="{width:.1f}" height="{_BAR}" fill="#3465a4"/>',
-            f'<text x="{_LEFT + width + 6:.1f}" y="{y + 14}">{value:,}</text>',
-        ]
-    return lines

@@ -14,8 +14,7 @@ from airflow_mqtt.database import tables
 from demo.brokers import Mosquitto
 from demo.processes import Server, free_port, listens
 from fleet.jobs import engine_of, make_history, make_tables
-
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
+from proc import processor_seconds
 
 #: Anybody may speak for any worker here: the fleet has one connection.
 _OPEN: Final = {"allow_anonymous": "true", "password_file": None, "acl_file": None}
@@ -121,44 +120,3 @@ def _postgres() -> Any:
     from servers import postgres  # type: ignore[import-not-found]  # noqa: PLC0415  tests have no types
 
     return postgres(durable=True)
-
-
-# --- /proc ------------------------------------------------------------------------------------------------
-
-
-def processor_seconds(pid: int, *, children: bool = False) -> float:
-    """Return the processor time of a process in seconds; with that of its children, ended ones too, if asked for."""
-    spent = _stat(pid)
-    if not children:
-        return (spent[11] + spent[12]) / _TICKS
-    total = sum(spent[11:15])
-    for child in _children(pid):
-        try:
-            total += sum(_stat(child)[11:15])
-        except OSError:  # it has ended, and is counted by its parent from now on
-            continue
-    return total / _TICKS
-
-
-def _stat(pid: int) -> list[int]:
-    """The fields of /proc/PID/stat from the third on (proc(5)); that one, a letter, as 0."""
-    text = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return [0, *map(int, text[1:])]
-
-
-def _children(pid: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if _stat(int(entry.name))[1] == pid:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-def memory_mib(pid: int) -> float:
-    """Return the resident memory of a process in MiB."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1024

@@ -1,6 +1,10 @@
 """The pure parts of the benchmarks, and that a fleet of theirs is one that the protocol understands."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -9,9 +13,12 @@ import sqlalchemy as sa
 from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.messages import Run
 from fleet.jobs import engine_of, job_values, make_history, make_tables, queue_name
-from fleet.report import BEGIN, END, PARTS, Result, fill, percentile, plot, table
+from fleet.report import PARTS, Result, percentile, plot, table
 from fleet.scenarios import QUICK, ROWS
 from fleet.stub import request_end
+from page import begin, end, fill
+from peers import report as peers
+from proc import family, processor_seconds, proportional_mib
 
 MEASURED = Result(
     "20", "20 workers", jobs=5000, jobs_per_s=312.5, accepted_p50_ms=40, accepted_p99_ms=1200,
@@ -73,12 +80,50 @@ def test_a_result_comes_back_from_json():
 
 
 def test_a_page_is_filled_between_its_comments_and_nowhere_else():
-    page = f"before\n\n{BEGIN}\nold\n{END}\n\nafter\n"
-    filled = fill(page, "new \\1")
-    assert filled == f"before\n\n{BEGIN}\n\nnew \\1\n{END}\n\nafter\n"
-    assert fill(filled, "new \\1") == filled
+    other = f"{begin('x')}\nkept\n{end('x')}\n"
+    page = f"before\n\n{begin('y')}\nold\n{end('y')}\n\nafter\n{other}"
+    filled = fill(page, "y", "new \\1")
+    assert filled == f"before\n\n{begin('y')}\n\nnew \\1\n{end('y')}\n\nafter\n{other}"
+    assert fill(filled, "y", "new \\1") == filled
     with pytest.raises(ValueError, match="the page has no"):
-        fill("nothing", "new")
+        fill("nothing", "y", "new")
+
+
+PEERS = [
+    peers.Result("celery", "Celery, Redis", started_p50_ms=41, tasks_per_s=3.9, peak_mib=668.5, bytes_per_task=12_050),
+    peers.Result("local", "LocalExecutor", started_p50_ms=206, tasks_per_s=4.8),
+    peers.Result("edge", "Edge provider", error="exit code 1; what it said is above"),
+]
+
+
+def test_the_peers_table_has_a_cell_for_each_column():
+    lines = peers.table(PEERS).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| Celery, Redis | 41 ms | - | 3.9 |")
+    assert lines[2].endswith("| 12,050 |")
+    assert "what it said is above" in lines[4]
+
+
+def test_the_peers_plot_has_a_bar_for_each_figure_that_was_measured():
+    picture = ET.fromstring(peers.plot(PEERS))
+    assert len([bar for bar in picture.findall(f"{SVG}rect") if bar.get("fill") != "white"]) == 6
+
+
+def test_a_family_is_a_session_and_all_that_it_started():
+    program = "import subprocess, sys; p = subprocess.Popen(['sleep', '60'], start_new_session=True); print(p.pid, flush=True); p.wait()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        child = int(parent.stdout.readline())
+        assert family(parent.pid) == {parent.pid, child}
+        assert family(child) == {child}
+        assert 0 < proportional_mib({child}) < proportional_mib({parent.pid, child})
+        assert processor_seconds(parent.pid) >= 0
+        os.kill(child, signal.SIGKILL)
+    finally:
+        parent.kill()
+        parent.wait()
 
 
 def test_rows_have_names_of_their_own_and_name_each_other():

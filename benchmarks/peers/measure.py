@@ -144,7 +144,7 @@ def measure(place: Place, link: Link, arguments: argparse.Namespace) -> Result:
     dags = place.directory / "dags"
     dags.mkdir(parents=True)
     (dags / "bench.py").write_text(_DAGS.format(tasks=arguments.tasks))
-    site = PlainSite(place.directory, database_url=place.database_url, dags_folder=dags, host=place.host)
+    site = PlainSite(place.directory, database_url=place.sqlalchemy_url, dags_folder=dags, host=place.host)
     system = SYSTEMS[arguments.system](place, site)
     site.environment.update(system.settings())
     result = Result(arguments.system, system.title, at=datetime.now(UTC).isoformat(timespec="seconds"))
@@ -155,7 +155,7 @@ def measure(place: Place, link: Link, arguments: argparse.Namespace) -> Result:
         for dag_id in ("one", "many"):
             site.client.await_dag(dag_id, check=site.check)
         time.sleep(min(_SETTLE, arguments.idle))
-        engine = sa.create_engine(place.database_url.replace("postgresql://", "postgresql+psycopg2://"))
+        engine = sa.create_engine(place.sqlalchemy_url)
         stack.callback(engine.dispose)
         bench = Bench(site, worker, link, result, engine)
         bench.idle(arguments.idle)

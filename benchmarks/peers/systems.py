@@ -27,6 +27,11 @@ class Place:
     slots: int
     prefix: Sequence[str]
 
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The database's URL with the driver that Airflow is installed with."""
+        return self.database_url.replace("postgresql://", "postgresql+psycopg2://")
+
 
 class PlainSite(AirflowSite):
     """A site with Airflow's own intervals, as a system's `settings` make it."""
@@ -77,11 +82,10 @@ class Celery(System):
         self._port = free_port(place.host)
 
     def settings(self) -> Mapping[str, str]:
-        backend = self.place.database_url.replace("postgresql://", "db+postgresql+psycopg2://")
         return {
             "AIRFLOW__CORE__EXECUTOR": "CeleryExecutor",
             "AIRFLOW__CELERY__BROKER_URL": f"redis://{self.place.host}:{self._port}/0",
-            "AIRFLOW__CELERY__RESULT_BACKEND": backend,
+            "AIRFLOW__CELERY__RESULT_BACKEND": f"db+{self.place.sqlalchemy_url}",
             "AIRFLOW__CELERY__WORKER_CONCURRENCY": str(self.place.slots),
         }
 

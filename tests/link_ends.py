@@ -29,6 +29,7 @@ from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.protocol.messages import BridgeStatus, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.worker.core import Config, Core
+from airflow_mqtt.worker.health import Health, Readings
 from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
@@ -279,7 +280,8 @@ class LivingWorker(_Threaded):
             self.link = WorkerLink(
                 self._settings, TOPICS.of_worker(self.name), selector, lambda: loop.begin_connection()
             )
-            loop = Loop(core, journal, self.link, local_api, runners, selector, self._probe)
+            health = Health(Readings(state / "journal.sqlite"), lambda: self.link.traffic, None, 0.0)
+            loop = Loop(core, journal, self.link, local_api, runners, selector, self._probe, health)
             loop.recover()
             loop._perform()
             was_up = False

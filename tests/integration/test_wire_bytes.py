@@ -131,9 +131,10 @@ HASTE = 30
 
 
 def test_silence_costs_its_link_little(a_site: Site, wire: Wire, broker: servers.Mosquitto, tmp_path: Path) -> None:
-    """Heartbeat and keep-alive in the proportion of their defaults."""
+    """Heartbeat, keep-alive and health in the proportion of their defaults."""
     a_site.start_bridge()
-    device = Device(a_site, wire, broker, tmp_path, heartbeat_interval=30 / HASTE, keepalive=2)
+    often = {"heartbeat_interval": 30 / HASTE, "health_interval": 60 / HASTE, "keepalive": 2}
+    device = Device(a_site, wire, broker, tmp_path, **often)
     with running(device.process):
         settled_at = time.monotonic() + 3
         wait_for(lambda: time.monotonic() > settled_at and wire.count().messages > 5, what="the introduction")
@@ -141,4 +142,6 @@ def test_silence_costs_its_link_little(a_site: Site, wire: Wire, broker: servers
         time.sleep(6 * 60 / HASTE)
         count = wire.count()
     print(f"6 minutes:\n{count.table()}\na minute: {count.messages / 6} messages, {count.bytes / 6:.0f} bytes")
+    told = [json.loads(payload).get("health") for _, kind, payload in wire.payloads if kind == "status"]
+    assert 5 <= len([health for health in told if health]) <= 7
     assert count.bytes <= 6 * MOST_IDLE_BYTES

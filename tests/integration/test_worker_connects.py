@@ -17,6 +17,7 @@ from airflow_mqtt.protocol.messages import Run
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.worker import loop as loops
 from airflow_mqtt.worker.core import Config, Core
+from airflow_mqtt.worker.health import Health, Readings
 from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
@@ -58,6 +59,7 @@ class Worker:
         self.loop = Loop(
             self.core, self.journal, self.link, local_api, self.runners, selector,
             lambda now: Probe(settings, selector, frozenset({"a"}), "a", now, v5=True),
+            Health(Readings(state_dir / "journal.sqlite"), lambda: self.link.traffic, None, 0.0),
         )  # fmt: skip
         stack.callback(lambda: self.loop._probe is None or self.loop._probe.drop())
         self._runner_plays(state_dir)

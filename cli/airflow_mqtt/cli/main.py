@@ -1,4 +1,4 @@
-"""`airflow-mqtt worker run …` and `airflow-mqtt bridge run …`.
+"""`airflow-mqtt worker run …` and `airflow-mqtt bridge run …`, and on the device `airflow-mqtt worker status …`.
 
 Exit codes: 0 done, 1 refused or failed while running, 2 a mistake in the settings. Those of a worker: `worker.main`.
 """
@@ -29,6 +29,7 @@ class Part:
     settings: str  # module with SETTINGS
     main: str  # module with run(values)
     extra: str  # what to install where it is missing
+    console: str = ""  # module with more actions: SETTINGS, add_actions(subparsers) and run(chosen, values)
 
 
 PARTS = (
@@ -38,6 +39,7 @@ PARTS = (
         "airflow_mqtt.worker.settings",
         "airflow_mqtt.worker.main",
         "airflow-mqtt",
+        "airflow_mqtt.worker.console",
     ),
     Part(
         "bridge",
@@ -78,9 +80,11 @@ def _run(given: list[str]) -> int:
     wanted = next((part for part in PARTS if given[:1] == [part.name]), None)
     module = _load(wanted) if wanted else None
     settings = module.SETTINGS if module else ()
-    parser = _parser(wanted, settings)
+    # Not for `run`: a worker has little memory to spare.
+    console = _import(wanted.console, wanted) if wanted and wanted.console and given[1:2] != ["run"] else None
+    parser = _parser(wanted, settings, console)
     chosen, unknown = parser.parse_known_args(given)
-    command = f"{PROG} {wanted.name} run" if wanted else PROG
+    command = f"{PROG} {wanted.name} {chosen.action or 'run'}" if wanted else PROG
     if unknown:  # `parse_args` would point to the help of the whole command, which lists no flags
         # Not what they are given: behind a misspelt --broker-url that is a password.
         flags = [item.partition("=")[0] for item in unknown if item.startswith("-")]
@@ -89,7 +93,11 @@ def _run(given: list[str]) -> int:
         parser.print_help()
         return EXIT_SETTINGS
     if chosen.action is None:
-        raise SettingError(f"give `run`: {command} …; see {command} --help")
+        raise SettingError(f"give `run`: {command} …; see {PROG} {wanted.name} --help")
+    if console and chosen.action != "run":
+        values = resolve(console.SETTINGS, _sources(console.SETTINGS, chosen, os.environ))
+        code: int = console.run(chosen, values)
+        return code
     sources = _sources(settings, chosen, os.environ)
     if more := getattr(module, "airflow_sources", None):  # a part that runs at the Airflow site
         sources += more(os.environ)
@@ -121,17 +129,19 @@ class _Parser(argparse.ArgumentParser):
         raise SettingError(f"{message}; see {self.prog} --help")
 
 
-def _parser(wanted: Part | None, settings: Sequence[Setting]) -> argparse.ArgumentParser:
+def _parser(wanted: Part | None, settings: Sequence[Setting], console: Any = None) -> argparse.ArgumentParser:
     parser = _Parser(prog=PROG, description="Airflow where only MQTT reaches.", epilog=EPILOG)
     parser.add_argument("--version", action=_Version, nargs=0, help="Say the version.")
     parts = parser.add_subparsers(metavar="worker|bridge", parser_class=_Parser)
     for part in PARTS:
         actions = parts.add_parser(part.name, help=part.summary, description=part.summary).add_subparsers(
-            dest="action", metavar="run"
+            dest="action", metavar="run|…" if part.console else "run"
         )
         run = actions.add_parser("run", help=part.summary, description=part.summary, epilog=EPILOG)
         if part is wanted:
             _add_flags(run, settings)
+        for other in console.add_actions(actions) if console and part is wanted else ():
+            _add_flags(other, console.SETTINGS)
     return parser
 
 

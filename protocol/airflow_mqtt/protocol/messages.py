@@ -9,11 +9,11 @@ import base64
 import binascii
 import dataclasses
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache, cached_property
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
 import orjson
 
@@ -58,6 +58,18 @@ PARCELS = "parcels"
 
 #: Bytes of the end of a log that may be sent, and are stored, before its middle.
 MAX_TAIL = 64 * 1024
+
+#: What a device may say of its health: how many figures, how many of the site's own, and how long names and texts are.
+MAX_FIGURES = 32
+MAX_EXTRA = 16
+MAX_EXTRA_NAME = 32
+MAX_EXTRA_TEXT = 64
+
+#: Characters of all names and texts of the site's own figures together: each health carries them over the link.
+MAX_EXTRA_SIZE = 512
+
+#: Figures of the site's own, on either side of zero.
+MAX_FIGURE = 10**15
 
 Check = Callable[[Any], bool]
 M = TypeVar("M", bound="Message")
@@ -128,6 +140,25 @@ _held_count = Whole(0, MAX_HELD)
 _http_status = Whole(100, 599)
 _time = Real(0, 10**11)
 _interval = Real(0, MAX_INTERVAL)
+_percent = Real(0, 100)
+_degrees = Real(-273, 10_000)
+_figure = Real(-MAX_FIGURE, MAX_FIGURE)
+
+#: The figures of a device's health that have a meaning of their own, and what each may be.
+FIGURES: Final[Mapping[str, Check]] = {
+    "cpu": _percent,
+    "load": _figure,
+    "memory_used": _size,
+    "memory_total": _size,
+    "disk_free": _size,
+    "disk_total": _size,
+    "temperature": _degrees,
+    "battery": _percent,
+    "uptime": _time,
+    "link_in": _size,
+    "link_out": _size,
+    "journal": _size,
+}
 
 
 def _flag(value: Any) -> bool:
@@ -148,6 +179,44 @@ def _text_map(value: Any) -> bool:
         and len(value) <= 64
         and all(_short(key) and _short(item) for key, item in value.items())
     )
+
+
+def is_extra(name: Any, value: Any) -> bool:
+    """Whether `value` may be a figure, or a short text, of the site's own."""
+    if not isinstance(name, str) or len(name) > MAX_EXTRA_NAME or not _text(name):
+        return False
+    return _figure(value) or (_text(value) and len(value) <= MAX_EXTRA_TEXT)
+
+
+def extra_size(extra: Mapping[str, Any]) -> int:
+    """Return what counts against `MAX_EXTRA_SIZE`."""
+    return sum(len(name) + len(str(value)) for name, value in extra.items())
+
+
+def _extra(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_EXTRA
+        and all(is_extra(name, item) for name, item in value.items())
+        and extra_size(value) <= MAX_EXTRA_SIZE
+    )
+
+
+def _health(value: Any) -> bool:
+    """Figures by name; one that is not known is of a newer device."""
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_FIGURES
+        and all(
+            _extra(item) if name == "extra" else FIGURES[name](item) if name in FIGURES else is_extra(name, item)
+            for name, item in value.items()
+        )
+    )
+
+
+def fitting(health: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a device's own figures has the form of `health`: a status with any other is refused."""
+    return {name: value for name, value in health.items() if _health({name: value})}
 
 
 def _objects(value: Any) -> bool:
@@ -490,7 +559,11 @@ class OfflineReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStatus(Message):
-    """A worker's retained heartbeat, and its will. Flat, so that any dashboard can chart it."""
+    """A worker's retained heartbeat, and its will. Flat, so that any dashboard can chart it.
+
+    `own_maintenance`: the device has taken itself out of service, and `reason` says why.
+    `health` goes with a heartbeat now and then; a status without it says nothing about it.
+    """
 
     is_public = True
 
@@ -504,7 +577,9 @@ class WorkerStatus(Message):
     free: int = _is(_slots)
     running: int = _is(_held_count)
     maintenance: bool = _is(_flag, default=False)
+    own_maintenance: bool = _is(_flag, default=False)
     revision: int = _is(_ordinal, default=0)
+    health: dict[str, Any] = _is(_health, default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

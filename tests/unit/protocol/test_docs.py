@@ -40,6 +40,7 @@ WORDS = {
     messages._texts: "texts",
     messages._text_map: "text map",
     messages._log_marks: "marks",
+    messages._health: "health",
     messages._held_list: "held list",
     messages._objects: "objects",
     messages._job_id: "id",

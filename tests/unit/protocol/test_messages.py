@@ -40,6 +40,16 @@ HELD = st.fixed_dictionaries(
         "state": st.sampled_from([state.value for state in messages.HeldState]),
     }
 )
+EXTRA = st.dictionaries(TEXT, st.floats(-messages.MAX_FIGURE, messages.MAX_FIGURE) | TEXT, max_size=2)
+HEALTH = st.fixed_dictionaries(
+    {},
+    optional={"extra": EXTRA}
+    | {
+        name: st.integers(check.least, check.greatest)
+        | (st.floats(check.least, check.greatest) if isinstance(check, messages.Real) else st.nothing())
+        for name, check in messages.FIGURES.items()
+    },
+)
 
 #: The module's checks, and what passes them.
 STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
@@ -50,6 +60,7 @@ STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
     messages._object: st.dictionaries(BODY, JSON, max_size=2),
     messages._texts: st.lists(TEXT, max_size=2),
     messages._text_map: st.dictionaries(TEXT, TEXT, max_size=2),
+    messages._health: HEALTH,
     messages._log_marks: st.dictionaries(NAMES, COUNT, max_size=2),
     messages._held_list: st.lists(HELD, max_size=2, unique_by=lambda held: held["job"]),
     messages._objects: st.lists(st.dictionaries(BODY, JSON, max_size=2), max_size=2),

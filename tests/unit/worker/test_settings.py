@@ -151,8 +151,8 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(ran, tmp_pa
         (["worker", "run", "--brokerurl", "mqtt://u:hidden@h"], "unrecognized arguments: --brokerurl; see"),
         (["worker", "run", "--brokerurl=mqtt://u:hidden@h"], "unrecognized arguments: --brokerurl; see"),
         (["worker", "--nmae"], "see airflow-mqtt worker run --help"),
-        (["worker"], "give `run`: airflow-mqtt worker run …; see airflow-mqtt worker run --help"),
-        (["bridge"], "give `run`: airflow-mqtt bridge run …; see airflow-mqtt bridge run --help"),
+        (["worker"], "give `run`: airflow-mqtt worker run …; see airflow-mqtt worker --help"),
+        (["bridge"], "give `run`: airflow-mqtt bridge run …; see airflow-mqtt bridge --help"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(ran, capsys, arguments: list[str], said: str) -> None:

@@ -105,7 +105,7 @@ def test_a_line_that_cannot_be_logged_costs_the_line_only(tmp_path: Path, caplog
     with Journal(tmp_path / "j") as journal, selectors.DefaultSelector() as selector:
         runners = Runners(tmp_path, "python3", 1, selector, max_call_bytes=1)
         core = Core(Config(name="edge-1", instance="i", journal="j"))
-        loop = Loop(core, journal, None, None, runners, selector, lambda: False)
+        loop = Loop(core, journal, None, None, runners, selector, lambda: False, None)
         for _ in range(2):
             loop._act(AppendLog("job", 1, b"line\n"))
     assert len([text for text in caplog.messages if "No space left" in text]) == 1
@@ -132,7 +132,7 @@ def test_what_is_said_of_a_death_in_a_power_cut_is_sent(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal, selectors.DefaultSelector() as selector:
         runners = Runners(tmp_path, "python3", 1, selector, max_call_bytes=1)
         core = Core(Config(name="edge-1", instance="i", journal="j"), Restored(jobs=[held.record()]))
-        loop = Loop(core, journal, None, None, runners, selector, lambda: False)
+        loop = Loop(core, journal, None, None, runners, selector, lambda: False, None)
         loop.recover()
         for effect in core.take():
             if isinstance(effect, AppendLog):

@@ -7,6 +7,10 @@ never waits for the network: see `mqtt`. A
 *runner* is a process that runs one attempt with the Task SDK; the *host* is the warm process from which runners are
 forked. Only these import Airflow.
 
+The *health* of the device is read now and then (`health`), goes with a heartbeat, and is what `core.rules` judges; the
+site's own function for it has a process of its own. A person on the device asks the running worker over the socket of
+the runners (`console`, `core.commands`).
+
 Who writes what: the loop writes the journal, its runner the files of its own attempt (log, result). Both may be there
 without the other: a runner survives its worker, and a worker that starts again finds the runners and their files.
 

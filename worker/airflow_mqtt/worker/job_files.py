@@ -117,6 +117,13 @@ class JobFiles:
         except OSError:
             return b""
 
+    def open_log(self) -> IO[bytes] | None:
+        """Return the log, open for reading; None when there is none."""
+        try:
+            return _regular(self.task_log)
+        except OSError:
+            return None
+
     def remove(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
 

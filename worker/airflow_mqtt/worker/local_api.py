@@ -1,4 +1,4 @@
-"""The local socket at which runners make their calls."""
+"""The local socket at which runners make their calls, and people on the device ask something of the worker."""
 
 import contextlib
 import itertools
@@ -14,6 +14,7 @@ from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Method
 from airflow_mqtt.protocol.topics import JOB_ID
 from airflow_mqtt.worker.core.calls import LocalCall, detail_body
+from airflow_mqtt.worker.core.commands import Act, Command
 from airflow_mqtt.worker.core.effects import Answer
 from airflow_mqtt.worker.frames import UNREAD, Unpacker, pack
 from airflow_mqtt.worker.unix_sockets import listen
@@ -44,7 +45,8 @@ class _Connection:
 class LocalApi:
     """A listener and its connections, registered with the selector of the worker's loop.
 
-    Any process of the worker's user may connect. `admits` says whether a key is that of a runner of an attempt.
+    Any process of the worker's user may connect, and ask what a person may: it could as well signal the worker. A call
+    in the name of a job needs a key; `admits` says whether one is that of a runner of an attempt.
     `max_bytes` bounds a frame, all unfinished ones together, and what one connection does not read.
     """
 
@@ -67,12 +69,18 @@ class LocalApi:
         self.hung_up: list[int] = []
         selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._calls: list[LocalCall] = []
+        self._commands: list[Command] = []
 
     def take(self) -> tuple[list[LocalCall], list[int]]:
         """Return the calls that came, and the tokens of connections that closed."""
         calls, self._calls = self._calls, []
         closed, self.hung_up = self.hung_up, []
         return calls, closed
+
+    def take_commands(self) -> list[Command]:
+        """Return what people on the device have asked."""
+        commands, self._commands = self._commands, []
+        return commands
 
     def _accept(self, _mask: int) -> None:
         try:
@@ -124,6 +132,9 @@ class LocalApi:
             raise ConnectionResetError
         for frame in connection.unpacker.feed(data):
             connection.began = 0
+            if "command" in frame:
+                self._commands.append(parse_command(token, frame))
+                continue
             yield self._admitted(parse_call(token, frame), connection, frame.get("key", ""))
         self._bound(connection)
 
@@ -218,3 +229,12 @@ def parse_call(token: int, frame: dict[str, Any]) -> LocalCall:
         headers=headers,
         body=text["body"],
     )
+
+
+def parse_command(token: int, frame: dict[str, Any]) -> Command:
+    """Return the command in `frame`; `PayloadError` when a field does not fit."""
+    given = [frame["command"], frame.get("id"), frame.get("comment", "")]
+    act, name, comment = texts = [str(item) for item in given]
+    if texts != given or act not in frozenset(Act) or JOB_ID.fullmatch(name) is None:
+        raise PayloadError("a command on the local socket is none that this version knows")
+    return Command(token, name, Act(act), comment)

@@ -25,6 +25,7 @@ from airflow_mqtt.worker.core.effects import (
     Signal,
     Stop,
 )
+from airflow_mqtt.worker.health import Health
 from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.mqtt.link import Link, LinkEvent
@@ -51,6 +52,7 @@ class Loop:
         runners: Runners,
         selector: selectors.BaseSelector,
         begin_probe: Callable[[float], Probe],
+        health: Health,
     ) -> None:
         self._core = core
         self._journal = journal
@@ -58,6 +60,7 @@ class Loop:
         self._local_api = local_api
         self._runners = runners
         self._selector = selector
+        self._health = health
         self._begin_probe = begin_probe
         self._probe: Probe | None = None  # while it is under way, the link waits
         self._must_probe = True
@@ -97,6 +100,7 @@ class Loop:
         self._link_round(now)
         self._hear_signals(now)
         self._hear_runners(now)
+        self._look_at_device(now)
         self._core.tick(now, self._runners.disk_free(), self._link.under_way)
         self._perform()
         if self._core.state.jobs:  # else nobody waits, and the packet that this takes is saved
@@ -105,6 +109,7 @@ class Loop:
     def _timeout(self, now: float) -> float:
         network = self._link if self._probe is None else self._probe
         due = min(self._core.deadline(now), network.deadline(now), self._runners.deadline(now))
+        due = min(due, self._health.deadline())
         return min(LONGEST_SLEEP, max(0.0, due - now))
 
     def _perform(self) -> None:
@@ -227,9 +232,16 @@ class Loop:
             self._core.hung_up(token)
         for call in calls:
             self._core.call(call, now)
+        for command in self._local_api.take_commands():
+            self._core.command(command, now, link=self._link.said)
         self._runners.tick(now)
         for ended in self._runners.take():
             self._core.ended(ended.job, ended.attempt, ended.result, ended.log_size, now)
+
+    def _look_at_device(self, now: float) -> None:
+        figures = self._health.look(now)
+        if figures is not None:
+            self._core.figures(figures, now)
 
     # --- signals and the end ------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import selectors
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from airflow_mqtt.protocol.errors import NameInUseError, PayloadError, RefusedEr
 from airflow_mqtt.protocol.messages import JobKind
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.worker import processes
-from airflow_mqtt.worker.core import Config, Core, limits
+from airflow_mqtt.worker.core import Config, Core, limits, rules
 from airflow_mqtt.worker.core.state import Restored
 from airflow_mqtt.worker.frames import largest_call
+from airflow_mqtt.worker.health import PERIOD, Health, Readings
+from airflow_mqtt.worker.health_function import HealthFunction
 from airflow_mqtt.worker.journal import Journal, broken
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.loop import Loop
@@ -181,6 +184,7 @@ def _work(settings: WorkerSettings) -> None:
             limit=limit,
             secret=restored.meta["client"],
         )
+        health = _health(settings, selector, lambda: link.traffic)
         loop = Loop(
             core,
             journal,
@@ -189,6 +193,7 @@ def _work(settings: WorkerSettings) -> None:
             runners,
             selector,
             lambda now: Probe(settings, selector, ours, config.instance, now, v5=link.v5),
+            health,
         )
         _warn_of_account(settings)
         if warning := settings.broker_url.warning:
@@ -200,7 +205,18 @@ def _work(settings: WorkerSettings) -> None:
         finally:
             link.drop()
             local_api.close()
+            health.close()
             runners.close()
+
+
+def _health(
+    settings: WorkerSettings, selector: selectors.BaseSelector, traffic: Callable[[], tuple[int, int] | None]
+) -> Health:
+    interval = settings.health_interval
+    function = None
+    if settings.health_function:
+        function = HealthFunction(settings.health_function, settings.python, interval or PERIOD, selector)
+    return Health(Readings(settings.state_dir / JOURNAL), traffic, function, interval)
 
 
 def _warn_of_account(settings: WorkerSettings) -> None:
@@ -244,6 +260,8 @@ def _config(settings: WorkerSettings, journal: str, boot: str) -> Config:
         max_message_bytes=settings.max_message_bytes,
         store_limit=settings.store_limit,
         disk_reserve=settings.disk_reserve,
+        rules=rules.of(settings.maintenance_when, settings.maintenance_until),
+        health_interval=settings.health_interval,
     )
 
 

@@ -14,11 +14,15 @@ from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.config.settings import Setting, choice, flag, integer, names, pairs, seconds, text
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import SettingError
-from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, sanitise
+from airflow_mqtt.protocol.messages import MAX_EXTRA, MAX_INTERVAL, MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, sanitise
 from airflow_mqtt.protocol.topics import MAX_QUEUE_LENGTH, ROOT, WORKER_NAME
+from airflow_mqtt.worker.core import rules
+from airflow_mqtt.worker.core.rules import Condition, conditions
 
 #: Accounts of `mosquitto/acl`. A worker's name is its account, and its account is what it may do.
 RESERVED = frozenset({"bridge", "monitor"})
+
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def _matching(pattern: re.Pattern[str]) -> Any:
@@ -41,6 +45,16 @@ def _labels(value: str) -> dict[str, str]:
     if len(labels) > 64 or any(sanitise(text, MAX_SHORT_TEXT) != text for pair in labels.items() for text in pair):
         raise SettingError(f"there are more than 64, or one is no text of at most {MAX_SHORT_TEXT} characters")
     return labels
+
+
+def _interval(value: str) -> float:
+    return 0.0 if float(value) == 0 else seconds(1, MAX_INTERVAL)(value)
+
+
+def _function(value: str) -> str:
+    if value and FUNCTION.fullmatch(value) is None:
+        raise SettingError("it is not like `site_health:read`")
+    return value
 
 
 def _queues(value: str) -> tuple[str, ...]:
@@ -198,6 +212,35 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("labels", _labels, "key=value, comma-separated", "Shown with the worker.", ""),
     Setting(
+        "health_interval",
+        _interval,
+        f"0, or 1 to {MAX_INTERVAL} seconds",
+        "How often the device's health (CPU, memory, disk, temperature …) goes with a heartbeat. 0: never.",
+        "60",
+    ),
+    Setting(
+        "health_function",
+        _function,
+        "module:function, or nothing",
+        "A function of your own, called each health_interval in a process of its own, that returns a dict of up to"
+        f" {MAX_EXTRA} numbers and short texts; they are sent as `extra` of the health.",
+        "",
+    ),
+    Setting(
+        "maintenance_when",
+        conditions,
+        "conditions, comma-separated, like disk_free < 200 MB, temperature > 80, memory_used > 95 %, battery < 20",
+        "The worker takes no more jobs when one of them holds, says why, and takes jobs again by itself.",
+        "",
+    ),
+    Setting(
+        "maintenance_until",
+        conditions,
+        "conditions on the same figures, like disk_free > 1 GB, temperature < 60",
+        "When it takes jobs again. Default: when the figure is back by a tenth of the limit.",
+        "",
+    ),
+    Setting(
         "log_level",
         choice("debug", "info", "warning", "error"),
         "debug, info, warning or error",
@@ -240,6 +283,10 @@ class WorkerSettings:
     warm_dags_memory: int
     log_rate: int
     labels: dict[str, str]
+    health_interval: float
+    health_function: str
+    maintenance_when: tuple[Condition, ...]
+    maintenance_until: tuple[Condition, ...]
     log_level: str
     python: str
 
@@ -252,6 +299,7 @@ class WorkerSettings:
         known["python"] = known["python"] or sys.executable
         if (known["tls_cert_file"] is None) != (known["tls_key_file"] is None):
             raise SettingError("tls_cert_file and tls_key_file go together: give both or none")
+        rules.of(known["maintenance_when"], known["maintenance_until"])
         return cls(**known)
 
 

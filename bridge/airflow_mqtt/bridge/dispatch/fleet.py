@@ -33,12 +33,19 @@ def after_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float
     return replace(
         worker,
         clock=worker.clock.hear(status.ts, now) if counts else worker.clock,
-        status=status,
+        status=_with_health(worker.status, status),
         connection=status.connection,
         birth=worker.birth if status.connection == worker.connection else 0,
         instance=status.instance,
         seen_at=now if counts else worker.seen_at,
     )
+
+
+def _with_health(before: WorkerStatus | None, status: WorkerStatus) -> WorkerStatus:
+    """Return `status` with what the same process said last of its device, when it says nothing of it now."""
+    if status.health or before is None or not before.health or before.instance != status.instance:
+        return status
+    return replace(status, health=before.health)
 
 
 def after_info(worker: Worker, info: WorkerInfo) -> Worker:
@@ -137,8 +144,9 @@ def silent_at(worker: Worker) -> float:
 
 def judge(worker: Worker, *, now: float) -> Worker:
     """Return `worker` with the state that it has now."""
-    wish = wish_of(maintenance=worker.desired.maintenance, shutdown=worker.desired.shutdown)
     status = worker.status
+    own = status is not None and status.own_maintenance  # it wishes that itself
+    wish = wish_of(maintenance=worker.desired.maintenance or own, shutdown=worker.desired.shutdown)
     if status is None:
         state = WorkerState.UNKNOWN
     else:
@@ -188,4 +196,4 @@ def is_saved_alike(before: Worker, after: Worker) -> bool:
 def _figures(status: WorkerStatus | None) -> tuple[object, ...] | None:
     if status is None:
         return None
-    return status.state, status.slots, status.maintenance, status.revision, status.interval
+    return status.state, status.slots, status.maintenance, status.reason, status.revision, status.interval

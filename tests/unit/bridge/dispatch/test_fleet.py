@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from airflow_mqtt.bridge.dispatch import fleet
@@ -145,3 +147,36 @@ def test_a_shutdown_is_over_once_the_worker_has_read_it(state, revision, over):
     said = status(state=state, revision=revision)
     assert fleet.has_shut_down(worker(desired=Desired(revision=7, shutdown=True), status=said)) is over
     assert not fleet.has_shut_down(worker(desired=Desired(revision=7, maintenance=True), status=said))
+
+
+def test_a_status_without_health_says_nothing_of_it():
+    told = fleet.after_status(worker(), status(health={"cpu": 9.0}), live=True, now=NOW)
+    assert fleet.after_status(told, status(running=1), live=True, now=NOW).status.health == {"cpu": 9.0}
+    assert fleet.after_status(told, status(health={"cpu": 1.0}), live=True, now=NOW).status.health == {"cpu": 1.0}
+
+
+def test_the_health_of_another_start_is_not_kept():
+    told = replace(worker(), status=status(health={"cpu": 9.0}, instance="before"), journal="")
+    assert fleet.after_status(told, status(instance="after"), live=True, now=NOW).status.health == {}
+
+
+def test_health_alone_is_not_written_at_once():
+    before = fleet.after_status(worker(), status(health={"cpu": 9.0}), live=True, now=NOW)
+    after = fleet.after_status(before, status(health={"cpu": 10.0}), live=True, now=NOW)
+    assert fleet.is_saved_alike(before, after)
+
+
+def test_a_device_that_takes_itself_out_of_service_is_in_maintenance_mode():
+    """Nobody has wished so, and nobody is to wait for its exit."""
+    own = status(maintenance=True, own_maintenance=True, reason="temperature > 80 (81)")
+    assert judge(worker(status=own)) is WorkerState.MAINTENANCE_MODE
+    assert judge(worker(status=replace(own, running=1))) is WorkerState.MAINTENANCE_PENDING
+    assert judge(worker(status=replace(own, state="offline"))) is WorkerState.OFFLINE_MAINTENANCE
+    assert judge(worker(status=own, desired=Desired(revision=1, shutdown=True))) is WorkerState.SHUTDOWN_REQUEST
+    assert judge(worker(status=status(maintenance=True))) is WorkerState.MAINTENANCE_EXIT
+
+
+def test_why_a_device_is_in_maintenance_is_written_at_once():
+    before = worker(status=status(maintenance=True, own_maintenance=True, reason="temperature > 80 (81)"))
+    after = replace(before, status=replace(before.status, reason="set on the device"))
+    assert not fleet.is_saved_alike(before, after)

@@ -23,8 +23,22 @@ from airflow_mqtt.protocol.messages import (
 )
 from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import RETAINED, Topic, TopicKind, Topics
-from airflow_mqtt.worker.core import calls, completion, draining, limits, logs, orders, parcels, renewal, status, trial
+from airflow_mqtt.worker.core import (
+    calls,
+    commands,
+    completion,
+    draining,
+    limits,
+    logs,
+    maintenance,
+    orders,
+    parcels,
+    renewal,
+    status,
+    trial,
+)
 from airflow_mqtt.worker.core.calls import LocalCall
+from airflow_mqtt.worker.core.commands import Command
 from airflow_mqtt.worker.core.effects import DropEvents, Effect, SaveMeta
 from airflow_mqtt.worker.core.jobs import Call, Job, Phase, Result
 from airflow_mqtt.worker.core.outbox import Outbox
@@ -123,6 +137,16 @@ class Core:
         self._after(now)
         status.tick(state, now)
 
+    def figures(self, health: Mapping[str, Any], now: float) -> None:
+        """The device is like this: `protocol.messages.FIGURES`, as far as they are known."""
+        maintenance.hear(self.state, health)
+        self._after(now)
+
+    def command(self, command: Command, now: float, *, link: str = "") -> None:
+        """A person on the device asks something; `link` says how the connection to the broker is."""
+        commands.obey(self.state, command, now, link)
+        self._after(now)
+
     def deadline(self, now: float) -> float:
         """Return the time at which `tick` has something to do, at the latest."""
         state = self.state
@@ -155,6 +179,7 @@ class Core:
         """The broker has granted the subscriptions."""
         self.state.connected = True
         self.state.heard_at = now
+        self.state.health_due = now
         self._introduce(now)
         status.info(self.state)
         status.publish(self.state, now)
@@ -362,6 +387,7 @@ def _restore(state: State, restored: Restored) -> None:
     state.connection = min(int(meta.get("connection", "0")), MAX_POSITION)
     state.shutdown_done = int(meta.get("shutdown_done", "-1"))
     state.learnt_limit = limits.known(meta)
+    state.by_hand = meta.get(maintenance.META, "")
     acked = int(meta.get("acked", "0"))
     state.outbox = Outbox(last=max([acked, *restored.events]), acked=acked, sent=acked, events=dict(restored.events))
     for record in restored.jobs:

@@ -95,7 +95,7 @@ def _objection(state: State, queue: str, order: Run, now: float) -> str | None:
     before = state.refused.get(order.job)
     if before is not None and before[0] == order.attempt:
         return before[1]  # a copy of an order that was refused already
-    if state.stage is not Stage.NONE or state.desired.maintenance or state.desired.shutdown:
+    if state.stage is not Stage.NONE or state.maintenance or state.desired.shutdown:
         return RejectReason.DRAINING
     if queue not in state.queues:
         return RejectReason.QUEUE

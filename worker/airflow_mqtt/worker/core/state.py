@@ -13,6 +13,7 @@ from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.core.effects import AppendLog, Effect, SaveEvent, SaveJob, Say
 from airflow_mqtt.worker.core.jobs import Job, Phase
 from airflow_mqtt.worker.core.outbox import Outbox
+from airflow_mqtt.worker.core.rules import Condition, Rules
 
 if TYPE_CHECKING:
     from airflow_mqtt.worker.core.trial import Trial
@@ -54,6 +55,8 @@ class Config:
     max_message_bytes: int = 1024 * 1024 - 4096
     store_limit: int = 16 * 1024 * 1024  # bytes of stored calls, of one job
     disk_reserve: int = 0  # bytes that must be free for a job to be taken
+    rules: Rules = Rules()  # by which it takes itself out of service
+    health_interval: float = 0.0  # between two statuses that tell the device's health; 0: none does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +111,10 @@ class State:
     status_due: float = 0.0
     status_said: tuple[Any, ...] = ()
     status_news: float = NEVER  # when something new is said of it
+    health: Mapping[str, Any] = field(default_factory=dict)  # figures of the device, as the shell said last
+    health_due: float = 0.0  # from then on the next status tells them
+    held: dict[Condition, str] = field(default_factory=dict)  # of its rules, and why
+    by_hand: str = ""  # the comment of maintenance that was set on the device; empty: none is
     heard_at: float = 0.0  # when something arrived last
     asked_at: float = 0.0  # when we asked ourselves something last, to hear that we receive
     echoed_at: float = 0.0  # when something that we asked ourselves came back last
@@ -134,6 +141,11 @@ class State:
     @property
     def queues(self) -> tuple[str, ...]:
         return self.config.queues if self.desired.queues is None else tuple(self.desired.queues)
+
+    @property
+    def maintenance(self) -> bool:
+        """Whether no jobs are taken: an operator wishes it, a rule holds, or it was set on the device."""
+        return self.desired.maintenance or bool(self.held) or bool(self.by_hand)
 
     @property
     def max_message_bytes(self) -> int:

@@ -1,7 +1,11 @@
 """What a worker says of itself: status, info, and the introduction at each connection."""
 
+from dataclasses import replace
+from typing import Any
+
 from airflow_mqtt.protocol.messages import PARCELS, Born, Probe, ReportedState, WorkerInfo, WorkerStatus
 from airflow_mqtt.protocol.topics import TopicKind
+from airflow_mqtt.worker.core import maintenance
 from airflow_mqtt.worker.core.effects import Publish, Reconnect
 from airflow_mqtt.worker.core.jobs import HELD_STATE, Phase
 from airflow_mqtt.worker.core.state import NEVER, Stage, State, say, wall
@@ -23,10 +27,11 @@ REPAIR_PAUSE = 1.0
 
 def of(state: State, now: float, reported: ReportedState | None = None, reason: str = "") -> WorkerStatus:
     """Return the status at `now`; `reported` for the will and the farewell."""
+    own = maintenance.reason(state)
     running = sum(1 for job in state.jobs.values() if job.phase is not Phase.ENDED)
     return WorkerStatus(
         state=_reported(state, running) if reported is None else reported,
-        reason=reason,
+        reason=reason or own,
         connection=state.connection,
         instance=state.config.instance,
         ts=wall(state, now),
@@ -34,7 +39,8 @@ def of(state: State, now: float, reported: ReportedState | None = None, reason: 
         slots=state.slots,
         free=max(0, state.slots - state.used),
         running=running,
-        maintenance=state.desired.maintenance,
+        maintenance=state.maintenance,
+        own_maintenance=bool(own),
         revision=state.desired.revision,
     )
 
@@ -46,15 +52,24 @@ def _reported(state: State, running: int) -> ReportedState:
 
 
 def publish(state: State, now: float) -> None:
-    status = of(state, now)
+    status = replace(of(state, now), health=_health(state, now))
     state.status_said = _figures(status)
     state.status_news = NEVER
     state.status_due = now + state.config.heartbeat_interval
     state.out.append(Publish(state.topic(TopicKind.STATUS), status.encode(), retain=True))
 
 
+def _health(state: State, now: float) -> dict[str, Any]:
+    """Return the figures of the device, if it is time to tell them: what is new of the worker need not carry them."""
+    if not state.config.health_interval or not state.health or now < state.health_due:
+        return {}
+    state.health_due = now + state.config.health_interval
+    return dict(state.health)
+
+
 def _figures(status: WorkerStatus) -> tuple[object, ...]:
-    return (status.slots, status.maintenance, status.revision, status.state, status.free, status.running)
+    shape = (status.slots, status.maintenance, status.reason, status.revision)
+    return (shape, status.state, status.free, status.running)
 
 
 def changed(state: State, now: float) -> None:
@@ -70,8 +85,7 @@ def changed(state: State, now: float) -> None:
 
 def _is_waited_for(state: State, status: WorkerStatus) -> bool:
     """Whether what is new of `status` is more than what runs, or somebody waits for the end of that."""
-    shape = _figures(status)[:3]
-    return state.stage is not Stage.NONE or status.maintenance or shape != state.status_said[:3]
+    return state.stage is not Stage.NONE or status.maintenance or _figures(status)[:1] != state.status_said[:1]
 
 
 def tick(state: State, now: float) -> None:

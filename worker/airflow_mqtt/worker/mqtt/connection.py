@@ -7,6 +7,7 @@ connection to the next. PUBACKs say how much is under way, and are ignored besid
 import contextlib
 import selectors
 import socket
+import struct
 import sys
 import time
 import types
@@ -45,6 +46,9 @@ UNSUPPORTED_VERSION = 0x84
 TAKEN_OVER = 0x8E
 KEEP_ALIVE_TIMEOUT = 0x8D  # so says paho of a PINGREQ that was not answered
 DENIED = frozenset({0x86, 0x87})
+
+#: Where `struct tcp_info` of Linux has `tcpi_bytes_acked` and `tcpi_bytes_received` (linux/tcp.h).
+_TRAFFIC = struct.Struct("120xQQ")
 
 
 class Phase(Enum):
@@ -105,6 +109,7 @@ class Connection:
         self._aliases: dict[str, Any] = {}  # topics that the broker knows by a number, and the properties that say it
         self._most_aliases = 0
         self.unacknowledged: dict[int, int] = {}  # number of a message -> size of its packet
+        self._traffic: tuple[int, int] | None = None  # of its socket, when that was closed
         self._limit = PacketLimit() if limit is None else limit  # what the broker takes
         self.messages: list[Arrived] = []
         self.client: paho.Client | None = None
@@ -328,6 +333,11 @@ class Connection:
         return topic, self._aliases.get(topic)
 
     @property
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came and went, with those of TLS; None where the system does not tell (it is not Linux)."""
+        return self._traffic if self._registered is None else traffic_of(self._registered)
+
+    @property
     def largest_under_way(self) -> int:
         """Bytes of the largest packet that the broker has not acknowledged."""
         return max(self.unacknowledged.values(), default=0)
@@ -348,6 +358,7 @@ class Connection:
 
     def _unwatch(self) -> None:
         if self._registered is not None:
+            self._traffic = traffic_of(self._registered)
             self._selector.unregister(self._registered)
             self._registered = None
 
@@ -447,6 +458,17 @@ def denial(topics: list[str]) -> str:
 def _dial(client: "paho.Client") -> Any:
     """Resolve, connect, and shake hands over TLS, as paho does it; in a thread, which touches nothing else of paho."""
     return client._create_socket()  # noqa: SLF001  it has no other name for it
+
+
+def traffic_of(channel: Any) -> tuple[int, int] | None:
+    """Return how many bytes came and went on a socket of TCP, as its kernel counts them; None where it does not."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        sent, received = _TRAFFIC.unpack(channel.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TRAFFIC.size))
+    except (OSError, struct.error):  # an older kernel's is shorter
+        return None
+    return received, sent
 
 
 def _has_more(client: "paho.Client") -> bool:

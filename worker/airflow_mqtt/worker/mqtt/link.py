@@ -65,6 +65,8 @@ class Link:
         self._lost_at: float | None = None  # when the last good connection was lost, as far as is known
         self._farewell: int | None = None
         self._too_large: set[str] = set()  # topics of which it was said
+        self.said = "not connected yet"  # how the connection is, for people
+        self._passed = (0, 0)  # bytes that came and went on connections that are over
         self.limit = PacketLimit() if limit is None else limit  # what the broker takes
         self._messages: list[Arrived] = []
         self._events: list[LinkEvent] = []
@@ -87,6 +89,11 @@ class Link:
     def under_way(self) -> int:
         """How many publications the broker has not acknowledged."""
         return 0 if self._connection is None else len(self._connection.unacknowledged)
+
+    @property
+    def traffic(self) -> tuple[int, int] | None:
+        """Bytes that came and went on all connections; None where the system does not tell."""
+        return None if self._connection is None else _sum(self._passed, self._connection.traffic)
 
     def due(self, now: float) -> bool:
         """Whether it is time to connect."""
@@ -135,7 +142,8 @@ class Link:
         self._made_at = now
         self._said.clear()
         self._lost_at = None
-        log.info("connected to %s with MQTT %s", self._settings.broker_url, "5" if self._v5 else "3.1.1")
+        self.said = f"connected to {self._settings.broker_url} with MQTT {'5' if self._v5 else '3.1.1'}"
+        log.info("%s", self.said)
         self._events.append(LinkEvent.UP)
 
     def _came_down(self, connection: Connection, now: float) -> None:
@@ -157,7 +165,7 @@ class Link:
 
     def failed(self, why: str, now: float, *, silent: bool = False) -> None:
         """Give up this connection, and say why, once for each reason in an outage. `silent`: nobody had answered."""
-        text = f"no connection to {self._settings.broker_url}: {why}"
+        self.said = text = f"no connection to {self._settings.broker_url}: {why}"
         if text not in self._said:
             log.warning("%s; trying again for as long as it takes", text)
             self._said.add(text)
@@ -188,6 +196,7 @@ class Link:
         self._up = False
         if connection is not None:
             connection.drop()
+            self._passed = _sum(self._passed, connection.traffic) or self._passed
 
     # --- using it -----------------------------------------------------------------------------------------
 
@@ -224,3 +233,7 @@ class Link:
         if self._connection is not None:
             self._connection.disconnect()
         self.drop()
+
+
+def _sum(one: tuple[int, int], other: tuple[int, int] | None) -> tuple[int, int] | None:
+    return None if other is None else (one[0] + other[0], one[1] + other[1])

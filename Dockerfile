@@ -18,7 +18,7 @@ RUN python3 -m venv /opt/airflow-mqtt
 WORKDIR /source
 COPY constraints.txt pyproject.toml ./
 # Without any source: pip takes the names from pyproject.toml.
-RUN mkdir -p protocol/airflow_mqtt config/airflow_mqtt database/airflow_mqtt bridge/airflow_mqtt worker/airflow_mqtt executor/airflow_mqtt cli/airflow_mqtt && touch README.md \
+RUN mkdir -p protocol/airflow_mqtt config/airflow_mqtt database/airflow_mqtt bridge/airflow_mqtt worker/airflow_mqtt executor/airflow_mqtt monitor/airflow_mqtt cli/airflow_mqtt && touch README.md \
     && /opt/airflow-mqtt/bin/pip install --no-cache-dir -c constraints.txt .
 
 FROM packages AS ours
@@ -28,6 +28,7 @@ COPY database database
 COPY worker worker
 COPY bridge bridge
 COPY executor executor
+COPY monitor monitor
 COPY cli cli
 COPY README.md LICENSE ./
 # Laid over the packages of each image; its layer is small, and the same in all of them.

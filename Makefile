@@ -5,7 +5,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-print-directory
 
 BIN := .venv/bin
-TYPED := protocol config database bridge worker executor cli examples/demo benchmarks scripts
+TYPED := protocol config database bridge worker executor monitor cli examples/demo benchmarks scripts
 # More for pytest: make unit ARGS="-k topics -x"
 ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
@@ -110,7 +110,7 @@ servers: # Mosquitto, PostgreSQL and PgBouncer, and what a network namespace nee
 check: setup ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
-	@MYPYPATH=protocol:config:database:bridge:worker:executor:cli:examples:benchmarks:scripts:scripts/compose $(BIN)/mypy --strict $(TYPED)
+	@MYPYPATH=protocol:config:database:bridge:worker:executor:monitor:cli:examples:benchmarks:scripts:scripts/compose $(BIN)/mypy --strict $(TYPED)
 	@$(BIN)/lint-imports
 
 format: setup ## rewrite the code in the house's format

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from airflow_mqtt.config.settings import Setting
-from airflow_mqtt.protocol import execution_api, jobs, kinds, workers
+from airflow_mqtt.protocol import execution_api, jobs, kinds, messages, workers
 from airflow_mqtt.protocol.execution_api import Does, Route, Whose
+from airflow_mqtt.protocol.topics import RETAINED, TopicKind, Topics
 
 DOCS = Path(__file__).parent
 
@@ -37,6 +38,63 @@ def job_table() -> str:
 def command_settings(module: str) -> Callable[[], str]:
     """Return a block that lists `SETTINGS` of `module`."""
     return lambda: "\n".join(map(_setting, importlib.import_module(module).SETTINGS))
+
+
+def monitor_keys() -> str:
+    """Return the keys of `airflow-mqtt top`."""
+    keys = importlib.import_module("airflow_mqtt.monitor.keys").KEYS
+    names = [", ".join("space" if name == " " else f"`{name}`" for name in key.keys) for key in keys]
+    rows = [f"| {name} | {key.help} |" for name, key in zip(names, keys, strict=True)]
+    return "\n".join(["| key | does |", "|---|---|", *rows]) + "\n"
+
+
+def status_topics() -> str:
+    """Return each status topic with an example as the code sends it, and its fields as `protocol.md` explains them."""
+    return "\n".join(_status_topic(*topic) for topic in _status_examples())
+
+
+def _status_examples() -> list[tuple[str, str, messages.Message]]:
+    """Return topic, when it is published, and an example."""
+    topics, at = Topics(), 1767261720.5
+    worker = messages.WorkerStatus(
+        state="running", connection=41, instance="8c1f5d0e", ts=at, slots=2, free=1, running=1
+    )
+    queue = messages.QueueStatus(
+        queued=3, running=1, oldest_age=12.4, workers_online=0, free_slots=0, ts=at,
+        note="jobs wait and no worker serves queue 'edge' now",
+    )  # fmt: skip
+    job = messages.JobStatus(
+        state="running", attempt=1, worker="edge-1", queue="edge", dag_id="edge_site", task_id="read_sensors",
+        run_id="manual__2026-01-01T10:01:58+00:00", try_number=1, ts=at,
+    )  # fmt: skip
+    bridge = messages.BridgeStatus(state="leading", instance="site-host-2211", epoch=7, ts=at, version="0.1.0")
+    return [
+        (
+            topics.worker("edge-1", TopicKind.STATUS),
+            "At each change (of what runs: five seconds later) and each `interval`. Its will says `offline`.",
+            worker,
+        ),
+        (topics.queue_status("edge"), "Each `status_interval` of the bridge, if it is another.", queue),
+        (topics.job_status("0199a7c2-5b1e-7d11-9c7e-2f6f3c1d9a10"), "At each transition of the job.", job),
+        (topics.bridge_status, "When a bridge begins to lead, or to connect. Its will says `offline`.", bridge),
+    ]
+
+
+def _status_topic(topic: str, when: str, example: messages.Message) -> str:
+    kind, name = Topics().parse(topic).kind, type(example).__name__
+    levels = topic.replace("edge-1", "{worker}").replace("/edge/", "/{queue}/").split("/")
+    shown = "/".join("{job}" if len(level) == 36 else level for level in levels)
+    facts = [f"QoS {0 if kind is TopicKind.JOB_STATUS else 1}", "retained" if kind in RETAINED else "not retained"]
+    plain = example.encode().decode()
+    lines = [f"## `{shown}`", "", f"A [`{name}`](protocol.md#{name.lower()}): {', '.join(facts)}. {when}", ""]
+    lines += ["```", f"{topic} {plain}", "```", "", _fields_in_protocol(name)]
+    return "\n".join(lines)
+
+
+def _fields_in_protocol(name: str) -> str:
+    section = (DOCS / "reference/protocol.md").read_text().partition(f"\n### `{name}`\n")[2].partition("\n##")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return "\n".join(rows).replace("](#", "](protocol.md#") + "\n"
 
 
 def _setting(setting: Setting) -> str:
@@ -116,6 +174,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "job-table": job_table,
     "worker-table": workers.table,
     "worker-settings": command_settings("airflow_mqtt.worker.settings"),
+    "status-topics": status_topics,
+    "monitor-settings": command_settings("airflow_mqtt.monitor.settings"),
+    "monitor-keys": monitor_keys,
     "bridge-settings": command_settings("airflow_mqtt.config.bridge"),
     "airflow-options": airflow_options,
     "airflow-kinds": airflow_kinds,

@@ -17,7 +17,7 @@ from bridge_samples import job
 from log_schema import check
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("protocol", "config", "database", "bridge", "executor", "worker", "cli")
+PARTS = ("protocol", "config", "database", "bridge", "executor", "worker", "monitor", "cli")
 
 
 def test_the_bridge_says_where_it_cut_a_log():

@@ -1,4 +1,4 @@
-"""`airflow-mqtt worker run …` and `airflow-mqtt bridge run …`, and on the device `airflow-mqtt worker status …`.
+"""`airflow-mqtt worker run …`, `airflow-mqtt bridge run …` and `airflow-mqtt top …`; on the device `… worker status …`.
 
 Exit codes: 0 done, 1 refused or failed while running, 2 a mistake in the settings. Those of a worker: `worker.main`.
 """
@@ -20,6 +20,9 @@ EXIT_REFUSED = 1
 EXIT_SETTINGS = 2
 
 
+PROG = "airflow-mqtt"
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """One of the programs behind the command."""
@@ -30,6 +33,10 @@ class Part:
     main: str  # module with run(values)
     extra: str  # what to install where it is missing
     console: str = ""  # module with more actions: SETTINGS, add_actions(subparsers) and run(chosen, values)
+    action: str = "run"  # the word behind its name, if there is one
+
+    def command(self, action: str | None) -> str:
+        return " ".join(filter(None, (PROG, self.name, action or self.action)))
 
 
 PARTS = (
@@ -48,9 +55,15 @@ PARTS = (
         "airflow_mqtt.bridge.main",
         "airflow-mqtt[bridge]",
     ),
+    Part(
+        "top",
+        "Look at fleet, queues and running jobs in the terminal, from the status topics alone. h shows the keys.",
+        "airflow_mqtt.monitor.settings",
+        "airflow_mqtt.monitor.main",
+        "airflow-mqtt",
+        action="",
+    ),
 )
-
-PROG = "airflow-mqtt"
 
 #: Names that only `airflow.cfg [mqtt]` knows, and that may still be in a shared environment or file.
 FOREIGN: frozenset[str] = frozenset({"config"})
@@ -84,7 +97,7 @@ def _run(given: list[str]) -> int:
     console = _import(wanted.console, wanted) if wanted and wanted.console and given[1:2] != ["run"] else None
     parser = _parser(wanted, settings, console)
     chosen, unknown = parser.parse_known_args(given)
-    command = f"{PROG} {wanted.name} {chosen.action or 'run'}" if wanted else PROG
+    command = wanted.command(getattr(chosen, "action", None)) if wanted else PROG
     if unknown:  # `parse_args` would point to the help of the whole command, which lists no flags
         # Not what they are given: behind a misspelt --broker-url that is a password.
         flags = [item.partition("=")[0] for item in unknown if item.startswith("-")]
@@ -92,9 +105,9 @@ def _run(given: list[str]) -> int:
     if wanted is None:
         parser.print_help()
         return EXIT_SETTINGS
-    if chosen.action is None:
-        raise SettingError(f"give `run`: {command} …; see {PROG} {wanted.name} --help")
-    if console and chosen.action != "run":
+    if wanted.action and chosen.action is None:
+        raise SettingError(f"give `{wanted.action}`: {command} …; see {PROG} {wanted.name} --help")
+    if console and chosen.action != wanted.action:
         values = resolve(console.SETTINGS, _sources(console.SETTINGS, chosen, os.environ))
         code: int = console.run(chosen, values)
         return code
@@ -132,12 +145,13 @@ class _Parser(argparse.ArgumentParser):
 def _parser(wanted: Part | None, settings: Sequence[Setting], console: Any = None) -> argparse.ArgumentParser:
     parser = _Parser(prog=PROG, description="Airflow where only MQTT reaches.", epilog=EPILOG)
     parser.add_argument("--version", action=_Version, nargs=0, help="Say the version.")
-    parts = parser.add_subparsers(metavar="worker|bridge", parser_class=_Parser)
+    parts = parser.add_subparsers(metavar="|".join(part.name for part in PARTS), parser_class=_Parser)
     for part in PARTS:
-        actions = parts.add_parser(part.name, help=part.summary, description=part.summary).add_subparsers(
-            dest="action", metavar="run|…" if part.console else "run"
-        )
-        run = actions.add_parser("run", help=part.summary, description=part.summary, epilog=EPILOG)
+        about: dict[str, Any] = {"help": part.summary, "description": part.summary, "epilog": EPILOG}
+        run = parts.add_parser(part.name, **about)
+        if part.action:
+            actions = run.add_subparsers(dest="action", metavar=part.action + "|…" * bool(part.console))
+            run = actions.add_parser(part.action, **about)
         if part is wanted:
             _add_flags(run, settings)
         for other in console.add_actions(actions) if console and part is wanted else ():
@@ -151,7 +165,10 @@ def _add_flags(parser: argparse.ArgumentParser, settings: Sequence[Setting]) -> 
         default = f" Default: {setting.default}." if setting.default else ""
         needed = " Required." if setting.required else ""
         text = f"{setting.help}{needed}{default} Allowed: {setting.allowed}. [{setting.env}]"
-        parser.add_argument(setting.flag, dest=setting.name, metavar=setting.name.upper(), help=text.replace("%", "%%"))
+        given: dict[str, Any] = {"nargs": "?", "const": "true"} if setting.switch else {}
+        parser.add_argument(
+            setting.flag, dest=setting.name, metavar=setting.name.upper(), help=text.replace("%", "%%"), **given
+        )
 
 
 class _Version(argparse.Action):

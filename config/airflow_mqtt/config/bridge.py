@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
-from airflow_mqtt.config.settings import Setting, Source, choice, durations, integer, seconds, text
+from airflow_mqtt.config.settings import Setting, Source, choice, durations, existing_file, integer, seconds, text
 from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
 
@@ -85,16 +85,6 @@ def _retention(value: str) -> float:
     if 0 < number < _SHORTEST_RETENTION:
         raise SettingError("it is shorter than an hour")
     return number
-
-
-def _file(value: str) -> Path:
-    try:
-        path = Path(text(value)).expanduser()
-    except RuntimeError:
-        raise SettingError("there is no such user, or no home directory") from None
-    if not path.is_file():
-        raise SettingError("there is no such file")
-    return path
 
 
 def _queue_lost_after(value: str) -> dict[str, float]:
@@ -261,9 +251,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Version of MQTT; auto tries 5 first.",
         "auto",
     ),
-    Setting("tls_ca_file", _file, "path of a PEM file", "Certificate authorities to trust. [the system's]"),
-    Setting("tls_cert_file", _file, "path of a PEM file", "Client certificate."),
-    Setting("tls_key_file", _file, "path of a PEM file", "Key of the client certificate."),
+    Setting("tls_ca_file", existing_file, "path of a PEM file", "Certificate authorities to trust. [the system's]"),
+    Setting("tls_cert_file", existing_file, "path of a PEM file", "Client certificate."),
+    Setting("tls_key_file", existing_file, "path of a PEM file", "Key of the client certificate."),
     Setting(
         "health_file",
         _health_file,

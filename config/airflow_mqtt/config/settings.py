@@ -4,8 +4,10 @@
 goes before the environment, that before the file, that before `airflow.cfg [mqtt]`, that before the default.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from airflow_mqtt.protocol.errors import SettingError
@@ -18,7 +20,10 @@ _FALSE = frozenset({"0", "false", "no", "off"})
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One setting. `parse` turns text into its value and raises `SettingError`, `ValueError` or `OSError`."""
+    """One setting. `parse` turns text into its value and raises `SettingError`, `ValueError` or `OSError`.
+
+    Of a `switch` the flag alone means true.
+    """
 
     name: str
     parse: Callable[[str], Any]
@@ -27,6 +32,7 @@ class Setting:
     default: str | None = None
     required: bool = False
     secret: bool = False
+    switch: bool = False
 
     @property
     def flag(self) -> str:
@@ -127,6 +133,30 @@ def text(value: str) -> str:
     if not value.strip():
         raise SettingError("it is empty")
     return value.strip()
+
+
+def matching(pattern: re.Pattern[str]) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if pattern.fullmatch(value) is None:
+            raise SettingError("it has other characters, or is too long")
+        return value
+
+    return parse
+
+
+def expanded(value: str) -> Path:
+    """Return `value` as a path, with `~` resolved."""
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise SettingError("there is no such user, or no home directory") from None
+
+
+def existing_file(value: str) -> Path:
+    path = expanded(text(value))
+    if not path.is_file():
+        raise SettingError("there is no such file")
+    return path
 
 
 def flag(value: str) -> bool:

@@ -114,6 +114,10 @@ class Topics:
         filters = {self.worker("+", kind): kind for kind in kinds}
         return filters | {self.logs("+", "+"): TopicKind.LOGS, self.bridge_status: TopicKind.BRIDGE_STATUS}
 
+    def of_monitor(self) -> list[str]:
+        """The filters of who only looks: the status of workers, queues and jobs, and that of the bridge."""
+        return [f"{self.base}/+/+/{TopicKind.STATUS.value}", self.bridge_status]
+
     def of_worker(self, worker: str) -> list[str]:
         """The filters that a worker subscribes to: its jobs, what the bridge tells it, and its own status."""
         kinds = (TopicKind.ACK, TopicKind.DESIRED, TopicKind.RESPONSE, TopicKind.STATUS, TopicKind.PROBE)

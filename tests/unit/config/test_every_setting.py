@@ -1,14 +1,17 @@
-"""What holds for each setting of worker and bridge."""
+"""What holds for each setting of worker, bridge and `top`."""
 
 import pytest
 
 from airflow_mqtt.config.bridge import SETTINGS as BRIDGE
 from airflow_mqtt.config.settings import Source, resolve
+from airflow_mqtt.monitor.settings import SETTINGS as MONITOR
 from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.worker.settings import SETTINGS as WORKER
 
 EVERY = [
-    pytest.param(one, id=f"{part}-{one.name}") for part, s in (("worker", WORKER), ("bridge", BRIDGE)) for one in s
+    pytest.param(one, id=f"{part}-{one.name}")
+    for part, settings in (("worker", WORKER), ("bridge", BRIDGE), ("top", MONITOR))
+    for one in settings
 ]
 
 WRONG = ("", " ", "\n", "no\nsuch\nvalue", "\x00", "-1", "1e99", "nan", "{}", "ä" * 300)

@@ -11,7 +11,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
-from airflow_mqtt.config.settings import Setting, choice, flag, integer, names, pairs, seconds, text
+from airflow_mqtt.config.settings import (
+    Setting,
+    choice,
+    existing_file,
+    expanded,
+    flag,
+    integer,
+    matching,
+    names,
+    pairs,
+    seconds,
+    text,
+)
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.messages import MAX_EXTRA, MAX_INTERVAL, MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, sanitise
@@ -25,19 +37,10 @@ RESERVED = frozenset({"bridge", "monitor"})
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-def _matching(pattern: re.Pattern[str]) -> Any:
-    def parse(value: str) -> str:
-        if pattern.fullmatch(value) is None:
-            raise SettingError("it has other characters, or is too long")
-        return value
-
-    return parse
-
-
 def _name(value: str) -> str:
     if value in RESERVED:
         raise SettingError("it is the name of an account that is no device's")
-    return str(_matching(WORKER_NAME)(value))
+    return matching(WORKER_NAME)(value)
 
 
 def _labels(value: str) -> dict[str, str]:
@@ -66,27 +69,13 @@ def _queues(value: str) -> tuple[str, ...]:
     return found
 
 
-def _expanded(value: str) -> Path:
-    try:
-        return Path(value).expanduser()
-    except RuntimeError:
-        raise SettingError("there is no such user, or no home directory") from None
-
-
-def _file(value: str) -> Path:
-    path = _expanded(value)
-    if not path.is_file():
-        raise SettingError("there is no such file")
-    return path
-
-
 def _path(value: str) -> Path:
-    return _expanded(text(value))
+    return expanded(text(value))
 
 
 def _program(value: str) -> str:
     """Return the program's path, made absolute: runners start in directories of their own."""
-    wanted = str(_expanded(text(value)))
+    wanted = str(expanded(text(value)))
     found = shutil.which(wanted)
     if found is None:
         there = os.sep in wanted and Path(wanted).exists()
@@ -119,7 +108,7 @@ SETTINGS: tuple[Setting, ...] = (
         "a directory that the worker may write",
         "Where journal and logs are. It must survive a restart. Default: ~/.local/state/airflow-mqtt/NAME.",
     ),
-    Setting("root", _matching(ROOT), "topic levels of letters, digits, _ and -", "First topic level.", "airflow"),
+    Setting("root", matching(ROOT), "topic levels of letters, digits, _ and -", "First topic level.", "airflow"),
     Setting(
         "keepalive",
         integer(1, 65535),
@@ -136,9 +125,9 @@ SETTINGS: tuple[Setting, ...] = (
         "30",
     ),
     Setting("mqtt_version", choice("auto", "5", "3.1.1"), "auto, 5 or 3.1.1", "auto tries 5, then 3.1.1.", "auto"),
-    Setting("tls_ca_file", _file, "a PEM file", "Authorities to trust for mqtts://. Default: the system's."),
-    Setting("tls_cert_file", _file, "a PEM file", "Client certificate for mqtts://."),
-    Setting("tls_key_file", _file, "a PEM file", "Key of the client certificate."),
+    Setting("tls_ca_file", existing_file, "a PEM file", "Authorities to trust for mqtts://. Default: the system's."),
+    Setting("tls_cert_file", existing_file, "a PEM file", "Client certificate for mqtts://."),
+    Setting("tls_key_file", existing_file, "a PEM file", "Key of the client certificate."),
     Setting(
         "max_message_bytes",
         integer(16_384, MAX_DECODED_BYTES),

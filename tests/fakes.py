@@ -176,6 +176,7 @@ class Seen:
     path: str
     token: str
     body: dict
+    headers: dict
 
 
 @dataclass
@@ -196,7 +197,7 @@ class FakeExecutionApi:
                 body = json.loads(self.rfile.read(length) or b"{}")
                 path = urlsplit(self.path).path.removeprefix("/execution/")
                 token = self.headers.get("authorization", "").removeprefix("Bearer ")
-                api.seen.append(Seen(self.command, path, token, body))
+                api.seen.append(Seen(self.command, path, token, body, dict(self.headers)))
                 status, answer, headers = api._answer(self.command, path)
                 content = json.dumps(answer).encode() if answer is not None else b""
                 self.send_response(status)

@@ -13,7 +13,7 @@ from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
 from log_schema import check
 from servers import running, wait_for
-from worker_bench import FakeBridge, WorkerProcess, workload
+from worker_bench import SDK, FakeBridge, WorkerProcess, workload
 
 NAME = "edge-1"
 
@@ -39,6 +39,23 @@ def test_a_task_runs_to_its_end(bridge: FakeBridge, worker: WorkerProcess) -> No
     assert bridge.calls(job) == ["PATCH run", "PUT rtif", "POST return_value", "PATCH state"]
     bridge.log(job, "hello from the device")
     wait_for(lambda: len(bridge.logs[job]) == finished.log_size, what="the whole log")
+
+
+@pytest.mark.skipif(SDK.startswith(("1.1.", "1.2.")), reason="its Task SDK names no trace in its calls")
+@pytest.mark.parametrize("sampled", [True, False])
+def test_the_calls_of_a_task_name_its_trace_where_that_is_recorded(
+    bridge: FakeBridge, worker: WorkerProcess, sampled: bool
+) -> None:
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    order = workload("quick")
+    flags = "01" if sampled else "00"
+    order["ti"]["context_carrier"] = {"traceparent": f"00-{trace}-b7ad6b7169203331-{flags}", "tracestate": "a=b"}
+    job = bridge.run("quick", workload=order)
+    bridge.event(job, "finished")
+    named = {request.path.split("/")[0]: request.headers for request in bridge.requests if request.job == job}
+    found = {name: headers["traceparent"].split("-")[1] for name, headers in named.items() if "traceparent" in headers}
+    assert found.get("xcoms") == (trace if sampled else None)
+    assert sampled or not found
 
 
 def test_a_failing_task_is_a_job_well_done(bridge: FakeBridge, worker: WorkerProcess) -> None:

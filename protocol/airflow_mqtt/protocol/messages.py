@@ -660,8 +660,8 @@ class Request(Message):
     """One call of the Execution API on behalf of an attempt.
 
     `path` is relative to the API's root (`task-instances/…/run`), `query` as in a URL, `body` the JSON text.
-    `headers` are the few that matter: `content-type` and `airflow-api-version`. Of a success that is to be `brief` only
-    the status is told. A final state that `ends` the attempt
+    `headers` are the few that matter: `content-type`, `airflow-api-version`, and those of a trace that is recorded
+    (`trace_context`). Of a success that is to be `brief` only the status is told. A final state that `ends` the attempt
     is its last call, and says in place of an event `finished` that the supervisor ended in order, with `exit_code`.
     """
 

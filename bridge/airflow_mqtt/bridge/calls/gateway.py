@@ -26,7 +26,7 @@ from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database.records import Job
-from airflow_mqtt.protocol import clocks, codec, execution_api
+from airflow_mqtt.protocol import clocks, codec, execution_api, trace_context
 from airflow_mqtt.protocol.execution_api import Does, Match, Miss
 from airflow_mqtt.protocol.messages import Request, Response
 
@@ -407,7 +407,9 @@ class Gateway:
 
 
 def _forwarded_headers(request: Request) -> dict[str, str]:
-    return {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+    """Return the headers that go on. A trace that is malformed is left out: it must not fail a task's call."""
+    headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
+    return headers | trace_context.headers_of(request.headers)
 
 
 def _forwarded_body(job: Job, request: Request, match: Match, offset: float) -> bytes | None:

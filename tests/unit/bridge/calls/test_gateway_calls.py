@@ -243,6 +243,25 @@ async def test_a_header_that_is_one_goes_through(bench):
     assert "x-other" not in bench.calls[0].headers
 
 
+async def test_the_trace_of_a_call_goes_through(bench):
+    trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
+    await bench.ask(headers=trace)
+    assert trace.items() <= dict(bench.calls[0].headers).items()
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        {"traceparent": "a\r\nHost: evil"},
+        {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"},
+        {"tracestate": "a=b"},
+    ],
+)
+async def test_a_trace_that_is_none_is_left_out_and_the_call_is_made(bench, trace):
+    assert (await bench.ask(headers=trace)).status == 204
+    assert not {"traceparent", "tracestate"} & set(bench.calls[0].headers)
+
+
 @pytest.mark.parametrize(
     ("method", "values"),
     [

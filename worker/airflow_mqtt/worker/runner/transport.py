@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from airflow_mqtt.protocol import execution_api
+from airflow_mqtt.protocol import execution_api, trace_context
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.execution_api import Does, Match
 from airflow_mqtt.worker.frames import HEADER_BYTES, MAX_FRAME_BYTES, UNREAD, Unpacker, pack
@@ -85,7 +85,8 @@ class WorkerTransport(httpx.BaseTransport):
             "method": request.method,
             "path": path,
             "query": query,
-            "headers": {name: request.headers[name] for name in HEADERS if name in request.headers},
+            "headers": {name: request.headers[name] for name in HEADERS if name in request.headers}
+            | trace_context.headers_of(request.headers),
             "body": body.decode() if body else None,
         }
 

@@ -4,6 +4,7 @@ import re
 import uuid
 from collections.abc import Collection
 from contextlib import AbstractContextManager
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -36,6 +37,12 @@ TESTS_CONNECTIONS: Final = _has_module("airflow.sdk.execution_time.connection_te
 
 #: From 3.2 on a job that waits has a token of its own scope, which the start gate exchanges for the real one.
 SCOPED_TOKENS: Final = _has_module("airflow.executors.workloads.base")
+
+#: From 3.3 on a metric with tags is also said under its older name, which has them in it (`[metrics] legacy_names_on`).
+NAMES_METRICS_TWICE: Final = _has_module("airflow._shared.observability.metrics.metrics_registry")
+
+#: Options of `[metrics]`, each of which has them sent somewhere.
+_METRICS: Final = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 
 _CALLBACK_LOG: Final = re.compile(r"executor_callbacks/(?P<dag_id>[^/]+)/(?P<run_id>.+)/[^/]+")
 
@@ -132,14 +139,19 @@ def callback_timeout() -> float:
     return float(named) if named else float(conf.getfloat("scheduler", "task_queued_timeout"))
 
 
-def count(metric: str) -> None:
-    """Raise one of Airflow's counters."""
+@cache
+def stats() -> Any:
+    """Return Airflow's metrics: what has `incr`, `gauge` and `timer`."""
     if _has_module("airflow._shared.observability.metrics.stats"):
-        from airflow._shared.observability.metrics import stats  # noqa: PLC0415 - not in 3.1
+        from airflow._shared.observability.metrics import stats as module  # noqa: PLC0415 - not in 3.1
 
         # Functions of the module from 3.3 on, methods of a class in it before.
-        getattr(stats, "Stats", stats).incr(metric)
-        return
+        return getattr(module, "Stats", module)
     from airflow.stats import Stats  # noqa: PLC0415 - deprecated later
 
-    Stats.incr(metric)
+    return Stats
+
+
+def has_metrics() -> bool:
+    """Whether Airflow's metrics go anywhere."""
+    return any(conf.getboolean("metrics", name, fallback=False) for name in _METRICS)

@@ -17,8 +17,9 @@ from sqlalchemy.orm import Session, object_session
 
 from airflow_mqtt.config.broker_url import parse_broker_url
 from airflow_mqtt.database import operations
-from airflow_mqtt.executor import compat, core, fleet, log_reader, store
+from airflow_mqtt.executor import compat, core, edge_metrics, fleet, log_reader, store
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
+from airflow_mqtt.executor.edge_metrics import EdgeMetrics
 from airflow_mqtt.executor.store import Record
 from airflow_mqtt.executor.workload import Dispatch, row_of, subject_of
 from airflow_mqtt.protocol import kinds
@@ -73,6 +74,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         #: Callbacks whose end was told and is not marked as heard yet.
         self._told: set[str] = set()
         self._next_housekeeping = 0.0
+        self._next_look = 0.0  # at the workers
         #: Queues of which it was said that jobs wait in them and no worker serves them.
         self._unserved: set[str] = set()
         #: Rows that could not be understood since the start.
@@ -229,11 +231,15 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
     def sync(self) -> None:
         """Hear what the bridge has to say. Never raises: a scheduler must outlive what is in our tables."""
-        for step in (self._hear, self._keep_house):
+        began = time.monotonic()
+        for step in (self._hear, self._keep_house, self._look_at_workers):
             try:
                 step()
             except Exception:
                 self.log.exception("%s failed; the next heartbeat tries it again", step.__name__)
+        if self._metrics is not None:
+            with suppress(Exception):
+                self._metrics.took(time.monotonic() - began)
 
     def _hear(self) -> None:
         with compat.own_session() as session:
@@ -283,13 +289,16 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             self.log.error("Job %s is set aside, since its row cannot be understood: %s", row.id, error)
             self.set_aside += 1
             with suppress(Exception):  # metrics that fail must not bring the row back
-                compat.count("mqtt.jobs_set_aside")
+                compat.stats().incr("mqtt.jobs_set_aside")
             return _Heard(row, None, None)
 
     def _tell(self, heard: _Heard) -> None:
         decision = heard.decision
         if decision is None:
             return
+        if self._metrics is not None and heard.row.workload_type == kinds.TASK.workload:
+            with suppress(Exception):
+                self._metrics.count(heard.row, ended=decision.ended)
         match decision.report:
             case core.Report.RUNNING:
                 self.running_state(heard.key, decision.info)
@@ -363,6 +372,23 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
                 queue, waiting[queue],
             )  # fmt: skip
         self._unserved = unserved
+
+    @cached_property
+    def _metrics(self) -> EdgeMetrics | None:
+        """Figures of workers and jobs, where Airflow has metrics and `[mqtt] edge_metrics` does not say no."""
+        said = str(self.conf.get("mqtt", "edge_metrics", fallback=None) or "true").strip().lower()
+        if said not in ("true", "false"):
+            self.log.error("[mqtt] edge_metrics is %r, which is neither true nor false; it counts as false", said[:80])
+        return EdgeMetrics(self._team) if said == "true" and compat.has_metrics() else None
+
+    def _look_at_workers(self) -> None:
+        """Say the figures of the workers; one of several schedulers does."""
+        if self._metrics is None or time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + edge_metrics.INTERVAL
+        with compat.own_session() as session:
+            if self._owner == edge_metrics.first_of(self._living_schedulers(session)):
+                self._metrics.look(store.workers(session, self._team, edge_metrics.MOST_WORKERS))
 
     def _living_schedulers(self, session: Session) -> set[str]:
         """Return the owners that see to their own jobs: this scheduler, and those that Airflow holds to be running."""

@@ -9,8 +9,8 @@ _VERSION_ADDED: Final = "0.1.0"
 
 _SECTION: Final = """\
 Settings of airflow-mqtt. The executor writes jobs into Airflow's database and never talks to the broker: of these
-it reads `callback_queue`, `callback_queued_timeout` and `allow`; triggerers read `log_limit`. All but the first two are
-read by `airflow-mqtt bridge run` where it finds this file, unless a flag, an environment variable
+it reads `callback_queue`, `callback_queued_timeout`, `edge_metrics` and `allow`; triggerers read `log_limit`. All but
+the first three are read by `airflow-mqtt bridge run` where it finds this file, unless a flag, an environment variable
 `AIRFLOW_MQTT_<NAME>` or its own file says otherwise.
 """
 
@@ -33,6 +33,15 @@ def _executor_options() -> dict[str, dict[str, Any]]:
             "type": "float",
             "example": "3600",
             "default": None,
+        },
+        "edge_metrics": {
+            "description": "Whether schedulers say figures of workers and jobs under the names of Airflow's Edge"
+            " provider (`edge_worker.*`), where Airflow has metrics at all (`[metrics]`). Anything but true and false is an"
+            " error, and counts as false.",
+            "version_added": _VERSION_ADDED,
+            "type": "boolean",
+            "example": "false",
+            "default": "true",
         },
     }
 

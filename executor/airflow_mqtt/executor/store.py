@@ -45,6 +45,8 @@ _REPORT_COLUMNS: Final = (
     _job.state,
     _job.reason,
     _job.final_state,
+    _job.queue,
+    _job.started_at,
 )
 
 
@@ -88,6 +90,12 @@ def why_it_waits(session: Session, job_id: str, now: float) -> str:
     if not living:
         return f"{waited}: nothing is heard of the workers of queue {job.queue!r}"
     return f"{waited}: no worker of queue {job.queue!r} has taken it ({len(living)} are there)"
+
+
+def workers(session: Session, team_name: str, most: int) -> list[Worker]:
+    """Return the workers of a team, the first `most` of them by name."""
+    query = select(*_WORKER).where(_worker.team_name == team_name).order_by(_worker.name).limit(most)
+    return understood(Worker.of, (tuple(row) for row in session.execute(query)))
 
 
 def existing(session: Session, job_ids: Collection[str]) -> set[str]:

@@ -36,8 +36,8 @@ def _executor_options() -> dict[str, dict[str, Any]]:
         },
         "edge_metrics": {
             "description": "Whether schedulers say figures of workers and jobs under the names of Airflow's Edge"
-            " provider (`edge_worker.*`), where Airflow has metrics at all (`[metrics]`). Anything but true and false is"
-            " an error, and counts as false.",
+            " provider (`edge_worker.*`), where Airflow has metrics at all (`[metrics]`). Anything but true and false"
+            " is an error, and counts as false.",
             "version_added": _VERSION_ADDED,
             "type": "boolean",
             "example": "false",

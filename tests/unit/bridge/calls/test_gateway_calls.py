@@ -922,10 +922,12 @@ async def test_of_two_final_states_the_first_answer_does_not_end_the_ending(benc
 
 async def test_failing_calls_fill_no_log(bench, fast, caplog):
     bench.answer = lambda _: response(500)
+    began = time.monotonic()
     with caplog.at_level(logging.INFO):
         for number in range(60):
             await bench.ask(path=f"variables/{number}")
-    assert len([line for line in caplog.records if line.name.startswith("airflow_mqtt")]) <= 31
+    more = (time.monotonic() - began) * 0.2  # in so much time there is room for so many again
+    assert len([line for line in caplog.records if line.name.startswith("airflow_mqtt")]) <= 31 + more
 
 
 # --- callbacks of workers of 0.1.0, and Airflow's own call of that path

@@ -163,7 +163,7 @@ def nats_user(name: str, password: str) -> dict[str, object]:
         subscribe = [f"{base}.*.*.status", f"{base}.bridge.status"]
     else:
         own = f"{base}.worker.{name}"
-        publish = [f"{own}.{kind}" for kind in ("status", "info", "events", "logs.*", "request", "probe")]
+        publish = [f"{own}.{kind}" for kind in ("status", "info", "events", "logs.*", "request", "probe", "telemetry")]
         subscribe = [f"{own}.{kind}" for kind in ("ack", "desired", "response", "status", "probe")]
         subscribe += [f"{base}.queue.*.jobs.{name}", f"{base}.bridge.status"]
     # A subscription of QoS 1 has a delivery subject of its own below $MQTT.sub.

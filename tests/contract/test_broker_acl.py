@@ -17,7 +17,7 @@ V1 = "airflow/v1"
 DEVICES = ("edge-1", "edge-2")
 
 #: Below `airflow/v1/worker/<name>/`: what the device itself may write, and what it may read.
-WRITES = ("status", "info", "events", "logs/job-1", "request", "probe")
+WRITES = ("status", "info", "events", "logs/job-1", "request", "probe", "telemetry")
 READS = ("ack", "desired", "response", "status", "probe")
 OF_WORKER = (*dict.fromkeys((*WRITES, *READS)), "other", "logs/job-1/deeper")
 

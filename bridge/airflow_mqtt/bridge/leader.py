@@ -20,9 +20,11 @@ from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
-from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Opened, Other, Raw, Stale
+from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Opened, Other, Raw, Relayed, Stale
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
+from airflow_mqtt.bridge.telemetry import job_spans
+from airflow_mqtt.bridge.telemetry.monitoring import Monitoring
 from airflow_mqtt.bridge.upkeep import queue_status, wakeup
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.bridge.upkeep.retention import Retention
@@ -37,7 +39,7 @@ from airflow_mqtt.database.postgres import PostgresLedger
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol.errors import RefusedError
-from airflow_mqtt.protocol.messages import PARCELS, BridgeState, BridgeStatus, QueueStatus
+from airflow_mqtt.protocol.messages import PARCELS, TELEMETRY, BridgeState, BridgeStatus, QueueStatus
 from airflow_mqtt.protocol.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Leader:
         database: Database,
         epoch: int,
         health_file: HealthFile,
+        monitoring: Monitoring | None = None,
         *,
         renewed: Callable[[], None],
     ) -> None:
@@ -92,11 +95,13 @@ class Leader:
         self._database = database
         self._epoch = epoch
         self._health_file = health_file
+        self._monitoring = monitoring
         self._topics = Topics(settings.root)
         self._messages = Messages(self._topics, int(settings.accept_timeout * settings.accept_tries) + 1)
         self._inbox = Inbox(self._topics, settings.max_message_bytes, clock=time.monotonic)
+        self._relay = None if monitoring is None else monitoring.relay(self._inbox.dropped)
         will = self._status(BridgeState.OFFLINE)
-        self._link = Link(settings, self._topics, will=will, dropped=self._inbox.dropped)
+        self._link = Link(settings, self._topics, will=will, dropped=self._inbox.dropped, telemetry=settings.relays)
         self._ledger = _ledger(settings, epoch, renewed)
         self._retention = Retention(database, settings.retention)
         self._wake = asyncio.Event()
@@ -121,6 +126,7 @@ class Leader:
                 sleep=asyncio.sleep,
                 clock=time.monotonic,
                 elsewhere=asyncio.to_thread,
+                spans=None if self._monitoring is None else self._monitoring.calls,
                 max_message_bytes=self._settings.max_message_bytes,
             )
             await self._lead(self._writer, self._gateway, api)
@@ -141,6 +147,12 @@ class Leader:
             tell = self._every(settings.status_interval, lambda: self._tell_queues(writer.living))
             group.create_task(tell, name="status of queues")
             group.create_task(self._forget(), name="retention")
+            if self._monitoring is not None and self._monitoring.exporter is not None:
+                exporter = self._monitoring.exporter
+                group.create_task(exporter.run(), name="send spans")
+                jobs = job_spans.JobSpans(self._database, exporter.add, time.time())
+                look = self._every(job_spans.INTERVAL, lambda: jobs.look(time.time()))
+                group.create_task(look, name="spans of jobs")
 
     async def say_goodbye(self) -> None:
         """Say that nobody leads, and write what is not written yet: the next leader counts silence from it."""
@@ -226,7 +238,7 @@ class Leader:
             epoch=self._epoch,
             ts=time.time(),
             version=VERSION,
-            features=[PARCELS],
+            features=[PARCELS, *([TELEMETRY] if self._settings.relays else [])],
         )
         return Outgoing(self._topics.bridge_status, status.encode(), retain=True)
 
@@ -282,6 +294,8 @@ class Leader:
                     self._writer.receive(report)
                 for chain in parcel.chains:
                     self._answer(*chain)
+            case Relayed(worker, telemetry) if self._relay is not None:
+                self._relay.take(worker, telemetry)
 
     def _answer(self, *calls: Call) -> None:
         assert self._gateway is not None

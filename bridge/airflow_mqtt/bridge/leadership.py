@@ -14,6 +14,7 @@ from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
 from airflow_mqtt.bridge.leader import Leader
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.mqtt.losses import ThrownOffError
+from airflow_mqtt.bridge.telemetry.monitoring import Monitoring
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.database import postgres_url
@@ -41,6 +42,7 @@ class Bridge:
         self._engine = make_engine(settings.database_url, instance=settings.instance, idle_limit=settings.lease_ttl)
         self._database = Database(self._engine, settings.team_name)
         self._health_file = HealthFile(settings.health_file)
+        self._monitoring = Monitoring.of(settings)
         self._rests_until = 0.0  # on the monotonic clock: until then another bridge may take the lease before us
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -106,7 +108,14 @@ class Bridge:
         log.info("leading with epoch %d as %s", held.epoch, self._settings.instance)
         self._database.epoch = held.epoch
         keeper = LeaseKeeper(self._settings, held)
-        leader = Leader(self._settings, self._database, held.epoch, self._health_file, renewed=keeper.note_renewed)
+        leader = Leader(
+            self._settings,
+            self._database,
+            held.epoch,
+            self._health_file,
+            self._monitoring,
+            renewed=keeper.note_renewed,
+        )
         keeper.watch(lambda: leader.alive_at)
         try:
             async with asyncio.TaskGroup() as group:

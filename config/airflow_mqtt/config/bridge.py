@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
-from airflow_mqtt.config.settings import Setting, Source, choice, durations, existing_file, integer, seconds, text
+from airflow_mqtt.config.settings import (
+    Setting,
+    Source,
+    choice,
+    durations,
+    existing_file,
+    integer,
+    pairs,
+    seconds,
+    text,
+)
 from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
 
@@ -72,6 +82,24 @@ def _http_url(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise SettingError("it does not start with http:// or https://")
     return value.rstrip("/") + "/"
+
+
+#: A header of HTTP (RFC 9110, section 5.1 and 5.5).
+_HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+=[!-~]([ -~]*[!-~])?")
+
+
+def _headers(value: str) -> dict[str, str]:
+    found = pairs(value)
+    if not all(_HEADER.fullmatch(f"{name}={text}") for name, text in found.items()):
+        raise SettingError("one is no header of HTTP")
+    return found
+
+
+def _address(value: str) -> tuple[str, int]:
+    host, colon, port = text(value).rpartition(":")
+    if not colon or not host:
+        raise SettingError("it has no port")
+    return host.removeprefix("[").removesuffix("]"), integer(1, 65535)(port)
 
 
 def _root(value: str) -> str:
@@ -255,6 +283,27 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("tls_cert_file", existing_file, "path of a PEM file", "Client certificate."),
     Setting("tls_key_file", existing_file, "path of a PEM file", "Key of the client certificate."),
     Setting(
+        "otlp_endpoint",
+        _http_url,
+        "http://host:4318 or https://…",
+        "Where spans go, by OTLP over HTTP: those of the bridge, and those that workers relay. Without it nothing is"
+        " traced. Needs the extra otel.",
+    ),
+    Setting(
+        "otlp_headers",
+        _headers,
+        "name=value, comma-separated",
+        "Headers with which the collector is called, such as authorization=Bearer ….",
+        "",
+        secret=True,
+    ),
+    Setting(
+        "statsd_address",
+        _address,
+        "host:port",
+        "Where StatsD lines go that workers relay, by UDP. Each begins with mqtt. and the worker's name.",
+    ),
+    Setting(
         "health_file",
         _health_file,
         "path of a file that the bridge may make",
@@ -298,8 +347,16 @@ class BridgeSettings:
     tls_ca_file: Path | None
     tls_cert_file: Path | None
     tls_key_file: Path | None
+    otlp_endpoint: str | None
+    otlp_headers: dict[str, str]
+    statsd_address: tuple[str, int] | None
     health_file: Path | None
     log_level: str
+
+    @property
+    def relays(self) -> bool:
+        """Whether there is somewhere to pass on what tasks have for a monitoring system."""
+        return self.otlp_endpoint is not None or self.statsd_address is not None
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

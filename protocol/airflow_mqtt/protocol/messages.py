@@ -56,6 +56,12 @@ MAX_PARTS = 256
 #: What a peer may announce: it takes several messages in one (`Parcel`, and `Ack.answers`).
 PARCELS = "parcels"
 
+#: What a bridge may announce: it passes on what workers send for a monitoring system (`Telemetry`).
+TELEMETRY = "telemetry"
+
+#: What the spans of a `Telemetry` may unpack to.
+MAX_SPANS = 256 * 1024
+
 #: Bytes of the end of a log that may be sent, and are stored, before its middle.
 MAX_TAIL = 64 * 1024
 
@@ -639,6 +645,36 @@ class LogChunk(Message):
             return base64.b64decode(self.base64 or "", validate=True)
         except (binascii.Error, ValueError):
             raise PayloadError("LogChunk: field 'base64' is not base64") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Telemetry(Message):
+    """What tasks of a worker have for a monitoring system of the site: lines of StatsD, and spans.
+
+    `spans` are messages of OTLP (`ExportTraceServiceRequest`), packed as a payload is, in base64. Nobody acknowledges
+    any of it.
+    """
+
+    lines: list[str] = _is(_texts, default_factory=list)
+    spans: str = _is(_body, default="")
+
+    @classmethod
+    def of(cls, lines: list[str], spans: bytes) -> Self:
+        return cls(lines=lines, spans=base64.b64encode(codec.pack(spans)).decode())
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it holds."""
+        return len(self.spans) + sum(map(len, self.lines))
+
+    @property
+    def otlp(self) -> bytes:
+        """The spans; `PayloadError` when they are not base64, or unpack to too much."""
+        try:
+            packed = base64.b64decode(self.spans, validate=True)
+        except (binascii.Error, ValueError):
+            raise PayloadError("Telemetry: field 'spans' is not base64") from None
+        return codec.unpack(packed, max_bytes=MAX_SPANS)
 
 
 # --- Execution API calls ----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ class TopicKind(StrEnum):
     REQUEST = "request"
     RESPONSE = "response"
     PROBE = "probe"
+    TELEMETRY = "telemetry"
     JOB_STATUS = "job-status"
     BRIDGE_STATUS = "bridge-status"
     BRIDGE_ECHO = "bridge-echo"
@@ -56,6 +57,7 @@ _OF_WORKER = {
         TopicKind.REQUEST,
         TopicKind.RESPONSE,
         TopicKind.PROBE,
+        TopicKind.TELEMETRY,
     )
 }
 
@@ -108,9 +110,13 @@ class Topics:
         """Where a bridge sends itself a message through the broker, to know that it receives."""
         return f"{self.base}/bridge/echo/{instance}"
 
-    def of_bridge(self) -> dict[str, TopicKind]:
-        """The filters that a leading bridge subscribes to, besides its own echo, with what comes of each."""
-        kinds = (TopicKind.STATUS, TopicKind.INFO, TopicKind.EVENTS, TopicKind.REQUEST)
+    def of_bridge(self, *, telemetry: bool = False) -> dict[str, TopicKind]:
+        """The filters that a leading bridge subscribes to, besides its own echo, with what comes of each.
+
+        `telemetry`: it has somewhere to pass that on to.
+        """
+        kinds = [TopicKind.STATUS, TopicKind.INFO, TopicKind.EVENTS, TopicKind.REQUEST]
+        kinds += [TopicKind.TELEMETRY] if telemetry else []
         filters = {self.worker("+", kind): kind for kind in kinds}
         return filters | {self.logs("+", "+"): TopicKind.LOGS, self.bridge_status: TopicKind.BRIDGE_STATUS}
 

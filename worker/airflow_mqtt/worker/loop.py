@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import get_args
 
 from airflow_mqtt.protocol.errors import NameInUseError
+from airflow_mqtt.protocol.topics import TopicKind
 from airflow_mqtt.worker.core import Core
 from airflow_mqtt.worker.core.effects import (
     Answer,
@@ -30,6 +31,7 @@ from airflow_mqtt.worker.journal import Journal
 from airflow_mqtt.worker.local_api import LocalApi
 from airflow_mqtt.worker.mqtt.link import Link, LinkEvent
 from airflow_mqtt.worker.mqtt.probe import Outcome, Probe, Verdict
+from airflow_mqtt.worker.relay import Relay
 from airflow_mqtt.worker.runners import Runners
 
 log = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Loop:
         selector: selectors.BaseSelector,
         begin_probe: Callable[[float], Probe],
         health: Health,
+        relay: Relay | None = None,
     ) -> None:
         self._core = core
         self._journal = journal
@@ -62,6 +65,7 @@ class Loop:
         self._selector = selector
         self._health = health
         self._begin_probe = begin_probe
+        self._relay = relay
         self._probe: Probe | None = None  # while it is under way, the link waits
         self._must_probe = True
         self._was_up = False
@@ -103,6 +107,7 @@ class Loop:
         self._look_at_device(now)
         self._core.tick(now, self._runners.disk_free(), self._link.under_way)
         self._perform()
+        self._relay_telemetry(now)
         if self._core.state.jobs:  # else nobody waits, and the packet that this takes is saved
             self._link.acknowledge()
 
@@ -110,6 +115,8 @@ class Loop:
         network = self._link if self._probe is None else self._probe
         due = min(self._core.deadline(now), network.deadline(now), self._runners.deadline(now))
         due = min(due, self._health.deadline())
+        if self._relay is not None and self._relays:
+            due = min(due, self._relay.gathered.due)
         return min(LONGEST_SLEEP, max(0.0, due - now))
 
     def _perform(self) -> None:
@@ -146,6 +153,16 @@ class Loop:
                 self._link.reconnect(reason, now)
             case Stop():
                 self._stop = effect
+
+    @property
+    def _relays(self) -> bool:
+        """Whether there is somebody who passes on what tasks have for a monitoring system."""
+        return self._link.up and self._core.state.relays
+
+    def _relay_telemetry(self, now: float) -> None:
+        payload = self._relay.take(now) if self._relay is not None and self._relays else None
+        if payload is not None:
+            self._link.publish(self._core.state.topic(TopicKind.TELEMETRY), payload, qos=0)
 
     def _append_log(self, job: str, attempt: int, line: bytes) -> None:
         """Write a line of ours into a task's log. A disk that is full costs the line, not the worker."""

@@ -29,6 +29,7 @@ from airflow_mqtt.worker.loop import Loop
 from airflow_mqtt.worker.mqtt.link import Link
 from airflow_mqtt.worker.mqtt.probe import Probe
 from airflow_mqtt.worker.packages import installed_version
+from airflow_mqtt.worker.relay import Relay
 from airflow_mqtt.worker.runners import Runners
 from airflow_mqtt.worker.settings import SETTINGS, WorkerSettings
 
@@ -42,6 +43,9 @@ JOURNAL = "journal.sqlite"
 
 #: From which release on the Task SDK has what runs them.
 _SDK_OF = {JobKind.AIRFLOW: (), JobKind.CONNECTION_TEST: (1, 3)}
+
+#: With which tasks say figures, and spans.
+_TELEMETRY_LIBRARIES = ("statsd", "opentelemetry-exporter-otlp-proto-http")
 
 #: Of the largest calls, how many have room on the local socket at a time.
 ROOM_OF_CALLS = 2
@@ -163,6 +167,7 @@ def _work(settings: WorkerSettings) -> None:
         config = _config(settings, restored.meta["journal"], _boot(settings.state_dir / JOURNAL))
         core = _recalled(config, restored, settings.state_dir / JOURNAL)
         max_call_bytes = largest_call(settings.max_message_bytes)
+        relay = Relay(selector) if settings.relay_telemetry else None
         runners = Runners(
             settings.state_dir,
             settings.python,
@@ -171,6 +176,7 @@ def _work(settings: WorkerSettings) -> None:
             max_call_bytes=max_call_bytes,
             keep_warm=settings.warm == "start" and bool(config.kinds),
             warm_dags_memory=settings.warm_dags_memory if settings.warm_dags else 0,
+            environment=None if relay is None else _telemetry_settings(settings, relay),
         )
         local_api = _listen(settings.state_dir, selector, runners, max_call_bytes)
         ours = frozenset({config.instance, restored.meta.get("instance", config.instance)})
@@ -194,6 +200,7 @@ def _work(settings: WorkerSettings) -> None:
             selector,
             lambda now: Probe(settings, selector, ours, config.instance, now, v5=link.v5),
             health,
+            relay,
         )
         _warn_of_account(settings)
         if warning := settings.broker_url.warning:
@@ -207,6 +214,24 @@ def _work(settings: WorkerSettings) -> None:
             local_api.close()
             health.close()
             runners.close()
+            if relay is not None:
+                relay.close()
+
+
+def _telemetry_settings(settings: WorkerSettings, relay: Relay) -> dict[str, str]:
+    """Return the settings with which tasks say figures and spans to `relay`, as far as they can.
+
+    Another interpreter than ours is taken to have the libraries.
+    """
+    lines, spans = (
+        settings.python != sys.executable or installed_version(name) is not None for name in _TELEMETRY_LIBRARIES
+    )
+    if not (lines and spans):
+        missing = " and ".join(
+            name for name, there in zip(_TELEMETRY_LIBRARIES, (lines, spans), strict=True) if not there
+        )
+        log.warning("relay_telemetry: %s not installed beside the Task SDK; pip install 'airflow-mqtt[otel]'", missing)
+    return relay.environment(lines=lines, spans=spans)
 
 
 def _health(

@@ -56,7 +56,9 @@ class Runners:
         max_call_bytes: int,
         keep_warm: bool = False,
         warm_dags_memory: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
+        self._environment = environment or {}  # what tasks find there beside what is in ours
         self._warm_dags_memory = warm_dags_memory  # bytes of parsed Dags that the host holds; 0: each task parses
         self._max_call_bytes = max_call_bytes
         self._keep_warm = keep_warm  # a host from the first `tick` on, whether or not there are tasks
@@ -142,7 +144,14 @@ class Runners:
 
     def _started_host(self) -> "_Host":
         if self._host is None:
-            self._host = _Host(self._python, self._state_dir, self._warm_dags_memory, self._selector, self._host_ready)
+            self._host = _Host(
+                self._python,
+                self._state_dir,
+                self._warm_dags_memory,
+                self._selector,
+                self._host_ready,
+                environment={**task_environment(os.environ), **self._environment},
+            )
         return self._host
 
     def _complain(self, text: str) -> None:
@@ -284,7 +293,14 @@ class _Host:
     """The warm process and the socket to it."""
 
     def __init__(
-        self, python: str, state_dir: Path, warm_bytes: int, selector: selectors.BaseSelector, ready: Any
+        self,
+        python: str,
+        state_dir: Path,
+        warm_bytes: int,
+        selector: selectors.BaseSelector,
+        ready: Any,
+        *,
+        environment: Mapping[str, str],
     ) -> None:
         self._channel, theirs = socket.socketpair()
         with theirs, _private(state_dir / "host.log") as sink:
@@ -297,7 +313,7 @@ class _Host:
                 stderr=sink,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
-                env=task_environment(os.environ),
+                env=environment,
             )
         self._channel.setblocking(False)
         self._unpacker = Unpacker()

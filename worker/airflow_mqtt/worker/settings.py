@@ -199,6 +199,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Limit for task logs, as they are packed for the link: some ten times as much text.",
         "65536",
     ),
+    Setting(
+        "relay_telemetry",
+        flag,
+        "true or false",
+        "Whether spans and StatsD lines of tasks go to the bridge, which passes them on where it has otlp_endpoint or"
+        " statsd_address. Up to 1 KiB/s of the link, the rest is dropped. Needs the extra otel beside the Task SDK.",
+        "false",
+    ),
     Setting("labels", _labels, "key=value, comma-separated", "Shown with the worker.", ""),
     Setting(
         "health_interval",
@@ -271,6 +279,7 @@ class WorkerSettings:
     warm_dags: bool
     warm_dags_memory: int
     log_rate: int
+    relay_telemetry: bool
     labels: dict[str, str]
     health_interval: float
     health_function: str

@@ -106,10 +106,18 @@ class Api(Protocol):
     ) -> Answer: ...
 
 
+class Spans(Protocol):
+    """As much of `telemetry.CallSpans` as is needed here."""
+
+    def begin(self, headers: dict[str, str]) -> Any: ...
+    def end(self, begun: Any, name: str, status: int, *, job: str, worker: str) -> None: ...
+
+
 class Gateway:
     """Answers the requests of workers, each once.
 
-    `clock` is one that is never set; `elsewhere` does what takes long where it holds up nobody.
+    `clock` is one that is never set; `elsewhere` does what takes long where it holds up nobody; `spans` hears of calls
+    whose trace is recorded.
     """
 
     def __init__(
@@ -123,6 +131,7 @@ class Gateway:
         clock: Callable[[], float],
         elsewhere: Callable[[Callable[[], bytes]], Awaitable[bytes]],
         max_message_bytes: int,
+        spans: Spans | None = None,
     ) -> None:
         self._writer = writer
         self._living = writer.living
@@ -132,6 +141,7 @@ class Gateway:
         self._sleep = sleep
         self._clock = clock
         self._elsewhere = elsewhere
+        self._spans = spans
         self.max_message_bytes = max_message_bytes
         self._busy: set[Key] = set()
         self._answers = Recent(total=_REMEMBERED, each=_REMEMBERED_OF_A_WORKER)
@@ -275,7 +285,7 @@ class Gateway:
         try:
             if match.route.does is Does.END:
                 return await self._end(admitted, request, match)
-            return await self._forward(admitted, request, match)
+            return await self._traced(admitted, request, match)
         except MalformedError as error:
             return Refusal(400, "malformed", f"the call cannot be made: {error}")
 
@@ -305,7 +315,7 @@ class Gateway:
         """Forward a final state, and note it before the worker hears that it was accepted."""
         self._ending[job.id] += 1
         try:
-            return await self._forward(job, request, match)
+            return await self._traced(job, request, match)
         finally:
             self._ending[job.id] -= 1
             if not self._ending[job.id]:
@@ -320,6 +330,21 @@ class Gateway:
                 request.method, request.path, call.worker, request.job, request.attempt, refusal.message,
             )  # fmt: skip
         return _refusal(request, refusal)
+
+    async def _traced(self, job: Job, request: Request, match: Match) -> Response:
+        """Forward a call; where its trace is recorded, as a span of that, which is the parent of what the API does."""
+        begun = None if self._spans is None else self._spans.begin(request.headers)
+        if self._spans is None or begun is None:
+            return await self._forward(job, request, match)
+        status = 0
+        try:
+            headers = {**request.headers, **begun.context.headers()}
+            response = await self._forward(job, replace(request, headers=headers), match)
+            status = response.status
+            return response
+        finally:
+            name = f"{request.method} {match.route.path}"
+            self._spans.end(begun, name, status, job=job.id, worker=job.worker or "")
 
     async def _forward(self, job: Job, request: Request, match: Match) -> Response:
         """Make the call, and again until the API answers: the worker waits, and nothing else can answer it.

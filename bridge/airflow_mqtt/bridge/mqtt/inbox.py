@@ -26,6 +26,7 @@ from airflow_mqtt.protocol.messages import (
     LogPart,
     Parcel,
     Request,
+    Telemetry,
     WorkerInfo,
     WorkerStatus,
     decode_report,
@@ -48,6 +49,7 @@ _UNPACKED: Final = {
     TopicKind.INFO: 256 * _KIB,
     TopicKind.EVENTS: 512 * _KIB,
     TopicKind.LOGS: _MIB,
+    TopicKind.TELEMETRY: 256 * _KIB,
 }
 
 #: What a sender may cost in a second, and in how many seconds at once: messages, and bytes of their unpacked text. A
@@ -109,7 +111,15 @@ class Opened:
     chains: tuple[tuple[Call, ...], ...]
 
 
-Message = Heard | Call | Opened | Echo | Other
+@dataclass(frozen=True, slots=True)
+class Relayed:
+    """What a worker's tasks have for a monitoring system."""
+
+    worker: str
+    message: Telemetry
+
+
+Message = Heard | Call | Opened | Echo | Other | Relayed
 
 
 class Inbox:
@@ -255,6 +265,8 @@ def _decoded(topic: Topic, plain: bytes, retained: bool) -> Message | None:
             return Heard(topic.worker, chunk, job=topic.job, size=size)
         case TopicKind.REQUEST:
             return Call(topic.worker, Request.decode(plain), size)
+        case TopicKind.TELEMETRY:
+            return Relayed(topic.worker, Telemetry.decode(plain))
         case TopicKind.BRIDGE_STATUS:
             return Other(BridgeStatus.decode(plain)) if plain else None
         case TopicKind.BRIDGE_ECHO:

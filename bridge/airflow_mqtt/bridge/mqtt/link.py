@@ -208,9 +208,16 @@ class Link:
     """The connection to the broker. `publish` drops what cannot be sent now: everything is sent again later."""
 
     def __init__(
-        self, settings: BridgeSettings, topics: Topics, *, will: Outgoing, dropped: Counter[str] | None = None
+        self,
+        settings: BridgeSettings,
+        topics: Topics,
+        *,
+        will: Outgoing,
+        dropped: Counter[str] | None = None,
+        telemetry: bool = False,
     ) -> None:
         self._settings = settings
+        self._telemetry = telemetry  # whether it is listened to
         self._dropped = Counter[str]() if dropped is None else dropped
         self._topics = topics
         self._will = will
@@ -296,7 +303,8 @@ class Link:
         )
 
     async def _serve(self, client: _Client, connected: Callable[[], None]) -> None:
-        filters = self._topics.of_bridge() | {self._topics.bridge_echo(self._settings.instance): TopicKind.BRIDGE_ECHO}
+        filters = self._topics.of_bridge(telemetry=self._telemetry)
+        filters[self._topics.bridge_echo(self._settings.instance)] = TopicKind.BRIDGE_ECHO
         raise_if_cancelled()
         self._echoed.set()
         async with asyncio.TaskGroup() as group:

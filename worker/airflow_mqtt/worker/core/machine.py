@@ -9,6 +9,7 @@ from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import (
     MAX_POSITION,
     PARCELS,
+    TELEMETRY,
     Ack,
     BridgeState,
     BridgeStatus,
@@ -334,6 +335,7 @@ class Core:
         """
         if bridge.state == BridgeState.LEADING:
             self.state.gathers = PARCELS in bridge.features
+            self.state.relays = TELEMETRY in bridge.features
         if bridge.state != BridgeState.LEADING or (retained and bridge.epoch <= self.state.epoch):
             return
         known = self.state.epoch == 0 and retained

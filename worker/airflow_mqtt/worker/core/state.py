@@ -100,6 +100,7 @@ class State:
     unwelcome: str = ""  # why the bridge does not take this worker
     epoch: int = 0
     gathers: bool = False  # the bridge takes several messages in one
+    relays: bool = False  # the bridge passes on what tasks have for a monitoring system
     send_at: float = NEVER  # when what waits for the bridge is sent
     chunks: list[LogPart] = field(default_factory=list)  # of logs, which go with that
     reading: int = 0  # chunks that were asked for and are not read yet

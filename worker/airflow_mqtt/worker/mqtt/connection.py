@@ -310,12 +310,13 @@ class Connection:
             with contextlib.suppress(OSError):  # the connection has just ended
                 self._registered.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
-        """Send with QoS 1; return the packet's id, which is in `unacknowledged` until the broker has it."""
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> int:
+        """Send; return the packet's id, which with QoS 1 is in `unacknowledged` until the broker has it."""
         assert self.client is not None
         name, properties = self._alias(topic)
-        mid: int = self.client.publish(name, payload, qos=1, retain=retain, properties=properties).mid
-        self.unacknowledged[mid] = packets.size_of(topic, payload)
+        mid: int = self.client.publish(name, payload, qos=qos, retain=retain, properties=properties).mid
+        if qos:
+            self.unacknowledged[mid] = packets.size_of(topic, payload)
         # paho takes nothing but a PINGREQ for a sign of life of ours, and sends one each `keepalive`.
         self.client._last_msg_out = time.monotonic()  # noqa: SLF001  it has no public way
         return mid

@@ -205,8 +205,8 @@ class Link:
         if self._connection is not None:
             self._connection.acknowledge()
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Send with QoS 1; without a connection it is dropped, since the journal has what matters.
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False, qos: int = 1) -> None:
+        """Send; without a connection it is dropped, since the journal has what matters.
 
         What the broker does not take would end the connection, and all that is on it; the core knows the limit.
         """
@@ -214,7 +214,7 @@ class Link:
             return
         size = packets.size_of(topic, payload)
         if self.limit.fits(size):
-            self._connection.publish(topic, payload, retain=retain)
+            self._connection.publish(topic, payload, retain=retain, qos=qos)
         elif topic not in self._too_large:
             self._too_large.add(topic)
             log.error("%s: %d bytes are not sent, since the broker takes %s", topic, size, self.limit.packet)

@@ -149,7 +149,7 @@ def test_a_host_that_died_unnoticed_is_replaced(tmp_path: Path, monkeypatch) -> 
     orders = []
 
     class Living(Dead):
-        def __init__(self, *_: object) -> None:
+        def __init__(self, *_: object, **__: object) -> None:
             pass
 
         def send(self, order: object) -> None:

@@ -89,7 +89,10 @@ _HEADER: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+=[!-~]([ -~]*[!-~])?")
 
 
 def _headers(value: str) -> dict[str, str]:
-    found = pairs(value)
+    try:
+        found = pairs(value)
+    except SettingError:  # which names what it does not understand: it may be the password
+        raise SettingError("one is not name=value") from None
     if not all(_HEADER.fullmatch(f"{name}={text}") for name, text in found.items()):
         raise SettingError("one is no header of HTTP")
     return found

@@ -66,4 +66,5 @@ def test_a_secret_is_not_shown(setting, text):
 
 
 def test_what_holds_a_password_is_a_secret():
-    assert {one.name for one in (*WORKER, *BRIDGE) if one.secret} == {"broker_url", "database_url", "listen_url"}
+    secrets = {"broker_url", "database_url", "listen_url", "otlp_headers"}
+    assert {one.name for one in (*WORKER, *BRIDGE) if one.secret} == secrets

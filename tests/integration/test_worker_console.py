@@ -39,7 +39,7 @@ def said(worker: WorkerProcess, *arguments: str) -> str:
 
 
 def test_it_says_what_it_does_and_shows_the_log(worker: WorkerProcess, bridge: FakeBridge) -> None:
-    bridge.status("idle")
+    bridge.status("idle", timeout=60)
     job = bridge.run("wait_for_file")
     bridge.log(job, "waiting")
     found = json.loads(said(worker, "status", "--output", "json"))
@@ -63,7 +63,7 @@ def test_it_says_what_it_does_and_shows_the_log(worker: WorkerProcess, bridge: F
 def test_maintenance_is_set_without_a_network_and_outlives_a_restart(
     worker: WorkerProcess, broker: servers.Mosquitto, tmp_path: Path
 ) -> None:
-    wait_for(lambda: "connected to" in said(worker, "status"), what="the connection")
+    wait_for(lambda: "connected to" in ask(worker, "status").stdout, what="the connection", timeout=60)
     broker.stop()
     wait_for(lambda: "no connection to" in said(worker, "status"), what="the outage", timeout=60)
     assert said(worker, "maintenance", "on", "-c", "new SD card") == (
@@ -79,7 +79,7 @@ def test_maintenance_is_set_without_a_network_and_outlives_a_restart(
 
 
 def test_stop_drains_and_waits(worker: WorkerProcess, bridge: FakeBridge) -> None:
-    bridge.status("idle")
+    bridge.status("idle", timeout=60)
     job = bridge.run("wait_for_file")
     bridge.log(job, "waiting")
     waiting = subprocess.Popen(command(worker, "stop", "--wait"), stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""What Airflow loads: `MqttExecutor`, the database manager, the log reader, the CLI group `airflow mqtt`.
+"""What Airflow loads: `MqttExecutor`, the database manager, the plugin with its log reader, and `airflow mqtt`.
 
 A *dispatch* is what the scheduler hands over once; it is a row of `mqtt_job`, a *job*. A task instance has one job for
 each time that it was queued, of which the newest counts. A *pass* is one call of `sync`.

@@ -133,6 +133,24 @@ def token_life(*, waiting: bool) -> float:
     return float(conf.getint("execution_api", "jwt_expiration_time"))
 
 
+def plugin_errors() -> dict[str, str]:
+    """Load the plugins, and return from where one could not be loaded -> why."""
+    from airflow import plugins_manager  # noqa: PLC0415 - it loads nothing by itself, and few need it
+
+    if "get_import_errors" in vars(plugins_manager):
+        return dict(plugins_manager.get_import_errors())
+    plugins_manager.ensure_plugins_loaded()  # 3.1
+    return dict(plugins_manager.import_errors)
+
+
+def finds_database_manager() -> bool:
+    """Whether `airflow db migrate` knows of our tables: by the provider's metadata from 3.2 on, else by a setting."""
+    from airflow.providers_manager import ProvidersManager  # noqa: PLC0415 - a command alone needs it
+
+    named = conf.get("database", "external_db_managers", fallback=None) or ""
+    return hasattr(ProvidersManager, "db_managers") or "airflow_mqtt.executor.db.MqttDBManager" in named
+
+
 def callback_timeout() -> float:
     """Return for how many seconds a callback may wait for a worker."""
     named = conf.get("mqtt", "callback_queued_timeout", fallback=None)

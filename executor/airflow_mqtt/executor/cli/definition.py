@@ -38,6 +38,12 @@ ARG_STATE: Final = Arg(
 ARG_QUEUE: Final = Arg(("-q", "--queue"), help="Only jobs of this queue")
 ARG_OF_WORKER: Final = Arg(("-w", "--worker"), help="Only jobs of this worker")
 ARG_LIMIT: Final = Arg(("-n", "--limit"), type=int, default=50, help="How many jobs, the newest first (50)")
+ARG_DEVICE: Final = Arg(("--device",), metavar="NAME", help="A worker whose account at the broker is looked at, too")
+ARG_BROKER_URL: Final = Arg(
+    ("--broker-url",),
+    metavar="URL",
+    help="How that device comes to the broker; better in AIRFLOW_MQTT_DEVICE_URL, since everybody here sees flags",
+)
 
 
 def _command(name: str, text: str, *args: Arg) -> ActionCommand:
@@ -52,6 +58,12 @@ def get_mqtt_cli_commands() -> list[GroupCommand]:
             name="mqtt",
             help="Look at and steer the workers and jobs of airflow-mqtt",
             subcommands=(
+                ActionCommand(
+                    name="check",
+                    help="Look at all that a new site gets wrong, and say what to do; exit code 1 on a fault",
+                    func=lazy_load_command("airflow_mqtt.executor.cli.check_command.run"),
+                    args=(ARG_DEVICE, ARG_BROKER_URL, ARG_OUTPUT, ARG_TEAM, ARG_VERBOSE),
+                ),
                 _command("list-workers", "List the workers and their states", ARG_OUTPUT),
                 _command("list-jobs", "List jobs", ARG_STATE, ARG_QUEUE, ARG_OF_WORKER, ARG_LIMIT, ARG_OUTPUT),
                 _command("show-job", "Show a job and all that happened to it", ARG_JOB, ARG_OUTPUT),

@@ -1,0 +1,131 @@
+"""What `airflow mqtt check` finds in Airflow's configuration and database."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+
+import orjson
+from airflow.executors.executor_loader import ExecutorLoader
+from airflow.utils.log.file_task_handler import FileTaskHandler
+from airflow.utils.log.log_reader import TaskLogReader
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Row, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from airflow_mqtt.config.version import VERSION
+from airflow_mqtt.database import tables
+from airflow_mqtt.database.errors import said_by
+from airflow_mqtt.executor import compat, db, fleet, remote_logs
+from airflow_mqtt.executor.cli import check
+from airflow_mqtt.executor.cli.check import Lease, Line, LogReaders, Name, Result, Revision, WorkerFacts
+from airflow_mqtt.executor.log_reader import MqttLogIO
+from airflow_mqtt.protocol.workers import GONE
+
+_bridge = tables.bridge.c
+_worker = tables.worker.c
+
+#: How often the lease is looked at, in seconds.
+_LOOK_EVERY: Final = 0.2
+
+#: The time by the database's clock, in seconds since 1970. That of SQLite is this machine's.
+_CLOCKS: Final = {"postgresql": "SELECT extract(epoch FROM clock_timestamp())"}
+
+
+def look(team_name: str, lease_ttl: float) -> Iterator[Line]:
+    """Yield a line for each thing of the site."""
+    yield check.executor(_executors())
+    yield check.logs(_log_readers())
+    yield from _of_database(_of_clock, _of_tables, lambda session: _of_fleet(session, team_name, lease_ttl))
+
+
+def _of_database(*questions: Callable[[Session], list[Line]]) -> Iterator[Line]:
+    """Ask one after the other, until one has found a fault: without tables there is no bridge to look for."""
+    for question in questions:
+        try:
+            with compat.own_session() as session:
+                lines = question(session)
+        except DBAPIError as error:
+            todo = "check [database] sql_alchemy_conn, and that its server can be reached from here"
+            lines = [Line("database", Result.FAULT, f"it does not answer: {said_by(error)}", todo)]
+        yield from lines
+        if check.exit_code(lines):
+            return
+
+
+def _executors() -> list[Name] | str:
+    try:
+        names = ExecutorLoader.get_executor_names()
+        for name in names:
+            if name.module_path.startswith("airflow_mqtt."):
+                ExecutorLoader.import_executor_cls(name)
+    except Exception as error:  # whatever Airflow has against it
+        return f"{type(error).__name__}: {error}"
+    return [Name(name.module_path, name.alias, getattr(name, "team_name", None)) for name in names]
+
+
+def _log_readers() -> LogReaders:
+    """Load the plugins as an API server does, and see who would read a log then."""
+    errors = compat.plugin_errors()
+    ours = next((error for source, error in errors.items() if "airflow_mqtt" in source or "airflow-mqtt" in source), "")
+    handler = type(TaskLogReader().log_handler)
+    own_way = handler.read is not FileTaskHandler.read or handler._read is not FileTaskHandler._read  # noqa: SLF001
+    return LogReaders(isinstance(remote_logs.reader(), MqttLogIO), ours, handler.__name__ if own_way else "")
+
+
+def _of_clock(session: Session) -> list[Line]:
+    query = _CLOCKS.get(session.get_bind().dialect.name)
+    before = time.time()
+    there = float(session.scalar(text(query)) or 0) if query else before
+    return [check.database_clock(there - (before + time.time()) / 2)]
+
+
+def _of_tables(session: Session) -> list[Line]:
+    context = MigrationContext.configure(session.connection(), opts={"version_table": db.VERSION_TABLE})
+    scripts = ScriptDirectory(db.MqttDBManager.migration_dir)
+    known = {script.revision for script in scripts.walk_revisions()}
+    head = scripts.get_current_head() or ""
+    return [check.tables(Revision(context.get_current_revision(), head, known, compat.finds_database_manager()))]
+
+
+def _of_fleet(session: Session, team_name: str, lease_ttl: float) -> list[Line]:
+    found = _lease(session, team_name, lease_ttl)
+    teams = session.scalars(select(_bridge.team_name).where(_bridge.team_name != team_name)).all()
+    access = fleet.enforced(session, team_name)
+    query = select(_worker.name, _worker.state, _worker.info, _worker.clock_offset).where(
+        _worker.team_name == team_name
+    )
+    known = [_worker_facts(row, access) for row in session.execute(query.order_by(_worker.name))]
+    bridge_version = found.version if found is not None else ""
+    return [
+        check.lease(found, team_name, teams),
+        *check.workers(known),
+        check.versions(VERSION, bridge_version, known),
+    ]
+
+
+def _lease(session: Session, team_name: str, lease_ttl: float) -> Lease | None:
+    """Look at the lease until it has moved, or has stood still for longer than a leader lets it."""
+    query = select(_bridge.holder, _bridge.host, _bridge.epoch, _bridge.beat).where(_bridge.team_name == team_name)
+    first = seen = _fresh(session, query)
+    until = time.monotonic() + lease_ttl
+    while first is not None and first.holder and seen == first and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY)
+        seen = _fresh(session, query)
+    if seen is None:
+        return None
+    return Lease(seen.holder, seen.host, seen.epoch, moves=seen != first)
+
+
+def _fresh(session: Session, query: Any) -> Row[Any] | None:
+    session.rollback()  # else it is as it was when this transaction began, on SQLite
+    found: Row[Any] | None = session.execute(query).one_or_none()
+    return found
+
+
+def _worker_facts(row: Any, access: Any) -> WorkerFacts:
+    info = orjson.loads(row.info)
+    queues = info.get("queues") or []
+    refused = [queue for queue in queues if not access.may_serve(row.name, queue)]
+    return WorkerFacts(row.name, row.state not in GONE, info.get("version") or "", row.clock_offset, refused)

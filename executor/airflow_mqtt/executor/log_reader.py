@@ -85,6 +85,17 @@ class MqttLogIO:
         return [*(part.label for part in parts), *labels], [joined(jobs, theirs), *triggerers]
 
 
+def is_ours(ti: Any, try_number: int) -> bool:
+    """Whether this try of a task has been a job of ours; False where nobody can say."""
+    from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
+
+    try:
+        with compat.own_session() as session:
+            return task_log.has_jobs(session, ti, try_number)
+    except SQLAlchemyError:
+        return False
+
+
 def _find(relative_path: str, ti: Any) -> list[Part]:
     from airflow_mqtt.executor import compat  # noqa: PLC0415 - see `of_running`
 

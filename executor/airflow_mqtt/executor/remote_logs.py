@@ -4,6 +4,7 @@ Not in `compat`, which needs Airflow's models: `put_in_place` runs in processes 
 """
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,26 @@ def put_in_place() -> None:
         log.load_remote_log_handler = _with_ours(log.load_remote_log_handler)
     else:  # 3.1 has found it by now, and its Task SDK looks here, too
         logging_config.REMOTE_TASK_LOG = _ours(logging_config.REMOTE_TASK_LOG)
+    for handler in logging.getLogger("airflow.task").handlers:
+        _have_ask(handler)
+
+
+def _have_ask(handler: Any) -> None:
+    """Have a handler that reads logs its own way (Elasticsearch, OpenSearch) read ours as Airflow itself does."""
+    base: Any = next((one for one in type(handler).__mro__ if one.__name__ == "FileTaskHandler"), None)
+    if base is None or type(handler)._read is base._read:  # noqa: SLF001 - what Airflow has its providers override
+        return
+    own = handler._read  # noqa: SLF001
+
+    @functools.wraps(own)
+    def read(ti: Any, try_number: int, metadata: Any = None) -> Any:
+        from airflow_mqtt.executor.log_reader import is_ours  # noqa: PLC0415 - only where a log is read
+
+        if is_ours(ti, try_number):
+            return base._read(handler, ti, try_number, metadata)  # noqa: SLF001
+        return own(ti, try_number, metadata)
+
+    handler._read = read  # noqa: SLF001
 
 
 def _asks_a_function(logging_config: Any) -> bool:

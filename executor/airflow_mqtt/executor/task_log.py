@@ -146,6 +146,12 @@ def parts_of(session: Session, ti: Any, same_try: ColumnElement[bool]) -> list[P
     return [_part(row, unserved=_unserved(session, row)) for row in rows]
 
 
+def has_jobs(session: Session, ti: Any, try_number: int) -> bool:
+    """Whether `ti` has been given to us in this try."""
+    query = select(_job.id).where(_of(ti), _job.try_number == try_number).limit(1)
+    return session.scalar(query) is not None
+
+
 def _unserved(session: Session, job: Any) -> bool:
     """Whether a job waits for a worker in a queue that none serves now."""
     from airflow_mqtt.executor import fleet  # noqa: PLC0415 - Airflow imports our logging_config early

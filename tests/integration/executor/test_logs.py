@@ -1,6 +1,7 @@
 """Task logs, as Airflow's own reader shows them on an API server that shares no disk with anybody."""
 
 import json
+import logging
 import time
 import tracemalloc
 
@@ -357,6 +358,24 @@ def test_a_log_that_is_here_and_in_the_sites_store_is_shown_once(world, job_of, 
     sources, lines = shown(world, world.task(ti.id))
     assert lines == [*(f"line {number}" for number in range(20)), "only there", "another file"]
     assert "on worker edge-1" in sources and "elsewhere" in sources
+
+
+def test_a_handler_that_reads_in_a_way_of_its_own(world, job_of, monkeypatch):
+    from airflow.utils.log.file_task_handler import FileTaskHandler, StructuredLogMessage
+
+    class OfAProvider(FileTaskHandler):
+        def _read(self, ti, try_number, metadata=None):
+            return [StructuredLogMessage(event="from its own index")], {"end_of_log": True}
+
+    handler = OfAProvider(base_log_folder=str(world.home / "an-empty-disk"))
+    monkeypatch.setattr(logging.getLogger("airflow.task"), "handlers", [handler])
+    with_ours(monkeypatch, Other(line("kept there", 9)))
+    ti, job = job_of(state="success")
+    world.log(job.id, 0, line("one").encode())
+    for found, expected in ((ti, ["one", "kept there"]), (world.queued_task(), ["from its own index"])):
+        stream, _ = handler.read(found, found.try_number)
+        events = [message.event for message in stream]
+        assert events[-len(expected) :] == expected
 
 
 def test_a_store_that_does_not_answer_hides_nothing(world, job_of, monkeypatch):

@@ -70,8 +70,8 @@ def _log_readers() -> LogReaders:
     errors = compat.plugin_errors()
     ours = next((error for source, error in errors.items() if "airflow_mqtt" in source or "airflow-mqtt" in source), "")
     handler = type(TaskLogReader().log_handler)
-    own_way = handler.read is not FileTaskHandler.read or handler._read is not FileTaskHandler._read  # noqa: SLF001
-    return LogReaders(isinstance(remote_logs.reader(), MqttLogIO), ours, handler.__name__ if own_way else "")
+    own_way = "" if handler.read is FileTaskHandler.read else handler.__name__
+    return LogReaders(isinstance(remote_logs.reader(), MqttLogIO), ours, own_way)
 
 
 def _of_clock(session: Session) -> list[Line]:

@@ -25,7 +25,7 @@ from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.telemetry import job_spans
 from airflow_mqtt.bridge.telemetry.monitoring import Monitoring
-from airflow_mqtt.bridge.upkeep import queue_status, wakeup
+from airflow_mqtt.bridge.upkeep import home_assistant, queue_status, wakeup
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
 from airflow_mqtt.bridge.upkeep.retention import Retention
 from airflow_mqtt.bridge.writer import BATCH, SAVE_INTERVAL, Writer
@@ -106,6 +106,7 @@ class Leader:
         self._retention = Retention(database, settings.retention)
         self._wake = asyncio.Event()
         self._published: dict[str, QueueStatus] = {}
+        self._announcer = home_assistant.Announcer(settings.home_assistant, self._topics)
         self._stale: dict[str, None] = {}  # topics on which the broker has retained what it should not
         self._group: asyncio.TaskGroup | None = None
         self._leaving = False
@@ -212,6 +213,7 @@ class Leader:
         """Lead. The PUBACK of that comes behind all that is retained, which with a large fleet takes seconds."""
         assert self._writer is not None
         self._published.clear()
+        self._announcer.connect()
         self._keep_limit()
         self._link.send([self._status(BridgeState.LEADING)])
         self._clear()
@@ -385,6 +387,8 @@ class Leader:
     async def _tell_queues(self, living: Living) -> None:
         self._inbox.say_dropped()
         living.lines.say_left_out()
+        if self._settings.home_assistant:
+            self._announce(living)
         statuses = queue_status.queue_statuses(living, time.time())
         gone = self._published.keys() - statuses.keys()
         changed = {
@@ -400,6 +404,11 @@ class Leader:
             self._published = {
                 queue: status for queue, status in self._published.items() if queue not in gone
             } | changed
+
+    def _announce(self, living: Living) -> None:
+        due = self._announcer.due(living.workers)
+        if self._link.send([one.message for one in due]):
+            self._announcer.done(due)
 
 
 def save_interval(settings: BridgeSettings) -> float:

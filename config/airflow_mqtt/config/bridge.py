@@ -111,6 +111,10 @@ def _root(value: str) -> str:
     return value
 
 
+def _discovery(value: str) -> str:
+    return _root(value) if value.strip() else ""
+
+
 def _retention(value: str) -> float:
     number = seconds(0, 3650 * _DAY)(value)
     if 0 < number < _SHORTEST_RETENTION:
@@ -253,6 +257,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "5",
     ),
     Setting(
+        "home_assistant",
+        _discovery,
+        "a topic such as homeassistant, or nothing",
+        "Make a device of each worker in Home Assistant, by messages below this prefix of its discovery (homeassistant,"
+        " unless it was changed there). Nothing: do not.",
+        "",
+    ),
+    Setting(
         "max_message_bytes",
         integer(4096, 8 * 1024 * 1024),
         "4096 to 8388608 bytes",
@@ -343,6 +355,7 @@ class BridgeSettings:
     queue_lost_after: dict[str, float]
     task_heartbeat_interval: float
     status_interval: float
+    home_assistant: str
     max_message_bytes: int
     log_limit: int
     retention: float

@@ -5,6 +5,8 @@ costs time and nothing else. `queue_status` counts the queues from memory. `rete
 ago, a few at a time, over its own connections and under the lease's epoch. `health_file` is touched while the loop
 turns.
 
+`home_assistant` tells which workers there are to who reads its discovery, when a worker is new or another.
+
 Retention and the writer may meet on a job whose last log bytes come after its end: the row is gone, so the writer's
 change is a conflict, and the bytes go with the job. Whatever dies here begins anew with the next leader, from nothing.
 """

@@ -13,11 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 import plans as plans_module
-from airflow_mqtt.bridge.upkeep.retention import BATCH, BUSY_PAUSE, IDLE_PAUSE, UNHEARD, Retention
+from airflow_mqtt.bridge.upkeep.retention import BUSY_PAUSE, IDLE_PAUSE, Retention
 from airflow_mqtt.database import sqlite, tables, transitions
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Writes, fields_of
+from airflow_mqtt.database.retention import BATCH, UNHEARD
 from airflow_mqtt.protocol.jobs import JobEvent
 from bridge_samples import worker
 from contract.test_ledger import new_ledger
@@ -230,7 +231,7 @@ def busy(site: Site) -> Site:
 
 
 def test_the_bridge_reads_no_whole_table(busy: Site, monkeypatch) -> None:
-    monkeypatch.setattr("airflow_mqtt.bridge.upkeep.retention.BATCH", 20)  # small, as a batch is beside a real history
+    monkeypatch.setattr("airflow_mqtt.database.retention.BATCH", 20)  # small, as a batch is beside a real history
 
     async def retention() -> Plans:
         async with Leading(busy) as database:

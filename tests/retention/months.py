@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from airflow_mqtt.bridge import lease
 from airflow_mqtt.bridge.upkeep.retention import IDLE_PAUSE, Retention
-from airflow_mqtt.database import tables
 from airflow_mqtt.database.engine import Database, make_engine
+from schema import upgrade
 
 DAY = 86400.0
 START = 1.8e9
@@ -62,12 +61,7 @@ class Site:
     def __init__(self, url: str, *, retention: float) -> None:
         self.url, self.retention = url, retention
         self.engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-        with self.engine.begin() as connection:
-            for table in tables.metadata.sorted_tables:
-                connection.execute(CreateTable(table))
-                # In the migration's order: of two indexes that seem equal, SQLite takes the one that was made last.
-                for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                    connection.execute(CreateIndex(index))
+        upgrade(self.engine)  # of two indexes that seem equal, SQLite takes the one that was made last
         self.dialect = self.engine.dialect.name
 
     # --- a day's work

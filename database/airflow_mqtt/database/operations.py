@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, CursorResult, Update, func, insert, select, update
+from sqlalchemy import ColumnElement, CursorResult, Delete, Update, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -34,7 +34,7 @@ _TRIES: Final = 8
 UNSTARTED: Final = frozenset({JobState.QUEUED, JobState.DISPATCHED, JobState.ACCEPTED})
 
 
-def changed(session: Session, statement: Update) -> int:
+def changed(session: Session, statement: Update | Delete) -> int:
     """Execute `statement` and return how many rows it changed."""
     result = session.execute(statement)
     assert isinstance(result, CursorResult)
@@ -133,56 +133,71 @@ class Wish(StrEnum):
     GONE = "gone"  # there is no such worker
     UNHEARD = "unheard"  # it has never said which queues it was started with
     CONTESTED = "contested"  # others kept writing; nothing was written
+    CHANGED = "changed"  # it is not what was seen any more: somebody else was first; nothing was written
 
 
-def request_maintenance(session: Session, team_name: str, worker: str, comment: str = "") -> Wish:
-    """Have a worker take no more jobs; those that run go on. Raises `PayloadError`: see `desired.revised`."""
-    return _wish(session, team_name, worker, lambda now, _: desired.request_maintenance(now, comment))
+def request_maintenance(
+    session: Session, team_name: str, worker: str, comment: str = "", *, seen: int | None = None
+) -> Wish:
+    """Have a worker take no more jobs; those that run go on. Raises `PayloadError`: see `desired.revised`.
+
+    With `seen`, here and below, only while what is wished has this revision: an operator has looked at that one.
+    """
+    return _wish(session, team_name, worker, lambda now, _: desired.request_maintenance(now, comment), seen)
 
 
-def exit_maintenance(session: Session, team_name: str, worker: str) -> Wish:
+def exit_maintenance(session: Session, team_name: str, worker: str, *, seen: int | None = None) -> Wish:
     """Have a worker take jobs again, and not stop."""
-    return _wish(session, team_name, worker, lambda now, _: desired.exit_maintenance(now))
+    return _wish(session, team_name, worker, lambda now, _: desired.exit_maintenance(now), seen)
 
 
-def shutdown_worker(session: Session, team_name: str, worker: str, comment: str = "") -> Wish:
+def shutdown_worker(
+    session: Session, team_name: str, worker: str, comment: str = "", *, seen: int | None = None
+) -> Wish:
     """Have a worker end its jobs in order, and stop. Raises `PayloadError`: see `desired.revised`."""
-    return _wish(session, team_name, worker, lambda now, _: desired.shutdown(now, comment))
+    return _wish(session, team_name, worker, lambda now, _: desired.shutdown(now, comment), seen)
 
 
-def set_comment(session: Session, team_name: str, worker: str, comment: str) -> Wish:
+def set_comment(session: Session, team_name: str, worker: str, comment: str, *, seen: int | None = None) -> Wish:
     """Say something of a worker to whoever looks at it. Raises `PayloadError`: see `desired.revised`."""
-    return _wish(session, team_name, worker, lambda now, _: desired.set_comment(now, comment))
+    return _wish(session, team_name, worker, lambda now, _: desired.set_comment(now, comment), seen)
 
 
-def set_slots(session: Session, team_name: str, worker: str, slots: int | None) -> Wish:
+def set_slots(session: Session, team_name: str, worker: str, slots: int | None, *, seen: int | None = None) -> Wish:
     """Have a worker run as many tasks at once; None: as many as it was started with. Raises `PayloadError`."""
-    return _wish(session, team_name, worker, lambda now, _: desired.set_slots(now, slots))
+    return _wish(session, team_name, worker, lambda now, _: desired.set_slots(now, slots), seen)
 
 
-def add_queues(session: Session, team_name: str, worker: str, queues: Sequence[str]) -> Wish:
+def add_queues(
+    session: Session, team_name: str, worker: str, queues: Sequence[str], *, seen: int | None = None
+) -> Wish:
     """Have a worker serve more queues. Raises `PayloadError`: see `desired.revised`."""
-    return _wish(session, team_name, worker, partial(_queues_changed, desired.add_queues, queues))
+    return _wish(session, team_name, worker, partial(_queues_changed, desired.add_queues, queues), seen)
 
 
-def remove_queues(session: Session, team_name: str, worker: str, queues: Sequence[str]) -> Wish:
+def remove_queues(
+    session: Session, team_name: str, worker: str, queues: Sequence[str], *, seen: int | None = None
+) -> Wish:
     """Have a worker serve fewer queues; jobs that it holds go on."""
-    return _wish(session, team_name, worker, partial(_queues_changed, desired.remove_queues, queues))
+    return _wish(session, team_name, worker, partial(_queues_changed, desired.remove_queues, queues), seen)
 
 
-def reset_queues(session: Session, team_name: str, worker: str) -> Wish:
+def reset_queues(session: Session, team_name: str, worker: str, *, seen: int | None = None) -> Wish:
     """Have a worker serve the queues with which it was started."""
-    return _wish(session, team_name, worker, lambda now, _: desired.reset_queues(now))
+    return _wish(session, team_name, worker, lambda now, _: desired.reset_queues(now), seen)
 
 
-def remove_worker(session: Session, team_name: str, worker: str) -> Wish:
+def remove_worker(session: Session, team_name: str, worker: str, *, seen: int | None = None) -> Wish:
     """Have a worker forgotten: the leading bridge does so once nothing is heard of it and it holds no job."""
     this = (_worker.team_name == team_name, _worker.name == worker)
-    if changed(session, update(tables.worker).where(*this, ~_worker.removal).values(removal=True, news=True)):
+    as_seen = true() if seen is None else _worker.revision == seen
+    if changed(session, update(tables.worker).where(*this, ~_worker.removal, as_seen).values(removal=True, news=True)):
         notify(session, team_name)
         return Wish.WISHED
-    known = session.scalar(select(_worker.name).where(*this))
-    return Wish.GONE if known is None else Wish.WISHED_BEFORE
+    known = session.execute(select(_worker.removal).where(*this)).one_or_none()
+    if known is None:
+        return Wish.GONE
+    return Wish.WISHED_BEFORE if known.removal else Wish.CHANGED
 
 
 #: What is wished now, and the worker's row, to what is wished then; None when its own queues would have to be known.
@@ -196,13 +211,15 @@ def _queues_changed(
     return None if own is None and now.queues is None else change(now, own or (), queues)
 
 
-def _wish(session: Session, team_name: str, worker: str, change: _Change) -> Wish:
+def _wish(session: Session, team_name: str, worker: str, change: _Change, seen: int | None) -> Wish:
     """Write what is wished after `change`, once nobody else has written since it was read."""
     this = (_worker.team_name == team_name, _worker.name == worker)
     for _ in range(_TRIES):
         row = session.execute(select(_worker.desired, _worker.revision, _worker.info).where(*this)).one_or_none()
         if row is None:
             return Wish.GONE
+        if seen is not None and row.revision != seen:
+            return Wish.CHANGED
         before = desired.parse(row.desired, row.revision)
         wished = change(before, row)
         if wished is None:

@@ -110,6 +110,11 @@ job = Table(
     _partial("ix_mqtt_job_subject", "subject", where=LIVES),
     Index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number"),
     Index("ix_mqtt_job_finished", "team_name", "finished_at"),
+    # For those who look: what waits, by queue; what a worker holds; the newest. No state is in them, so that most
+    # transitions write no index. Whoever wants the first two says `LIVES` and where `worker` is.
+    _partial("ix_mqtt_job_waiting", "team_name", "queue", "queued_at", where=f"{LIVES} AND worker IS NULL"),
+    _partial("ix_mqtt_job_held", "team_name", "worker", "slots", where=f"{LIVES} AND worker IS NOT NULL"),
+    Index("ix_mqtt_job_queued", "team_name", "queued_at", "id"),
 )
 
 job_event = Table(
@@ -172,6 +177,22 @@ access = Table(
     Column("team_name", Text, primary_key=True, server_default=""),
     Column("document", Text, nullable=False, server_default="{}"),  # access.Access without its revision
     Column("revision", Integer, nullable=False, server_default=text("0")),  # raised by each change
+)
+
+#: What people did: one row for each act and each worker or job that it was done to. See `acts`.
+act = Table(
+    "mqtt_act",
+    metadata,
+    Column("id", _Id, primary_key=True, autoincrement=True),
+    Column("team_name", Text, nullable=False, server_default=""),
+    Column("at", Double, nullable=False),
+    Column("by", Text, nullable=False),  # cli:<account>, api:<user of Airflow>
+    Column("act", Text, nullable=False),  # acts.Act
+    Column("subject", Text, nullable=False),  # name of a worker, id of a job, or what else it was done to
+    Column("detail", Text, nullable=False, server_default=""),  # its comment, queues, slots or reason
+    Column("outcome", Text, nullable=False),  # operations.Wish, operations.Ending
+    Index("ix_mqtt_act_team", "team_name", "id"),
+    Index("ix_mqtt_act_subject", "subject", "id"),
 )
 
 bridge = Table(

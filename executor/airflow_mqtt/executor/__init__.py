@@ -1,4 +1,5 @@
-"""What Airflow loads: `MqttExecutor`, the database manager, the plugin with its log reader, and `airflow mqtt`.
+"""What Airflow loads: `MqttExecutor`, the database manager, `airflow mqtt`, and the plugin with its log reader and the
+HTTP API of operators (`ui`). `acting` does what people want, for commands and API, and records it.
 
 A *dispatch* is what the scheduler hands over once; it is a row of `mqtt_job`, a *job*. A task instance has one job for
 each time that it was queued, of which the newest counts. A *pass* is one call of `sync`.

@@ -173,3 +173,18 @@ def stats() -> Any:
 def has_metrics() -> bool:
     """Whether Airflow's metrics go anywhere."""
     return any(conf.getboolean("metrics", name, fallback=False) for name in _METRICS)
+
+
+def belongs_to_team(auth_manager: Any, user: Any, team_name: str) -> bool:
+    """Whether `user` belongs to a team. Airflow knows teams from 3.2 on; everybody belongs to none."""
+    if not team_name:
+        return True
+    from airflow.api_fastapi.auth.managers.models import resource_details  # noqa: PLC0415 - for api-servers only
+
+    if not hasattr(resource_details, "TeamDetails"):
+        return True
+    details = resource_details.TeamDetails(name=team_name)
+    try:
+        return bool(auth_manager.is_authorized_team(method="GET", details=details, user=user))
+    except NotImplementedError:  # an auth manager that knows no teams
+        return True

@@ -1,15 +1,19 @@
 """What Airflow loads of us as a plugin (entry point `airflow.plugins`).
 
 Every process that loads plugins imports this module, also one that runs a single task on a device: nothing is imported
-here, nor done in `on_load`, that an API server alone needs.
+here, nor done in `on_load`, that an API server alone needs. Its HTTP API (`ui`) is made when it is asked first.
 """
 
-from typing import Any
+import threading
+from typing import Any, ClassVar, Final
 
 from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_mqtt.executor import remote_logs
+
+#: Where Airflow mounts what we serve.
+PREFIX: Final = "/mqtt"
 
 
 def is_configured() -> bool:
@@ -17,10 +21,27 @@ def is_configured() -> bool:
     return "airflow_mqtt.executor." in conf.get("core", "executor", fallback="")
 
 
+class _Lazy:
+    """An ASGI application that is made when it is called first."""
+
+    def __init__(self) -> None:
+        self._app: Any = None
+        self._lock = threading.Lock()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with self._lock:  # it is made in a moment, and once
+            if self._app is None:
+                from airflow_mqtt.executor.ui.app import make_app  # noqa: PLC0415 - see above
+
+                self._app = make_app()
+        await self._app(scope, receive, send)
+
+
 class MqttPlugin(AirflowPlugin):  # type: ignore[misc]
-    """Shows the logs of our tasks."""
+    """Shows the logs of our tasks, and serves operators."""
 
     name = "mqtt"
+    fastapi_apps: ClassVar[list[Any]] = [{"app": _Lazy(), "url_prefix": PREFIX, "name": "airflow-mqtt"}]
 
     @classmethod
     def on_load(cls, *_args: Any, **_kwargs: Any) -> None:

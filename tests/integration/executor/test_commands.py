@@ -15,7 +15,7 @@ from demo.processes import free_port
 from integration.executor.world import TO_RUNNING
 
 WISHES = [
-    ["request-maintenance", "edge-1"], ["exit-maintenance", "edge-1"], ["shutdown-worker", "edge-1"],
+    ["request-maintenance", "edge-1", "-c", "x"], ["exit-maintenance", "edge-1"], ["shutdown-worker", "edge-1"],
     ["remove-worker", "edge-1"], ["set-comment", "edge-1", "x"], ["set-slots", "edge-1", "3"],
     ["add-queues", "edge-1", "c"], ["remove-queues", "edge-1", "a"], ["reset-queues", "edge-1"],
 ]  # fmt: skip
@@ -55,7 +55,7 @@ def worker(world):
 
 def test_list_workers(run, worker):
     (line,) = json.loads(run("list-workers", "-o", "json"))
-    assert (line["name"], line["state"], line["slots"], line["free"]) == ("edge-1", "idle", "4", "3")
+    assert (line["name"], line["state"], line["slots"], line["free"]) == ("edge-1", "idle", "4", "4")
     assert line["queues"] == ["a", "b"]
     assert json.loads(run("list-workers", "-o", "json", "--team-name", "north")) == []
 
@@ -133,19 +133,19 @@ def test_what_a_worker_serves(run, worker):
 
 
 def test_what_is_wished_already(run, worker):
-    assert "shutdown-worker is on its way to worker edge-1" in run("shutdown-worker", "edge-1")
+    assert "Shutdown is on its way to worker edge-1" in run("shutdown-worker", "edge-1")
     assert "wished of worker edge-1 already" in run("shutdown-worker", "edge-1")
     assert worker().revision == 1
 
 
 def test_what_no_worker_could_read(run, worker):
-    with pytest.raises(SystemExit, match="No worker could read that: .*slots"):
+    with pytest.raises(SystemExit, match="That cannot be done: .*slots"):
         run("set-slots", "edge-1", "-1")
     assert worker().revision == 0
 
 
 def test_a_worker_is_removed_by_the_bridge(run, worker):
-    assert "remove-worker is on its way" in run("remove-worker", "edge-1")
+    assert "Remove is on its way" in run("remove-worker", "edge-1")
     assert (worker().removal, worker().news) == (True, True)
     assert json.loads(run("list-workers", "-o", "json"))[0]["comment"] == "(to be forgotten)"
 
@@ -223,7 +223,7 @@ def test_tokens_and_workloads_are_not_read(run, world):
         run("show-job", job.id, "-o", "json")
         run("cancel-job", job.id)
     asked = [statement for statement in seen if "FROM mqtt_job" in statement]
-    assert len(asked) == 4
+    assert len(asked) == 6
     assert not any("token" in one or "mqtt_job.workload " in one or "mqtt_job.workload," in one for one in asked)
 
 
@@ -236,7 +236,11 @@ def test_cancel_of_what_has_ended_or_never_was(run, world):
         run("cancel-job", "nothing")
 
 
-ALL = [["list-workers"], ["list-jobs"], ["show-job", "one"], ["cancel-job", "one"], *WISHES]
+ALL = [
+    ["list-workers"], ["show-worker", "edge-1"], ["list-jobs"], ["show-job", "one"], ["list-queues"], ["list-acts"],
+    ["cancel-job", "one"], ["drain", "edge-1", "-c", "x"], ["shutdown-all-workers", "-y"],
+    ["purge", "--older-than", "1", "-y"], ["allow", "edge-1", "a"], *WISHES,
+]  # fmt: skip
 
 
 @pytest.fixture

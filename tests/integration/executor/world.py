@@ -218,6 +218,7 @@ class World:
 
     def clear(self) -> None:
         from airflow.jobs.job import Job
+        from airflow.models.log import Log
         from airflow.models.taskinstance import TaskInstance
 
         with self.session() as session:
@@ -225,3 +226,4 @@ class World:
                 session.execute(delete(table))
             session.execute(delete(TaskInstance))
             session.execute(delete(Job))
+            session.execute(delete(Log))

@@ -3,16 +3,14 @@
 import logging
 from typing import Final
 
-from sqlalchemy import Select, Table, delete, or_, select, union
+from sqlalchemy import Select, Table, select, union
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.engine import Database
+from airflow_mqtt.database.retention import BATCH, UNHEARD, belongings, deletions, ended
 
 log = logging.getLogger(__name__)
-
-#: Jobs of one transaction, with all that belongs to them. It holds SQLite's only lock for some 10 ms.
-BATCH: Final = 500
 
 #: Job ids that are looked at in one pass for rows whose job is gone.
 ORPHAN_PAGE: Final = 1000
@@ -20,9 +18,6 @@ ORPHAN_PAGE: Final = 1000
 #: Seconds to the next batch while there is something to delete, and when there is not.
 BUSY_PAUSE: Final = 2.0
 IDLE_PAUSE: Final = 600.0
-
-#: A job whose end no scheduler has heard yet stays for at least so many seconds, whatever `retention` says.
-UNHEARD: Final = 30 * 86400.0
 
 
 class Retention:
@@ -64,25 +59,11 @@ class Retention:
 
 
 async def _forget_jobs(connection: AsyncConnection, team_name: str, *, before: float, unheard_before: float) -> int:
-    """Delete up to `BATCH` jobs that ended before `before`, with their events and logs; return how many.
-
-    One of which a scheduler has yet to hear stays until it ended before `unheard_before`. Only an ended job has
-    `finished_at`. The jobs go first: who appends a log or an event holds the row of its job, so nothing is added
-    behind our back.
-    """
-    job = tables.job.c
-    heard = or_(job.report_pending.is_(False), job.finished_at < unheard_before)
-    query = (
-        select(job.id)
-        .where(job.team_name == team_name, job.finished_at < before, heard)
-        .order_by(job.finished_at)
-        .limit(BATCH)
-        .with_for_update(skip_locked=True)  # who holds one now may wait for another: never wait for them
-    )
+    """Delete up to `BATCH` jobs that ended before `before`, with their events and logs; return how many."""
+    query = ended(team_name, before=before, unheard_before=unheard_before)
     ids = list((await connection.execute(query)).scalars())
-    if ids:
-        await connection.execute(delete(tables.job).where(job.id.in_(ids)))
-        await _forget_belongings(connection, ids)
+    for statement in deletions(ids) if ids else ():
+        await connection.execute(statement)
     return len(ids)
 
 
@@ -97,14 +78,9 @@ async def _forget_orphans(connection: AsyncConnection, after: str) -> str:
     seen = list((await connection.execute(query)).scalars())
     known = (await connection.execute(select(tables.job.c.id).where(tables.job.c.id.in_(seen)))).scalars()
     orphans = sorted(set(seen) - set(known))
-    if orphans:
-        await _forget_belongings(connection, orphans)
+    for statement in belongings(orphans) if orphans else ():
+        await connection.execute(statement)
     return seen[-1] if len(seen) == ORPHAN_PAGE else ""
-
-
-async def _forget_belongings(connection: AsyncConnection, ids: list[str]) -> None:
-    await connection.execute(delete(tables.job_event).where(tables.job_event.c.job_id.in_(ids)))
-    await connection.execute(delete(tables.job_log).where(tables.job_log.c.job_id.in_(ids)))
 
 
 def _owners(table: Table, after: str) -> Select[tuple[str]]:

@@ -18,6 +18,17 @@ def print_rows(rows: Sequence[dict[str, Any]], output: str) -> None:
     AirflowConsole().print_as(data=rows, output=output)
 
 
+def print_parts(whole: dict[str, Any], parts: Sequence[Sequence[dict[str, Any]]], output: str) -> None:
+    """Print one thing: for programs as one document, `whole`, and for people as a table for each of `parts`."""
+    if output == "json":
+        AirflowConsole().print_as_json(whole)
+    elif output == "yaml":
+        AirflowConsole().print_as_yaml(whole)
+    else:
+        for rows in filter(None, parts):
+            print_rows(rows, output)
+
+
 def _each(row: dict[str, Any], harmless: Callable[[str], str]) -> dict[str, Any]:
     return {name: _value(value, harmless) for name, value in row.items()}
 

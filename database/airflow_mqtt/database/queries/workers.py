@@ -1,0 +1,230 @@
+"""The workers of a team: as they were heard last, and what is wished of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    FromClause,
+    Select,
+    String,
+    case,
+    cast,
+    column,
+    func,
+    literal,
+    select,
+    true,
+)
+from sqlalchemy.orm import Session
+
+from airflow_mqtt.database import desired, tables
+from airflow_mqtt.database.access import Access
+from airflow_mqtt.database.queries.paging import (
+    Found,
+    Page,
+    count_of,
+    has_label,
+    is_sqlite,
+    matches,
+    number_in,
+    order_of,
+    page_of,
+    text_in,
+)
+from airflow_mqtt.protocol.clocks import Clock
+from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import Desired
+from airflow_mqtt.protocol.workers import GONE
+
+_worker = tables.worker.c
+_job = tables.job.c
+
+SORTS: Final = ("name", "state", "seen_at", "free", "running", "version")
+
+_COLUMNS: Final = (
+    _worker.name, _worker.team_name, _worker.state, _worker.status, _worker.info, _worker.desired, _worker.revision,
+    _worker.removal, _worker.seen_at, _worker.clock_offset,
+)  # fmt: skip
+
+#: What a device may say of its health, in its status.
+_HEALTH: Final = (
+    "cpu", "load", "memory_used", "memory_total", "disk_free", "disk_total", "temperature", "uptime", "link_in",
+    "link_out", "journal", "extra",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Which of them. `name` and `queue` may be patterns; a worker has one of `states`, and all `labels`."""
+
+    name: str = ""
+    states: Sequence[str] = ()
+    queue: str = ""
+    labels: Sequence[str] = ()
+
+
+def list_workers(session: Session, team_name: str, wanted: Workers, page: Page, access: Access) -> Found:
+    """Return a page of workers. `access` is what the bridge goes by: it says which queues they may not serve."""
+    which = _which(session, team_name, wanted)
+    query = select(*_COLUMNS, *_held()).where(*which)
+    rows = page_of(session, query.order_by(*order_of(page, _sorts(session), _worker.name)), page)
+    total = count_of(session, select(_worker.name).where(*which))
+    return Found(total, [_shown(row, access) for row in rows])
+
+
+def names_of(session: Session, team_name: str, wanted: Workers) -> list[str]:
+    """Return the names of all of them."""
+    return list(session.scalars(select(_worker.name).where(*_which(session, team_name, wanted)).order_by(_worker.name)))
+
+
+def find_worker(session: Session, team_name: str, name: str, access: Access) -> dict[str, Any] | None:
+    """Return one worker; None when there is none of this name."""
+    query = select(*_COLUMNS, *_held()).where(_worker.team_name == team_name, _worker.name == name)
+    row = session.execute(query).one_or_none()
+    return None if row is None else _shown(row, access)
+
+
+def held_jobs(session: Session, team_name: str, names: Sequence[str]) -> list[tuple[str, str, int]]:
+    """Return (name, state, how many jobs it holds) of those of these workers that are there."""
+    running, _ = _held()
+    query = select(_worker.name, _worker.state, running).where(_worker.team_name == team_name, _worker.name.in_(names))
+    return [tuple(row) for row in session.execute(query.order_by(_worker.name))]
+
+
+# --- which, and in which order ----------------------------------------------------------------------------------
+
+
+def _which(session: Session, team_name: str, wanted: Workers) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = [_worker.team_name == team_name]
+    if wanted.name:
+        conditions.append(matches(session, _worker.name, wanted.name))
+    if wanted.states:
+        conditions.append(_worker.state.in_(wanted.states))
+    if wanted.queue:
+        serves, value = served_queues(session)
+        conditions.append(select(value).select_from(serves).where(matches(session, value, wanted.queue)).exists())
+    conditions += [has_label(session, _worker.info, label) for label in wanted.labels]
+    return conditions
+
+
+def served_queues(session: Session) -> tuple[FromClause, ColumnElement[Any]]:
+    """Return the queues of a worker's row as a table that has one column: those wished, or else its own."""
+    if is_sqlite(session):
+        own, wished = (func.json_extract(document, "$.queues") for document in (_worker.info, _worker.desired))
+        each = func.json_each(func.coalesce(wished, own, "[]")).table_valued("value")
+        return each, each.c.value
+    own, wished = (
+        func.json_extract_path(cast(document, JSON), "queues", type_=JSON)
+        for document in (_worker.info, _worker.desired)
+    )
+    lists = case(
+        *((func.json_typeof(each) == "array", each) for each in (wished, own)), else_=cast(literal("[]", String), JSON)
+    )
+    served = func.json_array_elements_text(lists).table_valued(column("value", String)).render_derived("served")
+    return served, served.c.value
+
+
+def slots_of(session: Session) -> ColumnElement[Any]:
+    """Return how many slots a worker has, as it said last."""
+    said = (number_in(session, document, "slots") for document in (_worker.status, _worker.info))
+    return func.coalesce(*said, 0)
+
+
+def _free_slots(session: Session) -> ColumnElement[Any]:
+    """Return how many slots of a worker are free: by our own rows, since its last word may be older than a claim."""
+    _, used = _held()
+    return case((_worker.state.in_([state.value for state in GONE]), 0), else_=slots_of(session) - used)
+
+
+def _held() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Return how many jobs a worker holds, and how many slots they take."""
+    held: Select[Any] = select().where(
+        _job.team_name == _worker.team_name,
+        _job.finished_at.is_(None),
+        _job.worker.is_not(None),
+        _job.worker == _worker.name,
+    )
+    count = held.add_columns(func.count()).select_from(tables.job).correlate(tables.worker).scalar_subquery()
+    slots = held.add_columns(func.coalesce(func.sum(_job.slots), 0)).correlate(tables.worker).scalar_subquery()
+    return count.label("running"), slots.label("used")
+
+
+def _sorts(session: Session) -> dict[str, ColumnElement[Any]]:
+    running, _ = _held()
+    return {
+        "name": _worker.name,
+        "state": _worker.state,
+        "seen_at": _worker.seen_at,
+        "free": _free_slots(session),
+        "running": running,
+        "version": func.coalesce(text_in(session, _worker.info, "version"), ""),
+    }
+
+
+# --- as it is shown ---------------------------------------------------------------------------------------------
+
+
+def _shown(row: Any, access: Access) -> dict[str, Any]:
+    status, info = _read(row.status), _read(row.info)
+    wished, trouble = _wished(row)
+    queues = list(info.get("queues") or []) if wished.queues is None else wished.queues
+    slots = status.get("slots", info.get("slots", 0))
+    return {
+        "name": row.name,
+        "team_name": row.team_name,
+        "state": row.state,
+        "maintenance": wished.maintenance,
+        "shutdown": wished.shutdown,
+        "removal": row.removal,
+        "revision": row.revision,
+        "comment": wished.comment,
+        "notes": [note for note in (trouble, *_notes(row)) if note],
+        "queues": queues,
+        "not_allowed": [queue for queue in queues if not access.may_serve(row.name, queue)],
+        "slots": slots,
+        "used": int(row.used),
+        "free": 0 if row.state in GONE else max(0, slots - int(row.used)),
+        "running": row.running,
+        "version": info.get("version", ""),
+        "labels": info.get("labels") or {},
+        "platform": info.get("platform") or {},
+        "kinds": info.get("kinds") or [],
+        "seen_at": row.seen_at,
+        "clock_offset": row.clock_offset,
+        "reason": status.get("reason", ""),
+        "health": {key: status[key] for key in _HEALTH if key in status},
+    }
+
+
+def _read(document: str) -> dict[str, Any]:
+    try:
+        found = orjson.loads(document)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _wished(row: Any) -> tuple[Desired, str]:
+    """Return what is wished, and what is wrong with it."""
+    try:
+        return desired.parse(row.desired, row.revision), ""
+    except PayloadError as error:  # one row that is damaged must not hide all others
+        return Desired(revision=row.revision), str(error)
+
+
+def _notes(row: Any) -> tuple[str, str]:
+    """Return what one should know of it."""
+    return Clock.of(row.clock_offset).note, "to be forgotten" if row.removal else ""
+
+
+def online() -> ColumnElement[bool]:
+    """Whether something is heard of a worker."""
+    return _worker.state.not_in([state.value for state in GONE])
+
+
+#: For a join of a worker with what stands in its documents.
+EACH: Final = true()

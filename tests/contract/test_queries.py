@@ -80,7 +80,7 @@ def test_a_worker_as_it_is_shown(session):
             ["a", "b"],
             labels={"arch": "arm64"},
             wished={"maintenance": True, "comment": MARKUP},
-            status={"reason": "drained", "cpu": 12.5},
+            status={"reason": "the disk is full", "own_maintenance": True, "health": {"cpu": 12.5}},
             info={"kinds": ["ExecuteTask"], "platform": {"machine": "aarch64"}},
             removal=True,
             clock_offset=-7200.0,
@@ -93,7 +93,7 @@ def test_a_worker_as_it_is_shown(session):
         "revision": 3, "comment": MARKUP, "notes": ["its clock is 2:00:00 ahead", "to be forgotten"],
         "queues": ["a", "b"], "not_allowed": ["b"], "slots": 4, "used": 3, "free": 1, "running": 1, "version": "1.0",
         "labels": {"arch": "arm64"}, "platform": {"machine": "aarch64"}, "kinds": ["ExecuteTask"], "seen_at": 5.0,
-        "clock_offset": -7200.0, "reason": "drained", "health": {"cpu": 12.5},
+        "clock_offset": -7200.0, "reason": "the disk is full", "own_maintenance": True, "health": {"cpu": 12.5},
     }  # fmt: skip
     assert workers.find_worker(session, "", "edge-1", OPEN)["name"] == "edge-1"
     assert workers.find_worker(session, "north", "edge-1", OPEN) is None

@@ -50,12 +50,6 @@ _COLUMNS: Final = (
     _worker.removal, _worker.seen_at, _worker.clock_offset,
 )  # fmt: skip
 
-#: What a device may say of its health, in its status.
-_HEALTH: Final = (
-    "cpu", "load", "memory_used", "memory_total", "disk_free", "disk_total", "temperature", "uptime", "link_in",
-    "link_out", "journal", "extra",
-)  # fmt: skip
-
 
 @dataclass(frozen=True, slots=True)
 class Workers:
@@ -196,7 +190,8 @@ def _shown(row: Any, access: Access) -> dict[str, Any]:
         "seen_at": row.seen_at,
         "clock_offset": row.clock_offset,
         "reason": status.get("reason", ""),
-        "health": {key: status[key] for key in _HEALTH if key in status},
+        "own_maintenance": status.get("own_maintenance", False),
+        "health": status.get("health") or {},
     }
 
 

@@ -107,6 +107,7 @@ def looked_at(results):
 
 
 def test_the_site_with_its_broker_and_a_device(world, run, monkeypatch):
+    monkeypatch.setattr("airflow_mqtt.executor.cli.mqtt_client._PATIENCE", 60)
     with servers.mosquitto(accounts=[DEVICE]) as broker:
         monkeypatch.setenv("AIRFLOW_MQTT_BROKER_URL", broker.url("bridge"))
         monkeypatch.setenv("AIRFLOW_MQTT_DEVICE_URL", broker.url(DEVICE))

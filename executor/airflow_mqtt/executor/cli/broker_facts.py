@@ -204,7 +204,7 @@ def _writes(bridge: Account, device: Account, name: str) -> tuple[list[str], lis
     foreign |= {"job status": topics.job_status(other), "what the bridge says to itself": topics.bridge_echo(other)}
     end = topics.bridge_echo(random_name())
     with bridge.connect() as reader:
-        reader.subscribe([*own.values(), *foreign.values(), end])
+        reader.subscribe([*own.values(), *foreign.values(), end], qos=0)
         for topic in (*own.values(), *foreign.values()):
             _publish(device, topic)
         _publish(bridge, end, _END)

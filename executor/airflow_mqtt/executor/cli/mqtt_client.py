@@ -15,7 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from airflow_mqtt.config.broker_url import BrokerUrl
 
 #: Seconds for an answer of the broker, and for something to arrive that was published.
-_PATIENCE: Final = 10.0
+_PATIENCE = 10.0
 
 _VERSIONS: Final = {"5": mqtt.MQTTv5, "3.1.1": mqtt.MQTTv311}
 
@@ -113,11 +113,14 @@ class Client:
 
     # --- what a test does ---------------------------------------------------------------------------------------
 
-    def subscribe(self, filters: Iterable[str]) -> None:
-        """Subscribe to each by itself, which the broker may deny, or grant and withhold; both show in what arrives."""
+    def subscribe(self, filters: Iterable[str], qos: int = 1) -> None:
+        """Subscribe to each by itself, which the broker may deny, or grant and withhold; both show in what arrives.
+
+        NATS denies a client its sixteenth or so with QoS 1.
+        """
         for name in filters:
             self._suback = False
-            self._paho.subscribe(name, 1)
+            self._paho.subscribe(name, qos)
             self._wait(lambda: self._suback or self._ended)
 
     def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
@@ -130,7 +133,7 @@ class Client:
     def publish_all(self, topic: str, payloads: Iterable[bytes]) -> None:
         """Publish many at once, and wait for the last."""
         messages = [self._paho.publish(topic, payload, qos=1) for payload in payloads]
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + 6 * _PATIENCE
         while not (all(one.is_published() for one in messages) or self._ended) and time.monotonic() < until:
             time.sleep(0.01)
 
@@ -165,11 +168,11 @@ class Client:
         seen = -1
         while seen < len(self._received) < count and not self._ended:
             seen = len(self._received)
-            self._wait(lambda: len(self._received) >= count or self._ended, timeout=2.0)
+            self._wait(lambda: len(self._received) >= count or self._ended)
 
-    def _wait(self, condition: Callable[[], bool], timeout: float = _PATIENCE) -> bool:
+    def _wait(self, condition: Callable[[], bool]) -> bool:
         with self._changed:
-            return self._changed.wait_for(condition, timeout)
+            return self._changed.wait_for(condition, _PATIENCE)
 
     # --- paho's thread ------------------------------------------------------------------------------------------
 

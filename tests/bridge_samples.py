@@ -8,6 +8,7 @@ from airflow_mqtt.database.ledger import Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Desired, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.versions import Version
 from airflow_mqtt.protocol.workers import WorkerState
 
 NOW = 1_000_000.0
@@ -53,13 +54,14 @@ def worker(**values: Any) -> Worker:
 RULES = Rules(accept_timeout=10, accept_tries=3, start_timeout=600, lost_after=900)
 
 
-def living_of(*rows: Job | Worker) -> Living:
+def living_of(*rows: Job | Worker, least: str = "") -> Living:
     """What a leader begins with that finds these rows: jobs that wait, jobs that workers hold, workers."""
     jobs = [row for row in rows if isinstance(row, Job)]
     waiting = [one for one in jobs if _waits(one)]
     held = [one for one in jobs if not _waits(one)]
     workers = [row for row in rows if isinstance(row, Worker)]
-    return Living.of(Snapshot(list(map(Waiting.of, waiting)), held, workers, frozenset()), lambda _: RULES)
+    snapshot = Snapshot(list(map(Waiting.of, waiting)), held, workers, frozenset())
+    return Living.of(snapshot, lambda _: RULES, least=Version.of(least) if least else None)
 
 
 def _waits(one: Job) -> bool:

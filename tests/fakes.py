@@ -43,6 +43,8 @@ class FakeWorker:
         topics=Topics(),
         version=mqtt.MQTTv5,
         protocol=PROTOCOL_VERSION,
+        labels=None,
+        release="0",
     ):
         self.name, self.queues, self.slots, self.topics = name, list(queues), slots, topics
         self.journal, self.instance = uuid.uuid4().hex, uuid.uuid4().hex
@@ -55,6 +57,7 @@ class FakeWorker:
         self.acks: queue.Queue[Ack] = queue.Queue()
         self.epoch = 0
         self.protocol = protocol
+        self.labels, self.release = labels or {}, release
         self.quiet = False
         self.behind = 0.0  # by how many seconds its clock is
         parts = parse_broker_url(url)
@@ -104,12 +107,15 @@ class FakeWorker:
         born = Born(
             journal=self.journal, first=self.acked + 1, last=self.seq, instance=self.instance,
             connection=self.connection, number=self.births, holds=[{"job": job, "attempt": attempt, "state": state} for (job, attempt), state in self.held.items()], queues=self.queues, kinds=["airflow"],
-            protocol=self.protocol,
+            protocol=self.protocol, version=self.release, labels=self.labels,
         )  # fmt: skip
         self.say(TopicKind.EVENTS, born)
         for event in pending:
             self.say(TopicKind.EVENTS, event)
-        info = WorkerInfo(version="0", instance=self.instance, queues=self.queues, kinds=["airflow"], slots=self.slots)
+        info = WorkerInfo(
+            version=self.release, instance=self.instance, queues=self.queues, kinds=["airflow"], slots=self.slots,
+            labels=self.labels,
+        )  # fmt: skip
         self.say(TopicKind.INFO, info, retain=True)
         self.status()
 

@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.bridge.calls.gate import Call, open_gate
+from airflow_mqtt.bridge.dispatch import placement
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.database import ledger as module
@@ -37,8 +38,9 @@ from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol import execution_api
 from airflow_mqtt.protocol.jobs import HELD, TABLE, JobEvent, JobState
 from airflow_mqtt.protocol.messages import Desired, Request
+from airflow_mqtt.protocol.versions import Version
 from airflow_mqtt.protocol.workers import WorkerState
-from bridge_samples import NOW, RULES, status, worker
+from bridge_samples import NOW, RULES, info, status, worker
 
 EPOCH = 3
 
@@ -527,6 +529,57 @@ async def test_a_snapshot_has_all_that_lives(site):
     assert living.used == {"edge-1": 2 * len(HELD)}
     living.put_job((await site.ledger.news()).jobs[0])  # what is in both is in it once
     assert len(living.waiting) + len(living.jobs) == 2 + len(HELD)
+
+
+async def test_what_a_job_asks_for_is_read_by_a_new_leader_and_as_news(site):
+    asked = (("camera", "yes"), ("site", "north"))
+    site.add("waits", labels='{"site":"north","camera":"yes"}', not_after=NOW + 60, news=True)
+    site.add("damaged", labels="{")
+    snapshot = await site.ledger.snapshot()
+    assert snapshot.waiting == [
+        Waiting("waits", "default", "airflow", 1, 1, NOW, 1, labels=asked, not_after=NOW + 60)
+    ]  # fmt: skip
+    (job,) = (await site.ledger.news()).jobs
+    assert (job.labels, job.not_after, Waiting.of(job)) == (asked, NOW + 60, snapshot.waiting[0])
+
+
+async def test_jobs_go_to_workers_that_have_their_labels_as_the_database_has_them(site):
+    """From the rows of a snapshot, through placement, and back: none of those that fit nowhere is written."""
+    for number in range(20):
+        site.add(f"sees-{number}", labels='{"camera":"yes"}')
+        site.add(f"nowhere-{number}", labels='{"camera":"no"}')
+    for name, labels in (("plain", {}), ("edge-1", {"camera": "yes"})):
+        has = worker(name=name, info=info(labels=labels), status=status(slots=15))
+        await site.ledger.commit(Writes(workers=[has]))
+    living = Living.of(await site.ledger.snapshot(), lambda _: RULES, allow="all")
+    draft = Draft(living, NOW)
+    placement.place(draft, by="test")
+    committed = await site.ledger.commit(draft.writes())
+    draft.apply(committed.dispatched)
+    placed = {row["id"]: row["worker"] for row in site.rows() if row["state"] == "dispatched"}
+    assert set(placed.values()) == {"edge-1"} and len(placed) == 15
+    assert all(id_.startswith("sees") for id_ in placed)
+    assert len(living.waiting) == 25
+
+
+async def test_a_job_that_is_late_in_its_queue_is_failed_once(site):
+    site.add("late", not_after=NOW - 1)
+    living = Living.of(await site.ledger.snapshot(), lambda _: RULES)
+    draft = Draft(living, NOW)
+    draft.end_waiting(await site.job("late"), by="test", reason="too late")
+    assert isinstance(await site.ledger.commit(draft.writes()), Committed)
+    row = site.row("late")
+    assert (row["state"], row["reason"], row["finished_at"], row["report_pending"]) == ("failed", "too late", NOW, True)
+    assert isinstance(await site.ledger.commit(draft.writes()), Conflict)
+
+
+async def test_why_a_worker_is_given_no_jobs_is_written(site):
+    await site.ledger.commit(Writes(workers=[worker(note="its version is below 0.2.0")]))
+    (found,) = (await site.ledger.snapshot()).workers
+    assert found.note == site.rows(tables.worker)[0]["note"] == "its version is below 0.2.0"
+    least = Version.of("0.0.1")
+    living = Living.of(await site.ledger.snapshot(), lambda _: RULES, least=least)  # now it is none any more
+    assert living.workers["edge-1"].note == "" and living.unsaved == {"edge-1": True}
 
 
 async def test_a_row_that_cannot_be_understood_is_set_aside(site, caplog, monkeypatch):

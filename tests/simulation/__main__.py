@@ -19,6 +19,7 @@ PROMISES = {
     "2": "user code of one dispatch starts at most once",
     "3": "a result, event or log byte that the worker took reaches Airflow",
     "5": "a task goes on without its link, and nothing is failed for it within lost_after",
+    "6": "a job runs where its labels are, and begins before its deadline or not at all",
 }
 
 

@@ -20,6 +20,7 @@ class Device:
 
     def __init__(self, sim: Simulation, broker: Broker, name: str, *, slots: int = 2) -> None:
         self.sim, self.broker, self.name, self.slots = sim, broker, name, slots
+        self.labels = {"camera": "yes"} if name == "edge-0" else {}
         self.starts: Counter[str] = Counter()
         self.started_at: dict[str, list[float]] = {}
         self.ended_code: set[str] = set()
@@ -71,7 +72,7 @@ class Device:
         self.up = True
         config = Config(
             name=self.name, instance=f"{self.name}-{self.disks}-{self._lives}", journal=self.disk.meta["journal"],
-            boot=str(self.boots), slots=self.slots, heartbeat_interval=5.0, resend_after=5.0, log_rate=10**6,
+            boot=str(self.boots), slots=self.slots, labels=self.labels, heartbeat_interval=5.0, resend_after=5.0, log_rate=10**6,
         )  # fmt: skip
         self.core = Core(config, self.disk.load())
         self.core.set_clock(EPOCH_TIME + self.skew)

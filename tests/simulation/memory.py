@@ -135,5 +135,6 @@ def new_row(id_: str, subject: str, now: float, **values: Any) -> dict[str, Any]
         "dag_id": "dag", "run_id": "run", "task_id": id_, "map_index": -1, "try_number": 1, "api_version": "",
         "log_bytes": 0, "log_stored": 0, "log_size": 0, "publishes": 0, "queued_at": now, "token": "token",
         "workload": '{"type":"ExecuteTask"}', "report_pending": False, "news": True,
+        "labels": (),
     }  # fmt: skip
     return row | values

@@ -18,6 +18,7 @@ from airflow_mqtt.bridge.calls import gate, heartbeats
 from airflow_mqtt.bridge.calls.gate import Refusal
 from airflow_mqtt.bridge.dispatch import duties, fleet, outage, reports, timeouts
 from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.database.ledger import Waiting
 from airflow_mqtt.protocol.execution_api import Does
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.jobs import settle as real_settle
@@ -149,6 +150,11 @@ def _lose_at_once(job, worker, rules, **times):
 
 
 _real_due = timeouts.due
+
+
+@mutant("bridge: labels are ignored")
+def _():
+    return mock.patch.object(Waiting, "group", property(lambda self: (self.queue, ())))
 
 
 @mutant("bridge: a running job goes back to the queue when its worker is gone")

@@ -13,12 +13,16 @@ from execution_api import Airflow
 from memory import MemoryDatabase, new_row
 from world import EPOCH_TIME, Simulation
 
+from airflow_mqtt.database.labels import fit
 from airflow_mqtt.executor import core as executor_core
 from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 CHAOS = 90.0
 HEALED = 1500.0
+
+#: Of twenty schedules, those in which jobs ask for more than a queue.
+_ASKING = frozenset({4, 8, 11, 15, 19})
 
 
 @dataclass
@@ -35,6 +39,7 @@ class Outcome:
 class Scenario:
     def __init__(self, seed: int) -> None:
         self.sim = Simulation(seed)
+        self.asks = seed % 20 in _ASKING  # whether jobs ask for labels, and have deadlines
         self.broker = Broker(self.sim)
         self.airflow = Airflow()
         self.db = MemoryDatabase()
@@ -76,7 +81,12 @@ class Scenario:
 
     def _queue(self, number: int) -> None:
         id_, subject = f"job-{number}", f"ti-{number}"
-        row = new_row(id_, subject, EPOCH_TIME + self.sim.now)
+        now = EPOCH_TIME + self.sim.now
+        row = new_row(id_, subject, now)
+        if self.asks and number % 3 == 0:
+            row["labels"] = (("camera", "yes"),)
+        if self.asks and number % 3 == 1:
+            row["not_after"] = now + 40.0
         row["workload"] = orjson.dumps({"type": "ExecuteTask", "subject": subject}).decode()
         self.db.rows[id_] = row
         self.airflow.states[subject] = "queued"
@@ -288,6 +298,13 @@ class Scenario:
             bad.append(f"2: user code of {id_} started after the scheduler had superseded it")
         if starts > 1:
             bad.append(f"2: user code of {id_} started {starts} times")
+        if any(device.starts[id_] and not fit(row["labels"], device.labels) for device in self._all()):
+            bad.append(f"6: user code of {id_} started where its labels are not")
+        late = row["reason"].startswith("not begun within")
+        if row["not_after"] is not None and (row["started_at"] or 0) > row["not_after"]:
+            bad.append(f"6: {id_} was let through the gate after its deadline")
+        if late and (starts or row["finished_at"] < row["not_after"]):
+            bad.append(f"6: {id_} is failed for its deadline, and had begun, or had time left")
         if state == JobState.SUCCEEDED and id_ not in ended:
             bad.append(f"3: {id_} succeeded without having run")
         if (
@@ -298,7 +315,7 @@ class Scenario:
             and id_ not in wished_away | self.off_disk | self._lost_fairly(id_)
         ):
             bad.append(f"3: {id_} is {state} ({row['reason']}), though the worker took its result")
-        if state in (JobState.FAILED, JobState.LOST) and id_ not in harmed | self._lost_fairly(id_):
+        if state in (JobState.FAILED, JobState.LOST) and not late and id_ not in harmed | self._lost_fairly(id_):
             bad.append(f"5: {id_} is {state} ({row['reason']}) for no good reason")
         if state == JobState.CANCELLED and not (
             self.airflow.states[subject] in ("removed", "success") or id_ in self.db.superseded

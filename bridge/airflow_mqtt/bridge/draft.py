@@ -11,7 +11,7 @@ from typing import Any, Final
 from airflow_mqtt.bridge.dispatch import fleet
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
-from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Waiting, Writes, fields_of
+from airflow_mqtt.database.ledger import Change, Chunk, Group, Seen, Transition, Waiting, Writes, fields_of
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
 from airflow_mqtt.protocol.messages import Born, Desired
@@ -43,6 +43,7 @@ class Draft:
         self.jobs: dict[str, Job] = {}
         self.workers: dict[str, Worker] = {}
         self.given: dict[str, Given] = {}
+        self.waited: dict[str, Job] = {}  # those that wait and end in their queue, as they were
         self.forgotten: list[str] = []
         self.followed: dict[str, Desired] = {}  # shutdowns that workers have followed, with what is desired of them
         self.excused = 0.0
@@ -60,7 +61,7 @@ class Draft:
         self.seen: dict[str, None] = {}  # … and those of which only that is
         self.saves_all = False  # whether these are all
         self.tokens: dict[str, str] = {}
-        self.looked_at: set[str] = set()  # queues in which nothing more can be placed now
+        self.looked_at: set[Group] = set()  # groups of which nothing more can be placed now
         self.skip: frozenset[str] = frozenset()  # jobs whose rows somebody else holds just now
         #: Whose work is going on, and what it touched: scripts whose jobs are in conflict are left out.
         self.script: Any = None
@@ -103,6 +104,11 @@ class Draft:
         self.moved[job.id] = None
         self.put(after)
         return after
+
+    def end_waiting(self, job: Job, *, by: str, reason: str) -> None:
+        """Fail a job that waits in its queue."""
+        self.waited[job.id] = job
+        self.move(job, JobEvent.FAIL, by=by, reason=reason)
 
     def put(self, job: Job) -> None:
         """Write what is known of a job and is no transition."""
@@ -193,8 +199,7 @@ class Draft:
         return writes
 
     def _change(self, job: Job) -> Change:
-        before = self.living.job(job.id)
-        assert before is not None
+        before = self.living.job(job.id) or self.waited[job.id]
         token = self.tokens.get(job.id)
         seen = Seen(before.state, before.attempt, before.cancel_reason)
         return Change(job.id, seen, fields_of(job), token, self.now if token else None)

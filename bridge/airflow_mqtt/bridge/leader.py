@@ -178,7 +178,7 @@ class Leader:
         by = f"bridge:{settings.instance}"
         writer = Writer(
             self._ledger,
-            Living.of(snapshot, self._rules, allow=settings.allow),
+            Living.of(snapshot, self._rules, allow=settings.allow, least=settings.least_worker_version),
             Reports(self._messages, self._epoch, by, settings.log_limit),
             Duties(self._messages, by, self._rules, settings.accept_timeout, settings.retention),
             taken_over(snapshot.workers, now, save_interval(settings)),

@@ -15,11 +15,13 @@ from sortedcontainers import SortedList
 from airflow_mqtt.bridge.bounds import Lines, Once
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
+from airflow_mqtt.bridge.groups import Groups
 from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
-from airflow_mqtt.database.ledger import Snapshot, Waiting
+from airflow_mqtt.database.ledger import Group, Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from airflow_mqtt.protocol.messages import PARCELS, WorkerStatus
+from airflow_mqtt.protocol.versions import Version
 from airflow_mqtt.protocol.workers import GONE
 
 #: Ended jobs that are remembered, since the last of their log may come after their end.
@@ -42,7 +44,7 @@ Offer = tuple[int, int, str]
 
 
 class Queue:
-    """The jobs that wait in one queue: those of each size in the order of placement."""
+    """The jobs of one group that wait: those of each size in the order of placement."""
 
     def __init__(self) -> None:
         self.by_size: dict[Size, SortedList] = {}
@@ -92,17 +94,20 @@ class PendingAck:
 class Living:
     """Workers, jobs that workers hold, jobs that wait; and what follows from them, kept up to date.
 
-    `stirred` names the queues in which something may be placed that could not be before. Deadlines are heaps of (when
+    `stirred` names the groups of which something may be placed that could not be before. Deadlines are heaps of (when
     to look, name). An entry that comes too early is put back, so none needs to be taken out. `allow` is how far the
-    site's list counts: see `access.in_force`.
+    site's list counts: see `access.in_force`. `least` is the least version of a worker that is given jobs.
     """
 
-    def __init__(self, rules: Callable[[Job], timeouts.Rules], *, allow: str = LISTED) -> None:
+    def __init__(
+        self, rules: Callable[[Job], timeouts.Rules], *, allow: str = LISTED, least: Version | None = None
+    ) -> None:
         self._rules = rules
         self._allow = allow
+        self.least = least
         self.access = OPEN
-        self.allowed: dict[str, frozenset[str]] = {}  # worker -> those of its queues that it may serve
-        self.unallowed: dict[str, frozenset[str]] = {}  # … and those that it says it serves and may not, if any
+        self.groups = Groups()
+        self.unallowed: dict[str, frozenset[str]] = {}  # worker -> queues that it says it serves and may not, if any
         self.told = Once()  # what was said of them
         self.workers: dict[str, Worker] = {}
         self.jobs: dict[str, Job] = {}
@@ -110,9 +115,8 @@ class Living:
         self.held: dict[str, dict[str, None]] = {}
         self.used: dict[str, int] = {}
         self.waiting: dict[str, Waiting] = {}
-        self.queues: dict[str, Queue] = {}
-        self.serving: dict[str, dict[str, None]] = {}
-        self.stirred: set[str] = set()
+        self.queues: dict[Group, Queue] = {}
+        self.stirred: set[Group] = set()
         self.wishes: dict[str, None] = {}  # jobs whose end is wished and has not begun
         self.unsaid: dict[str, None] = {}  # workers whose desired document may have to be published
         self.removals: dict[str, None] = {}  # workers that an operator wants forgotten
@@ -129,21 +133,31 @@ class Living:
         self.renewed: dict[str, str] = {}
         self.desired_said: dict[str, tuple[int, float]] = {}
         self.asked: dict[str, tuple[str, float]] = {}  # journal that a worker was asked to introduce, and when
-        self._offers: dict[str, list[Offer]] = defaultdict(list)
+        self._offers: dict[Group, list[Offer]] = defaultdict(list)
         self._number = 0
         self._due: list[tuple[float, str]] = []
         self._silent: list[tuple[float, str]] = []
         self._resting: list[tuple[float, str]] = []
         self._unheeded: list[tuple[float, str]] = []
+        self._late: list[tuple[float, str]] = []  # jobs that wait, by when they must have begun
 
     @classmethod
-    def of(cls, snapshot: Snapshot, rules: Callable[[Job], timeouts.Rules], *, allow: str = LISTED) -> "Living":
+    def of(
+        cls,
+        snapshot: Snapshot,
+        rules: Callable[[Job], timeouts.Rules],
+        *,
+        allow: str = LISTED,
+        least: Version | None = None,
+    ) -> "Living":
         """Return what a new leader begins with."""
-        living = cls(rules, allow=allow)
+        living = cls(rules, allow=allow, least=least)
         living.set_access(snapshot.access)
         living.removals = dict.fromkeys(sorted(snapshot.removals))
         for worker in snapshot.workers:
-            living.put_worker(worker)
+            living.put_worker(fleet.noted(worker, least))
+            if living.workers[worker.name] is not worker:  # the leader before had another setting
+                living.unsaved[worker.name] = True
         for job in snapshot.jobs:
             living.put_job(job)
         for waiting in snapshot.waiting:
@@ -170,9 +184,15 @@ class Living:
             self._hold(job)
 
     def add_waiting(self, waiting: Waiting) -> None:
+        group = waiting.group
         self.waiting[waiting.id] = waiting
-        self.queues.setdefault(waiting.queue, Queue()).add(waiting)
-        self.stirred.add(waiting.queue)
+        self.queues.setdefault(group, Queue()).add(waiting)
+        if self.groups.open(group):
+            for name in self.groups.members(group):
+                self._offer(name, self._room(name), group)
+        self.stirred.add(group)
+        if waiting.not_after is not None:
+            heapq.heappush(self._late, (waiting.not_after, waiting.id))
 
     def _hold(self, job: Job) -> None:
         self.jobs[job.id] = job
@@ -193,9 +213,11 @@ class Living:
         self.ended.pop(id_, None)
         waiting = self.waiting.pop(id_, None)
         if waiting is not None:
-            self.queues[waiting.queue].remove(waiting)
-            if not self.queues[waiting.queue].by_size:
-                del self.queues[waiting.queue]
+            group = waiting.group
+            self.queues[group].remove(waiting)
+            if not self.queues[group].by_size:
+                del self.queues[group]
+                self._drop_offers(self.groups.rest(group))
         job = self.jobs.pop(id_, None)
         if job is not None and job.worker is not None:
             self._let_go(job, job.worker)
@@ -247,25 +269,19 @@ class Living:
         """Note which of its queues a worker may serve."""
         name, queues = worker.name, worker.queues
         allowed = frozenset(queue for queue in queues if self.access.may_serve(name, queue))
-        for queue in self.allowed.get(name, frozenset()) - allowed:
-            self._serve_no_more(queue, name)
-        for queue in sorted(allowed):
-            self.serving.setdefault(queue, {})[name] = None
-        self.allowed[name] = allowed
+        self._drop_offers(*self.groups.serve(name, allowed, worker.info.labels if worker.info else {}))
         self.unallowed.pop(name, None)
         if allowed != queues:
             self.unallowed[name] = queues - allowed
 
-    def _serve_no_more(self, queue: str, name: str) -> None:
-        self.serving.get(queue, {}).pop(name, None)
-        if not self.serving.get(queue):
-            self.serving.pop(queue, None)
-            self._offers.pop(queue, None)
+    def _drop_offers(self, *groups: Group | None) -> None:
+        for group in groups:
+            if group is not None:
+                self._offers.pop(group, None)
 
     def forget_worker(self, name: str) -> None:
         self.workers.pop(name, None)
-        for queue in self.allowed.pop(name, ()):
-            self._serve_no_more(queue, name)
+        self._drop_offers(*self.groups.forget(name))
         remembered: tuple[dict[str, Any], ...] = (
             self.unallowed, self.removals, self.unsaved, self.unsaid, self.pauses, self.early, self.refused,
             self.renewed, self.desired_said, self.asked,
@@ -292,36 +308,43 @@ class Living:
 
     def offer(self, name: str) -> None:
         """Note that what a worker can take may have changed."""
+        if room := self._room(name):
+            for group in self.groups.of(name):
+                self._offer(name, room, group)
+                self.stirred.add(group)
+
+    def _room(self, name: str) -> int:
+        """Slots in which a worker may be given jobs."""
         worker = self.workers.get(name)
-        free = self.free(name)
-        if worker is None or free <= 0 or not may_be_given_jobs(worker):
+        return max(0, self.free(name)) if worker is not None and may_be_given_jobs(worker) else 0
+
+    def _offer(self, name: str, room: int, group: Group) -> None:
+        if not room:
             return
-        for queue in self.allowed[name]:
-            offers = self._offers[queue]
-            heapq.heappush(offers, (-free, self.next_number(), name))
-            if len(offers) > 16 + 4 * len(self.serving.get(queue, ())):
-                self._rebuild(queue)
-            self.stirred.add(queue)
+        offers = self._offers[group]
+        heapq.heappush(offers, (-room, self.next_number(), name))
+        if len(offers) > 16 + 4 * len(self.groups.members(group)):
+            self._rebuild(group)
 
     def next_number(self) -> int:
         """Return the number of an offer: of two workers with as much room the one goes first that was offered first."""
         self._number += 1
         return self._number
 
-    def _rebuild(self, queue: str) -> None:
+    def _rebuild(self, group: Group) -> None:
         """Leave out what is no longer so: seldom enough to cost each offer a constant."""
-        newest = {name: (free, number, name) for free, number, name in sorted(self._offers[queue], key=lambda o: o[1])}
-        self._offers[queue] = [offer for name, offer in newest.items() if self.free(name) == -offer[0]]
-        heapq.heapify(self._offers[queue])
+        newest = {name: (free, number, name) for free, number, name in sorted(self._offers[group], key=lambda o: o[1])}
+        self._offers[group] = [offer for name, offer in newest.items() if self.free(name) == -offer[0]]
+        heapq.heapify(self._offers[group])
 
-    def offers(self, queue: str) -> list[Offer]:
-        """The heap of what the workers of `queue` can take. An entry counts while it is still so: see `can_take`."""
-        return self._offers[queue]
+    def offers(self, group: Group) -> list[Offer]:
+        """The heap of what the workers of `group` can take. An entry counts while it is still so: see `can_take`."""
+        return self._offers[group]
 
-    def can_take(self, name: str, queue: str, now: float) -> bool:
-        """Whether a worker may be given jobs of `queue` now, if it has free slots."""
+    def can_take(self, name: str, group: Group, now: float) -> bool:
+        """Whether a worker may be given jobs of `group` now, if it has free slots."""
         worker = self.workers.get(name)
-        if worker is None or name not in self.serving.get(queue, ()) or not may_be_given_jobs(worker):
+        if worker is None or group not in self.groups.of(name) or not may_be_given_jobs(worker):
             return False
         return not (name in self.pauses and self.pauses[name].lasts(now))
 
@@ -406,6 +429,29 @@ class Living:
         """Whether a worker takes several messages in one."""
         worker = self.workers.get(name)
         return worker is not None and PARCELS in worker.features
+
+    def take_late(self, now: float, limit: int) -> list[str]:
+        """Take out of their heap the jobs that wait and should have begun, `limit` at most.
+
+        Whoever asks gives them back to `watch_late`, whatever becomes of them.
+        """
+        found: list[str] = []
+        while self._late and self._late[0][0] <= now and len(found) < limit:
+            waiting = self.waiting.get(heapq.heappop(self._late)[1])
+            if waiting is not None and waiting.not_after is not None and waiting.not_after <= now:
+                found.append(waiting.id)
+        return list(dict.fromkeys(found))
+
+    def watch_late(self, ids: Iterable[str], now: float) -> None:
+        """Look at those of them again that still wait."""
+        for id_ in ids:
+            if id_ in self.waiting:
+                heapq.heappush(self._late, (now + _AGAIN, id_))
+
+    @property
+    def next_late(self) -> float:
+        """When a job that waits may be late."""
+        return self._late[0][0] if self._late else inf
 
     @property
     def next_deadline(self) -> float | None:

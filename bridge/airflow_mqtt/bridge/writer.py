@@ -116,6 +116,7 @@ class Writer:
         self._unsure: set[str] = set()  # jobs of a round of which nobody knows whether it has committed
         self._unsent: list[Job] = []  # whose orders are published once more
         self._judged: set[str] = set()  # workers of which something new is desired
+        self._late: list[Job] = []  # that wait, and should have begun
         self._is_asked = False  # whether somebody waits to know that this leader still leads
         self._has_news = True
         self._news_at = 0.0
@@ -192,7 +193,7 @@ class Writer:
     @property
     def next_deadline(self) -> float:
         """When there is something to do if nothing comes in before."""
-        times = [self._news_at + NEWS_INTERVAL]
+        times = [self._news_at + NEWS_INTERVAL, self.living.next_late]
         if self.living.acks:
             times.append(next(iter(self.living.acks.values())).due)
         if self._put_off:
@@ -220,7 +221,9 @@ class Writer:
         work = self._collect(now)
         is_asked, self._is_asked = self._is_asked, False
         jobs, workers = self._take_due(now)
+        late = self.living.take_late(now, BATCH)
         try:
+            self._late = await self._ledger.jobs(late) if late else []
             if is_asked:  # by whom this round answers: each read says whose the lease is
                 await self._ledger.jobs([""])
             await self._load_unknown(work, now)
@@ -239,6 +242,7 @@ class Writer:
             self._failed_rounds = 0
         finally:
             self.living.watch(jobs, workers, now)
+            self.living.watch_late(late, now)
 
     def _collect(self, now: float) -> list[Work]:
         work: list[Work] = []
@@ -307,6 +311,7 @@ class Writer:
             draft.save_worker(draft.worker(name))
         if draft.now >= self._saved_at + self._save_interval:
             duties.save_unsaved(draft)
+        duties.end_late(draft, self._late)
         if not self.connected:
             return
         duties.carry_out_wishes(draft)
@@ -395,7 +400,8 @@ class Writer:
     def _order(self, job: Job, workload: str) -> list[Outgoing]:
         """Return the message that gives `job` to its worker; fail a job of which none can be made."""
         try:
-            return [self.reports.messages.run(job, workload, self.max_message_bytes)]
+            worker = self.living.workers.get(job.worker or "") or Worker.unheard("")
+            return [self.reports.messages.run(job, workload, self.max_message_bytes, worker.clock)]
         except PayloadError as error:
             reason = str(error)
 

@@ -21,8 +21,9 @@ from airflow_mqtt.config.settings import (
     seconds,
     text,
 )
-from airflow_mqtt.protocol.errors import SettingError
+from airflow_mqtt.protocol.errors import PayloadError, SettingError
 from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
+from airflow_mqtt.protocol.versions import Version
 
 _DAY: Final = 86400.0
 _LOST_AFTER: Final = (1.0, 30 * _DAY)
@@ -128,6 +129,13 @@ def _queue_lost_after(value: str) -> dict[str, float]:
         if not _LOST_AFTER[0] <= number <= _LOST_AFTER[1]:
             raise SettingError(f"that of {queue} is out of range")
     return found
+
+
+def _version(value: str) -> Version:
+    try:
+        return Version.of(value.strip())
+    except PayloadError as error:
+        raise SettingError(f"it is {error}") from None
 
 
 def _health_file(value: str) -> Path:
@@ -242,6 +250,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "",
     ),
     Setting(
+        "least_worker_version",
+        _version,
+        "a version, such as 0.2.0",
+        "A worker of an earlier version is given no jobs, and says why in its note; what it has goes on. [any]",
+    ),
+    Setting(
         "task_heartbeat_interval",
         seconds(0.5, 300),
         "0.5 to 300 seconds",
@@ -353,6 +367,7 @@ class BridgeSettings:
     start_timeout: float
     lost_after: float
     queue_lost_after: dict[str, float]
+    least_worker_version: Version | None
     task_heartbeat_interval: float
     status_interval: float
     home_assistant: str

@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
-from airflow_mqtt.database import access
+from airflow_mqtt.database import access, labels
 from airflow_mqtt.database.access import OPEN, Access
+from airflow_mqtt.database.labels import Labels
 from airflow_mqtt.database.records import JOB_COLUMNS, REPORTED, Job, Worker
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import JobState
@@ -48,13 +49,21 @@ WRITTEN: Final[Mapping[str, str]] = {
 }
 
 #: What the leader knows of a job that waits in its queue.
-WAITING_COLUMNS: Final = ("id", "queue", "kind", "slots", "priority", "queued_at", "attempt", "log_stored")
+WAITING_COLUMNS: Final = (
+    "id", "queue", "kind", "slots", "priority", "queued_at", "attempt", "log_stored", "labels", "not_after",
+)  # fmt: skip
+
+_LABELS: Final = WAITING_COLUMNS.index("labels")
 
 #: Columns of a worker that the leader writes; `desired`, `revision` and `removal` are the operators'.
 OBSERVED_COLUMNS: Final = (
     "state", "status", "info", "instance", "connection", "seen_at", "journal", "past_journals", "seq", "birth",
-    "clock_offset",
+    "clock_offset", "note",
 )  # fmt: skip
+
+
+#: A queue, and the labels that some of its jobs ask for: they are alike to whoever looks for a worker.
+Group = tuple[str, Labels]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +78,23 @@ class Waiting:
     queued_at: float
     attempt: int
     log_stored: int = 0
+    labels: Labels = ()
+    not_after: float | None = None
 
     @classmethod
     def of(cls, job: Job) -> "Waiting":
-        return cls(job.id, job.queue, job.kind, job.slots, job.priority, job.queued_at, job.attempt, job.log_stored)
+        return cls(*(getattr(job, name) for name in WAITING_COLUMNS))
+
+    @classmethod
+    def read(cls, row: Sequence[Any]) -> "Waiting":
+        """Return the job of a row with the columns `WAITING_COLUMNS`. `ValueError`: it cannot be understood."""
+        values = list(row)
+        values[_LABELS] = labels.parse(values[_LABELS])
+        return cls(*values)
+
+    @property
+    def group(self) -> Group:
+        return self.queue, self.labels
 
     @property
     def order(self) -> tuple[int, float, str]:

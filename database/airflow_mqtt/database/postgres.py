@@ -78,7 +78,7 @@ _OBSERVE: Final = f"""
 INSERT INTO mqtt_worker (team_name, name, {_OBSERVED})
 SELECT $1, name, {_OBSERVED} FROM json_to_recordset($2::json) AS w(
     name text, state text, status text, info text, instance text, connection bigint, seen_at double precision,
-    journal text, past_journals text, seq bigint, birth bigint, clock_offset double precision)
+    journal text, past_journals text, seq bigint, birth bigint, clock_offset double precision, note text)
 ON CONFLICT (team_name, name) DO UPDATE SET {", ".join(f"{name} = EXCLUDED.{name}" for name in OBSERVED_COLUMNS)}
 """  # noqa: S608
 
@@ -147,7 +147,7 @@ class PostgresLedger:
     async def snapshot(self) -> Snapshot:
         """Read the living. Others make new rows meanwhile, which are news, and move none that a worker holds."""
         async with self._transaction() as connection:
-            waiting = [Waiting(*row) for row in await self._fetch(connection, _WAITING, self._team)]
+            waiting = understood(Waiting.read, await self._fetch(connection, _WAITING, self._team))
             jobs = understood(Job.of, await self._fetch(connection, _LIVING, self._team))
             workers, removals = _fleet(await self._fetch(connection, _FLEET, self._team))
             access = access_of(await self._fetch(connection, _ACCESS, self._team))

@@ -7,6 +7,8 @@ from typing import Any, Final, Self, TypeVar
 
 import orjson
 
+from airflow_mqtt.database import labels
+from airflow_mqtt.database.labels import Labels
 from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.errors import PayloadError
@@ -117,12 +119,15 @@ class Job:
     running_since: float | None
     finished_at: float | None
     token: str = field(default="", repr=False)
+    labels: Labels = ()
+    not_after: float | None = None
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
-        """Return the job of a row that has the columns `JOB_COLUMNS` first. `ValueError`: its state is none."""
+        """Return the job of a row that has the columns `JOB_COLUMNS` first. `ValueError`: it is none."""
         values = list(row[: len(JOB_COLUMNS)])
         values[_STATE] = JobState(values[_STATE])
+        values[_LABELS] = labels.parse(values[_LABELS])
         return cls(*values)
 
     def after(self, event: JobEvent, *, now: float, reason: str = "", **values: Any) -> Self:
@@ -163,6 +168,7 @@ class Job:
 
 JOB_COLUMNS: Final = tuple(column.name for column in fields(Job))
 _STATE: Final = JOB_COLUMNS.index("state")
+_LABELS: Final = JOB_COLUMNS.index("labels")
 
 
 def understood(make: Callable[[Any], T], rows: Iterable[Any]) -> list[T]:
@@ -206,6 +212,7 @@ class Worker:
     birth: int
     features: tuple[str, ...] = ()  # as it announced in its last `Born` that was heard; not in the row
     clock: Clock = Clock()
+    note: str = ""  # why the leading bridge gives it no jobs
 
     @classmethod
     def of(cls, row: Sequence[Any]) -> Self:
@@ -229,6 +236,7 @@ class Worker:
             seq=min(values["seq"], MAX_INTEGER),
             birth=min(values["birth"], MAX_INTEGER),
             clock=Clock.of(values["clock_offset"]),
+            note=values["note"],
         )
 
     @classmethod
@@ -263,6 +271,7 @@ class Worker:
             "seq": self.seq,
             "birth": self.birth,
             "clock_offset": self.clock.offset if self.clock.heard else None,
+            "note": self.note,
         }
 
     @property
@@ -279,5 +288,5 @@ class Worker:
 #: What `Worker.of` reads, in this order.
 WORKER_COLUMNS: Final = (
     "name", "desired", "revision", "state", "status", "info", "instance", "connection", "seen_at", "journal",
-    "past_journals", "seq", "birth", "clock_offset",
+    "past_journals", "seq", "birth", "clock_offset", "note",
 )  # fmt: skip

@@ -207,7 +207,7 @@ class SqliteLedger:
             raise ConnectionError(f"{type(error).__name__}: {error}") from error  # no message is to blame: it may pass
 
     def _snapshot(self, connection: sqlite3.Connection) -> Snapshot:
-        waiting = [Waiting(*row) for row in self._execute(connection, _WAITING, (self._team,))]
+        waiting = understood(Waiting.read, self._execute(connection, _WAITING, (self._team,)))
         jobs = understood(Job.of, self._execute(connection, _LIVING, (self._team,)))
         workers, removals = _fleet(self._execute(connection, _FLEET, (self._team,)).fetchall())
         return Snapshot(waiting, jobs, workers, removals, self._access(connection))

@@ -57,6 +57,8 @@ job = Table(
     Column("queue", Text, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("slots", Integer, nullable=False),
+    Column("labels", Text, nullable=False, server_default="{}"),  # that its worker must have: `labels`
+    Column("not_after", Double),  # it fails if it has not begun by then
     Column("state", Text, nullable=False),  # jobs.JobState
     Column("attempt", Integer, nullable=False),
     Column("reason", Text, nullable=False, server_default=""),
@@ -167,6 +169,7 @@ worker = Table(
     Column("seq", BigInteger, nullable=False, server_default=text("0")),
     Column("birth", BigInteger, nullable=False, server_default=text("0")),  # number of its last Born
     Column("clock_offset", Double),  # seconds by which its clock is behind the site's; null: not known
+    Column("note", Text, nullable=False, server_default=""),  # why the leading bridge gives it no jobs, if it does not
     _partial("ix_mqtt_worker_news", "team_name", where="news", sqlite="news = 1"),
 )
 

@@ -20,10 +20,11 @@ from airflow_mqtt.database import operations
 from airflow_mqtt.executor import compat, core, edge_metrics, fleet, log_reader, store
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.edge_metrics import EdgeMetrics
+from airflow_mqtt.executor.options import Options, start_within
 from airflow_mqtt.executor.store import Record
-from airflow_mqtt.executor.workload import Dispatch, row_of, subject_of
+from airflow_mqtt.executor.workload import Dispatch, options_of, row_of, subject_of
 from airflow_mqtt.protocol import kinds
-from airflow_mqtt.protocol.errors import SettingError
+from airflow_mqtt.protocol.errors import PayloadError, SettingError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 from airflow_mqtt.protocol.kinds import Kind
 
@@ -86,6 +87,10 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         log = super().log
         return log.bind() if hasattr(log, "bind") else log
 
+    @cached_property
+    def _start_within(self) -> dict[str, float]:
+        return start_within(self.conf.get("mqtt", "start_within", fallback=None) or "")
+
     @property
     def _owner(self) -> str:
         return str(self.job_id or "")
@@ -101,6 +106,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
     def start(self) -> None:
         """Say what can be said before anything goes wrong. The executor itself never talks to the broker."""
         super().start()
+        _ = self._start_within  # a mistake there is said now
         with suppress(SettingError):  # the bridge says what is wrong with it
             if warning := parse_broker_url(self.conf.get("mqtt", "broker_url", fallback=None) or "").warning:
                 self.log.warning("[mqtt] broker_url: %s", warning)
@@ -115,8 +121,13 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         now = time.time()
         job_id, key = self._begin(workload, session, now)
         queue = self._callback_queue(workload, session)
-        dispatch = Dispatch(job_id, self._owner, self._team, queue, self._default_queue(), now)
+        options, mistake = _options(workload)
+        dispatch = Dispatch(
+            job_id, self._owner, self._team, queue, self._default_queue(), now, options, self._start_within
+        )
         store.create(session, row_of(workload, dispatch), now=now, by=self._by)
+        if mistake:
+            store.fail(session, job_id, now=now, by=self._by, reason=mistake)
         self._remember(key, job_id)
         self._unconfirmed.add(job_id)
 
@@ -410,6 +421,16 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         if job_ids:
             for key in [key for key, known in self._jobs.items() if known in job_ids]:
                 self._forget(key)
+
+
+def _options(workload: Any) -> tuple[Options, str]:
+    """Return what a task asks for, and what is wrong with that: its author's mistake must not stop a scheduler."""
+    try:
+        return options_of(workload), ""
+    except PayloadError as error:
+        return Options(), str(error)
+    except Exception as error:  # values that are objects, and raise when they are looked at
+        return Options(), f"the task's executor_config cannot be read: {type(error).__name__}"
 
 
 def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:

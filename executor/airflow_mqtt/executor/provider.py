@@ -9,9 +9,9 @@ _VERSION_ADDED: Final = "0.1.0"
 
 _SECTION: Final = """\
 Settings of airflow-mqtt. The executor writes jobs into Airflow's database and never talks to the broker: of these
-it reads `callback_queue`, `callback_queued_timeout`, `edge_metrics` and `allow`; triggerers read `log_limit`. All but
-the first three are read by `airflow-mqtt bridge run` where it finds this file, unless a flag, an environment variable
-`AIRFLOW_MQTT_<NAME>` or its own file says otherwise.
+it reads `callback_queue`, `callback_queued_timeout`, `edge_metrics`, `start_within` and `allow`; triggerers read
+`log_limit`. All but the first four are read by `airflow-mqtt bridge run` where it finds this file, unless a flag, an
+environment variable `AIRFLOW_MQTT_<NAME>` or its own file says otherwise.
 """
 
 
@@ -42,6 +42,15 @@ def _executor_options() -> dict[str, dict[str, Any]]:
             "type": "boolean",
             "example": "false",
             "default": "true",
+        },
+        "start_within": {
+            "description": "Seconds within which a job must have begun after it was queued, by queue, comma-separated;"
+            " `*` is for the queues that are not named, 0 for no limit. A job that has not begun by then fails."
+            ' A task may say otherwise: `executor_config={"mqtt": {"start_within": 60}}`.',
+            "version_added": _VERSION_ADDED,
+            "type": "string",
+            "example": "gateways=600,*=0",
+            "default": None,
         },
     }
 

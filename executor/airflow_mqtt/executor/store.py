@@ -6,13 +6,12 @@ from typing import Any, Final
 from sqlalchemy import Select, and_, func, not_, or_, select, union, update
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import labels, notes, tables
 from airflow_mqtt.database.operations import UNSTARTED, changed, notify
 from airflow_mqtt.database.records import WORKER_COLUMNS, Worker, understood
-from airflow_mqtt.database.transitions import creation
-from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.database.transitions import creation, move
+from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
 from airflow_mqtt.protocol.kinds import CALLBACK, KINDS
-from airflow_mqtt.protocol.workers import GONE
 
 #: A row of a select, with an attribute for each of its columns. SQLAlchemy 2.0 and 2.1 type rows differently.
 Record = Any
@@ -57,6 +56,13 @@ def create(session: Session, row: dict[str, Any], *, now: float, by: str) -> Non
     notify(session, row["team_name"])
 
 
+def fail(session: Session, job_id: str, *, now: float, by: str, reason: str) -> None:
+    """End a job of which nothing can be run, in the transaction that has made it."""
+    step = move(job_id, JobState.QUEUED, 1, JobEvent.FAIL, now=now, by=by, reason=reason)
+    session.execute(step.statement)
+    session.execute(step.record)
+
+
 def jobs_of_subject(session: Session, job_id: str | None, subject: str) -> Sequence[Record]:
     """Return (id, state, team_name) of the jobs of `subject` that live, and of the one called `job_id` in any case.
 
@@ -75,7 +81,7 @@ def why_it_waits(session: Session, job_id: str, now: float) -> str:
 
     The scheduler revokes what has been queued for longer than `task_queued_timeout`, and says so nowhere else.
     """
-    columns = (_job.state, _job.queue, _job.queued_at, _job.worker, _job.team_name)
+    columns = (_job.state, _job.queue, _job.labels, _job.slots, _job.queued_at, _job.worker, _job.team_name)
     job = session.execute(select(*columns).where(_job.id == job_id)).one()
     if job.state not in UNSTARTED:
         return ""
@@ -84,12 +90,9 @@ def why_it_waits(session: Session, job_id: str, now: float) -> str:
         return f"{waited}: worker {job.worker} has it and has not begun it"
     rows = session.execute(select(*_WORKER).where(_worker.team_name == job.team_name))
     serving = [worker for worker in understood(Worker.of, (tuple(row) for row in rows)) if job.queue in worker.queues]
-    if not serving:
-        return f"{waited}: no worker serves queue {job.queue!r}"
-    living = [worker for worker in serving if worker.state not in GONE]
-    if not living:
-        return f"{waited}: nothing is heard of the workers of queue {job.queue!r}"
-    return f"{waited}: no worker of queue {job.queue!r} has taken it ({len(living)} are there)"
+    asked = labels.parse(job.labels)
+    fitting = [worker for worker in serving if worker.info is not None and labels.fit(asked, worker.info.labels)]
+    return f"{waited}: {notes.of_wait(job.queue, asked, job.slots, serving, fitting)}"
 
 
 def workers(session: Session, team_name: str, most: int) -> list[Worker]:

@@ -1,10 +1,13 @@
 """Airflow's workloads as rows of `mqtt_job`."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
+from airflow_mqtt.database import labels
+from airflow_mqtt.executor import options
+from airflow_mqtt.executor.options import Options
 from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.kinds import Kind
 
@@ -23,6 +26,8 @@ class Dispatch:
     callback_queue: str
     default_queue: str
     now: float
+    options: Options = Options()
+    start_within: Mapping[str, float] = field(default_factory=dict)
 
 
 def row_of(workload: Any, dispatch: Dispatch) -> dict[str, Any]:
@@ -42,7 +47,14 @@ def row_of(workload: Any, dispatch: Dispatch) -> dict[str, Any]:
         "token_at": dispatch.now,
         "log_path": os.fspath(getattr(workload, "log_path", None) or ""),
     }
-    return row | _COLUMNS[kind](workload, dispatch)
+    row |= _COLUMNS[kind](workload, dispatch)
+    by = options.deadline(dispatch.options, row["queue"], dispatch.start_within, dispatch.now)
+    return row | {"labels": labels.render(dispatch.options.labels), "not_after": by}
+
+
+def options_of(workload: Any) -> Options:
+    """Return what a task asks for; callbacks and tests of connections cannot. Raises `PayloadError`."""
+    return options.read(getattr(getattr(workload, "ti", None), "executor_config", None))
 
 
 def subject_of(kind: Kind, workload: Any) -> str:

@@ -492,7 +492,7 @@ class Born(Message):
 
     Not numbered itself: it must come before the events that wait. `first` is the lowest number that the worker
     still has, `last` the highest that it has given out (`first == last + 1` when none waits). `number` counts
-    the births of a `connection`, so that one delivered late is known as such. `queues` and `kinds` stand here and
+    the births of a `connection`, so that one delivered late is known as such. What places jobs stands here and
     in `WorkerInfo`: that one is for people, and nobody acknowledges it.
     """
 
@@ -508,6 +508,8 @@ class Born(Message):
     kinds: list[str] = _is(_texts)
     holds: list[dict[str, Any]] = _is(_held_list, default_factory=list)
     features: list[str] = _is(_texts, default_factory=list)
+    version: str = _is(_text, default="")
+    labels: dict[str, str] = _is(_text_map, default_factory=dict)
 
     def held(self) -> tuple[Held, ...]:
         """Return `holds`, decoded; `PayloadError` when one of them is malformed, or two are of the same job."""

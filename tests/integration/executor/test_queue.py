@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import create_engine, inspect, select, text
 
 from airflow_mqtt.database import tables
+from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.jobs import JobEvent
 from integration.executor.world import TO_RUNNING
 
@@ -369,6 +370,53 @@ def test_of_two_schedulers_that_renew_one_token_the_first_wins(world, monkeypatc
     assert world.job(job.id) == renewed
 
 
+# --- what a task asks for -----------------------------------------------------------------------------------
+
+
+def test_labels_and_a_deadline_stand_beside_the_workload(world):
+    """The workload itself, which the device gets, does not hold them."""
+    config = {"mqtt": {"labels": {"site": "north", "camera": "yes"}, "start_within": 60}, "other": {"x": 1}}
+    _, job = world.queue(world.executor(), executor_config=config)
+    assert (job.state, job.labels) == ("queued", '{"camera":"yes","site":"north"}')
+    assert job.not_after == job.queued_at + 60
+    assert "executor_config" not in job.workload and "camera" not in job.workload
+
+
+def test_who_asks_for_nothing_waits_for_anybody_without_end(world):
+    _, job = world.queue(world.executor())
+    assert (job.labels, job.not_after) == ("{}", None)
+
+
+def test_the_option_of_a_queue_is_the_deadline_of_its_jobs(world, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__MQTT__START_WITHIN", "gateways=600,*=30")
+    executor = world.executor()
+    _, job = world.queue(executor, queue="gateways")
+    assert job.not_after == job.queued_at + 600
+    _, job = world.queue(executor)
+    assert job.not_after == job.queued_at + 30
+    _, job = world.queue(executor, executor_config={"mqtt": {"start_within": 0}})
+    assert job.not_after is None
+
+
+def test_an_option_that_cannot_be_understood_is_said_at_the_start(world, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__MQTT__START_WITHIN", "600")
+    with pytest.raises(SettingError, match="start_within: '600' is not key=value; allowed: queue=seconds"):
+        world.executor().start()
+
+
+def test_a_task_that_asks_for_what_cannot_be_fails_with_what_to_write(world):
+    """It must not stop the scheduler, nor be placed as if it had asked for nothing."""
+    executor = world.executor()
+    ti, job = world.queue(executor, executor_config={"mqtt": {"label": {"camera": "yes"}}})
+    assert job.state == "failed"
+    assert "executor_config cannot be understood: there is no 'label'; it is written like" in job.reason
+    assert world.events(job.id) == ["queue", "fail"]
+    executor.sync()
+    assert executor.event_buffer[ti.key][0] == "failed"
+    assert "there is no 'label'" in str(executor.event_buffer[ti.key][1])
+    assert not executor.has_task(ti)
+
+
 # --- revoke -----------------------------------------------------------------------------------------------
 
 
@@ -396,6 +444,14 @@ def test_what_is_revoked_says_for_what_it_waited(world, state, wished, told):
     world.worker("edge-1", "default", state=state, desired=json.dumps(wished))
     executor.revoke_task(ti=ti)
     assert world.job(job.id).reason.endswith(told)
+
+
+def test_what_waits_for_a_label_that_nobody_has_says_so(world):
+    executor = world.executor()
+    ti, job = world.queue(executor, executor_config={"mqtt": {"labels": {"camera": "yes"}}})
+    world.worker("edge-1", "default")
+    executor.revoke_task(ti=ti)
+    assert world.job(job.id).reason.endswith("no worker of queue 'default' has camera=yes")
 
 
 def test_revoke_wishes_for_the_end_of_a_job_that_runs(world):

@@ -24,7 +24,7 @@ def image(living):
         "held": {name: set(ids) for name, ids in living.held.items()}, "used": dict(living.used),
         "workers": dict(living.workers), "wishes": set(living.wishes), "removals": set(living.removals),
         "queues": {name: {size: list(o) for size, o in queue.by_size.items()} for name, queue in living.queues.items()},
-        "serving": {queue: set(names) for queue, names in living.serving.items()}, "pauses": dict(living.pauses),
+        "members": {group: set(names) for group, names in living.groups._members.items() if group in living.queues or not group[1]}, "pauses": dict(living.pauses),
         "unsaved": dict(living.unsaved), "unsaid": set(living.unsaid), "stirred": set(living.stirred),
     }  # fmt: skip
 
@@ -33,7 +33,7 @@ def consistent(living):
     """What follows from jobs and workers is as it would be if it were made anew from them."""
     jobs = [job(**{name: getattr(one, name) for name in Waiting.__slots__}) for one in living.waiting.values()]
     anew = living_of(*jobs, *living.jobs.values(), *living.workers.values())
-    for name in ("jobs", "waiting", "held", "used", "queues", "serving", "wishes"):
+    for name in ("jobs", "waiting", "held", "used", "queues", "members", "wishes"):
         assert image(living)[name] == image(anew)[name], name
     for orders in (o for queue in living.queues.values() for o in queue.by_size.values()):
         assert orders == sorted(orders) and orders
@@ -56,6 +56,7 @@ def test_what_follows_is_kept_up_to_date_whatever_comes(seed):
             new = job(
                 id=id_, state=state, worker=owner, slots=rng.randrange(1, 4), queue=rng.choice("ab"), cancel_reason=wish,
                 priority=rng.randrange(3), queued_at=NOW + rng.randrange(5), attempt=rng.randrange(1, 3),
+                labels=rng.choice([(), (("x", "1"),), (("x", "1"), ("y", "2"))]),
             )  # fmt: skip
             living.put_job(new)
         elif step == 6:
@@ -63,7 +64,8 @@ def test_what_follows_is_kept_up_to_date_whatever_comes(seed):
         elif step == 7 and not living.held.get(name):
             living.forget_worker(name)
         else:
-            offered = info(queues=rng.sample("ab", rng.randrange(3)))
+            had = dict(rng.sample([("x", "1"), ("y", "2")], rng.randrange(3)))
+            offered = info(queues=rng.sample("ab", rng.randrange(3)), labels=had)
             living.put_worker(worker(name=name, info=offered, status=status(slots=rng.randrange(4))))
         consistent(living)
 
@@ -109,8 +111,10 @@ def test_offers_do_not_grow_without_bound():
     living = living_of(*(worker(name=f"w{n}", status=status(slots=2 + n % 3)) for n in range(10)))
     for number in range(10_000):
         living.offer(f"w{number % 7}")
-        assert len(living.offers("default")) <= 16 + 4 * 10
-    assert {name for _, _, name in living.offers("default")} == {f"w{n}" for n in range(10)}  # and none is forgotten
+        assert len(living.offers(("default", ()))) <= 16 + 4 * 10
+    assert {name for _, _, name in living.offers(("default", ()))} == {
+        f"w{n}" for n in range(10)
+    }  # and none is forgotten
 
 
 def test_offers_of_a_worker_that_comes_and_goes_do_not_either():
@@ -120,9 +124,9 @@ def test_offers_of_a_worker_that_comes_and_goes_do_not_either():
         living.put_job(held(id_))
         living.put_job(held(id_, state=JobState.SUCCEEDED))
         living.put_worker(worker(state=WorkerState.IDLE if number % 2 else WorkerState.RUNNING))
-    assert len(living.offers("default")) <= 20
+    assert len(living.offers(("default", ()))) <= 20
     living.forget_worker("edge-1")
-    assert dict(living._offers) == {} and living.serving == {}
+    assert dict(living._offers) == {} and living.groups.queues() == []
 
 
 def test_deadlines_do_not_grow_with_heartbeats():
@@ -187,7 +191,7 @@ def everything(draft):
     draft.save_worker(worker(name="new"))
     draft.forget_worker("old")
     draft.then(lambda: draft.living.removals.clear())
-    draft.looked_at = {"default"}
+    draft.looked_at = {("default", ())}
 
 
 def full():

@@ -193,7 +193,7 @@ async def test_offers_stay_usable_after_failed_commits_and_nobody_gets_more_than
             await b.turn()
         assert b.living.used == {} and len(b.living.waiting) == 9
     await b.turn()
-    assert b.living.used == {"edge-1": 2, "edge-2": 2} and len(b.living.offers("default")) < 40
+    assert b.living.used == {"edge-1": 2, "edge-2": 2} and len(b.living.offers(("default", ()))) < 40
     consistent(b.living)
 
 

@@ -207,7 +207,13 @@ SETTINGS: tuple[Setting, ...] = (
         " statsd_address. Up to 1 KiB/s of the link, the rest is dropped. Needs the extra otel beside the Task SDK.",
         "false",
     ),
-    Setting("labels", _labels, "key=value, comma-separated", "Shown with the worker.", ""),
+    Setting(
+        "labels",
+        _labels,
+        "key=value, comma-separated",
+        "What the device has: shown with the worker, and jobs may ask for it.",
+        "",
+    ),
     Setting(
         "health_interval",
         _interval,

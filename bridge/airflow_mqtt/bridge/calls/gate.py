@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from airflow_mqtt.bridge.dispatch import timeouts
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol.execution_api import Does, Match, Miss, Needs, Whose
@@ -146,6 +147,8 @@ def open_gate(draft: Draft, call: Call, match: Match) -> Job | Refusal | Early:
         return Refusal(403, "not_allowed", f"worker {call.worker} may not serve queue {verdict.queue}")
     if verdict.cancel_reason is not None:  # a wish that is known and not carried out yet: it was there first
         return Refusal(409, "invalid_state", f"the job is to be ended: {verdict.cancel_reason}")
+    if verdict.not_after is not None and draft.now >= verdict.not_after:  # it is about to be failed for that
+        return Refusal(409, "invalid_state", timeouts.missed(verdict))
     if verdict.state is not JobState.ACCEPTED or draft.worker(call.worker).journal != request.journal:
         return EARLY
     values = {

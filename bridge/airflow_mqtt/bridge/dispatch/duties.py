@@ -1,14 +1,17 @@
 """What the leader does by itself: wishes carried out, deadlines kept, jobs placed. Scripts over a `Draft`. Pure."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from airflow_mqtt.bridge.dispatch import fleet, placement, timeouts
 from airflow_mqtt.bridge.dispatch.reports import because
 from airflow_mqtt.bridge.draft import Draft
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages
+from airflow_mqtt.database import notes
+from airflow_mqtt.database.ledger import Group
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, next_state
 from airflow_mqtt.protocol.workers import GONE
@@ -56,6 +59,24 @@ class Duties:
             if current is not None and job.id not in draft.skip:
                 self._keep_deadline(draft, current)
 
+    def end_late(self, draft: Draft, jobs: Iterable[Job]) -> None:
+        """Fail those of `jobs` that still wait in their queue, and should have begun."""
+        waits: dict[tuple[Group, int], str] = {}
+        for job in jobs:
+            waiting = draft.living.waiting.get(job.id)
+            if (
+                waiting is None
+                or (waiting.attempt, job.state) != (job.attempt, JobState.QUEUED)
+                or job.id in draft.skip
+            ):
+                continue
+            alike = waiting.group, waiting.slots
+            if alike not in waits:
+                waits[alike] = why_it_waits(draft.living, *alike)
+            reason = f"{timeouts.missed(job)}: {waits[alike]}"
+            draft.end_waiting(job, by=self.by, reason=reason)
+            draft.say(job.id, log.warning, "job %s: %s%s", job.id, JobState.FAILED, because(reason))
+
     def _judge(self, draft: Draft, worker: Worker) -> None:
         after = fleet.judge(worker, now=draft.now)
         if after is not worker:
@@ -72,11 +93,11 @@ class Duties:
         if due.resend is not None:
             draft.publish_again(job)
         elif due.event is not None:
-            if job.state is JobState.ACCEPTED and worker.state not in GONE:
-                self._take_back(draft, job, due.reason)
+            if (job.state is JobState.ACCEPTED or due.event is JobEvent.FAIL) and worker.state not in GONE:
+                self._take_back(draft, job, due.reason, due.event)
             else:
                 self._give_up(draft, job, due.event, due.reason)
-            if worker.state not in GONE:
+            if worker.state not in GONE and due.event is not JobEvent.FAIL:
                 living, now = draft.living, draft.now
                 draft.then(lambda: living.pause(name, placement.after_silence(living.pauses.get(name), now)))
 
@@ -84,9 +105,11 @@ class Duties:
         after = draft.move(job, event, by=self.by, reason=reason)
         draft.say(after.id, log.warning, "job %s: %s%s", after.id, after.state, because(reason))
 
-    def _take_back(self, draft: Draft, job: Job, reason: str) -> None:
-        """Put a job that has not started back into its queue, and tell its worker, which lives, to let go of it."""
-        self._give_up(draft, job, JobEvent.RELEASE, reason)
+    def _take_back(self, draft: Draft, job: Job, reason: str, event: JobEvent = JobEvent.RELEASE) -> None:
+        """Put a job that has not started back into its queue, or fail it, and tell its worker, which lives, to let go
+        of it.
+        """
+        self._give_up(draft, job, event, reason)
         draft.publish(self.messages.drop(job.worker or "", job.queue, job.id, job.attempt, reason[:1000]))
 
     def say_desired(self, draft: Draft) -> None:
@@ -147,3 +170,12 @@ class Duties:
         if worker.state in GONE and not draft.jobs_of(name):
             draft.forget_worker(name)
             draft.say(name, log.info, "worker %s is forgotten", name)
+
+
+def why_it_waits(living: Living, group: Group, slots: int) -> str:
+    """Return why a job of `group` that needs so many slots waits."""
+    queue, labels = group
+    serving, fitting = (
+        [living.workers[name] for name in living.groups.members(one)] for one in ((queue, ()), (queue, labels))
+    )
+    return notes.of_wait(queue, labels, slots, serving, fitting)

@@ -6,6 +6,7 @@ from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.clocks import TOLERANCE, Clock
 from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
+from airflow_mqtt.protocol.versions import Version, objection
 from airflow_mqtt.protocol.workers import SILENT_AFTER_INTERVALS, WorkerState, derive, observe, wish_of
 
 #: How many replaced journals of a worker are remembered.
@@ -105,16 +106,21 @@ def _past(worker: Worker, born: Born) -> tuple[str, ...]:
 
 
 def _info(worker: Worker, born: Born) -> WorkerInfo:
-    """What places jobs comes with the acknowledged `Born`; the rest is shown when it has arrived."""
+    """What places jobs comes with the acknowledged `Born`; the rest is shown when it has arrived.
+
+    A worker of before says its version and its labels in the rest alone.
+    """
     if worker.info is not None and worker.info.instance == born.instance:
-        return replace(worker.info, queues=born.queues, kinds=born.kinds, protocol=born.protocol)
-    return WorkerInfo(
-        version="",
+        before = worker.info
+    else:
+        before = WorkerInfo(version="", instance=born.instance, queues=[], kinds=[], slots=worker.slots)
+    return replace(
+        before,
         protocol=born.protocol,
-        instance=born.instance,
         queues=born.queues,
         kinds=born.kinds,
-        slots=worker.slots,
+        version=born.version or before.version,
+        labels=born.labels or before.labels,
     )
 
 
@@ -140,6 +146,13 @@ def silent_at(worker: Worker) -> float:
     """Return when `worker` will have been silent for so long that it is unknown, if it is not heard before."""
     interval = worker.status.interval if worker.status else 0.0
     return worker.seen_at + SILENT_AFTER_INTERVALS * max(interval, 1.0)
+
+
+def noted(worker: Worker, least: Version | None) -> Worker:
+    """Return `worker` with the note of why it is given no jobs: its version is below `least`. What it has goes on."""
+    why = objection(worker.info.version, least) if least is not None and worker.info is not None else ""
+    note = f"{why}: it is given no jobs until airflow-mqtt is updated there" if why else ""
+    return worker if note == worker.note else replace(worker, note=note)
 
 
 def judge(worker: Worker, *, now: float) -> Worker:
@@ -175,6 +188,7 @@ def is_placed_alike(before: Worker, after: Worker) -> bool:
         and before.desired is after.desired
         and before.journal == after.journal
         and before.slots == after.slots
+        and before.note == after.note
     )
 
 
@@ -188,6 +202,7 @@ def is_saved_alike(before: Worker, after: Worker) -> bool:
         and before.connection == after.connection
         and before.instance == after.instance
         and before.past_journals == after.past_journals
+        and before.note == after.note
         and abs(before.clock.offset - after.clock.offset) <= TOLERANCE
         and _figures(before.status) == _figures(after.status)
     )

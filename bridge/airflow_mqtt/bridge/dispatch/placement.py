@@ -12,6 +12,7 @@ from airflow_mqtt.protocol.workers import PLACEABLE
 if TYPE_CHECKING:
     from airflow_mqtt.bridge.draft import Draft
     from airflow_mqtt.bridge.living import Living, Offer, Size
+    from airflow_mqtt.database.ledger import Group
 
 #: Jobs that are placed in one batch; the next follows at once.
 BATCH: Final = 500
@@ -40,30 +41,32 @@ def after_silence(before: Pause | None, now: float) -> Pause:
 
 
 def may_be_given_jobs(worker: Worker) -> bool:
-    """Not before it was introduced, and not when that was to a newer bridge which led before this one."""
+    """Not before it was introduced, not when that was to a newer bridge which led before this one, and not with a note
+    of why not: see `fleet.noted`.
+    """
     introduced = worker.journal and worker.info is not None and understands(worker.info.protocol)
-    return bool(introduced) and worker.state in PLACEABLE
+    return bool(introduced) and worker.state in PLACEABLE and not worker.note
 
 
 def place(draft: "Draft", *, by: str) -> None:
     """Give jobs that wait to workers that have room.
 
-    Highest priority first, then oldest, over all queues in which something has changed. A job goes to the worker of its
-    queue with the most free slots, in turn between those that have as many, so that load spreads. One that fits nowhere
-    does not hold up those behind it: jobs of its size are looked at again when something changes. It costs what is
-    placed, however many wait and however large the fleet is.
+    Highest priority first, then oldest, over all groups in which something has changed. A job goes to the worker of its
+    group (its queue, and the labels that it asks for) with the most free slots, in turn between those that have as
+    many, so that load spreads. One that fits nowhere does not hold up those behind it: jobs of its group and size are
+    looked at again when something changes. It costs what is placed, however many wait and however large the fleet is.
     """
     living = draft.living
     room = _Room(draft)
     draft.looked_at = set(living.stirred)
     placed = 0
-    heads = [head for queue in sorted(draft.looked_at) for head in _heads(living, queue)]
+    heads = [head for group in sorted(draft.looked_at) for head in _heads(living, group)]
     heapq.heapify(heads)
     while heads and placed < BATCH:
         head = heads[0]
         id_ = head.order[2]
-        if id_ not in draft.skip:
-            worker = room.take(head.queue, head.size)
+        if id_ not in draft.skip and id_ not in draft.jobs:
+            worker = room.take(head.group, head.size)
             if worker is None:
                 heapq.heappop(heads)
                 continue
@@ -74,15 +77,15 @@ def place(draft: "Draft", *, by: str) -> None:
         else:
             heapq.heappop(heads)
     room.give_back()
-    draft.looked_at -= {head.queue for head in heads}
+    draft.looked_at -= {head.group for head in heads}
 
 
 @dataclass(slots=True)
 class _Head:
-    """The next job of one size in one queue, and those that follow."""
+    """The next job of one size in one group, and those that follow."""
 
     order: tuple[int, float, str]
-    queue: str
+    group: "Group"
     size: "Size"
     following: Iterator[tuple[int, float, str]]
 
@@ -97,11 +100,11 @@ class _Head:
         return after is not None
 
 
-def _heads(living: "Living", queue: str) -> Iterator[_Head]:
-    waiting = living.queues.get(queue)
+def _heads(living: "Living", group: "Group") -> Iterator[_Head]:
+    waiting = living.queues.get(group)
     for size, orders in waiting.by_size.items() if waiting else ():
         following = iter(orders)
-        yield _Head(next(following), queue, size, following)
+        yield _Head(next(following), group, size, following)
 
 
 class _Room:
@@ -112,15 +115,15 @@ class _Room:
         self._taken: dict[str, int] = {}
         self._popped: dict[str, None] = {}
 
-    def take(self, queue: str, size: "Size") -> str | None:
-        """Return the freest worker of `queue` that has room for a job of this size, with that room taken."""
+    def take(self, group: "Group", size: "Size") -> str | None:
+        """Return the freest worker of `group` that has room for a job of this size, with that room taken."""
         kind, slots = size
         passed_over: list[Offer] = []
-        offers, found = self._draft.living.offers(queue), None
+        offers, found = self._draft.living.offers(group), None
         while offers and found is None:
             minus_free, number, name = heapq.heappop(offers)
             free = self._free(name)
-            if free <= 0 or not self._draft.living.can_take(name, queue, self._draft.now):
+            if free <= 0 or not self._draft.living.can_take(name, group, self._draft.now):
                 continue
             if free != -minus_free:  # fewer since: it comes again behind those that have more
                 if free < -minus_free:
@@ -139,17 +142,17 @@ class _Room:
         if found is not None:
             self._taken[found] = self._taken.get(found, 0) + slots
             self._popped[found] = None
-            self._offer_rest(queue, found)
+            self._offer_rest(group, found)
         return found
 
     def _free(self, name: str) -> int:
         return self._draft.living.free(name) - self._taken.get(name, 0)
 
-    def _offer_rest(self, queue: str, name: str) -> None:
+    def _offer_rest(self, group: "Group", name: str) -> None:
         """Behind those that have as much."""
         rest = self._free(name)
         if rest > 0:
-            heapq.heappush(self._draft.living.offers(queue), (-rest, self._draft.living.next_number(), name))
+            heapq.heappush(self._draft.living.offers(group), (-rest, self._draft.living.next_number(), name))
 
     def give_back(self) -> None:
         """Offer what the batch has not got yet: if it does not commit, all is as it was; else memory says so anew."""

@@ -156,13 +156,15 @@ class Reports:
 
     def _judge(self, draft: Draft, name: str, worker: Worker) -> None:
         before = draft.living.workers.get(name)
-        after = fleet.judge(worker, now=draft.now)
+        after = fleet.judge(fleet.noted(worker, draft.living.least), now=draft.now)
         draft.workers[name] = after
         if fleet.has_shut_down(after):
             draft.followed[name] = after.desired
             draft.then(lambda: log.info("worker %s: has followed its shutdown, which is over", name))
         if before is None or before.state is not after.state:
             draft.say(name, log.info, "worker %s: %s", name, after.state)
+        if after.note and (before is None or before.note != after.note):
+            draft.say(name, log.warning, "worker %s: %s", name, after.note)
 
     # --- workers ------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
 from airflow_mqtt.bridge.dispatch import fleet
 from airflow_mqtt.database.records import Job, Worker
@@ -47,6 +48,8 @@ def due(job: Job, worker: Worker, rules: Rules, *, now: float, connected_since: 
     silence = fleet.silent_for(worker, now=now)
     given_up = gone and silence > rules.lost_after
     match job.state:
+        case JobState.DISPATCHED | JobState.ACCEPTED if job.not_after is not None and now >= job.not_after:
+            return Due(JobEvent.FAIL, f"{missed(job)}: worker {worker.name} has it and has not begun it")
         case JobState.DISPATCHED | JobState.ACCEPTED if gone:
             return Due(JobEvent.RELEASE, f"worker {worker.name} is {worker.state}")
         case JobState.DISPATCHED:
@@ -71,6 +74,7 @@ def next_look(job: Job, worker: Worker, rules: Rules, *, connected_since: float)
     It is never later than `due` says something, and may be earlier.
     """
     gone = worker.state in GONE
+    not_after = inf if job.not_after is None else job.not_after
     match job.state:
         case JobState.DISPATCHED | JobState.ACCEPTED if gone:
             return 0.0
@@ -79,12 +83,19 @@ def next_look(job: Job, worker: Worker, rules: Rules, *, connected_since: float)
         case JobState.RUNNING | JobState.CANCELLING if gone:
             return worker.seen_at + rules.lost_after
         case JobState.ACCEPTED:
-            return _start_until(job, rules, connected_since)
+            return min(not_after, _start_until(job, rules, connected_since))
+        case JobState.DISPATCHED if job.published_at is not None and job.published_at >= connected_since:
+            return min(not_after, job.published_at + rules.accept_timeout)
         case JobState.DISPATCHED | JobState.CANCELLING:
             if job.published_at is None or job.published_at < connected_since:
                 return 0.0
             return job.published_at + rules.accept_timeout
     return None
+
+
+def missed(job: Job) -> str:
+    """Say which deadline a job has missed."""
+    return f"not begun within {(job.not_after or 0.0) - job.queued_at:.0f} s (start_within)"
 
 
 def _start_until(job: Job, rules: Rules, connected_since: float) -> float:

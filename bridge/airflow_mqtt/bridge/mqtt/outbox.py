@@ -7,6 +7,7 @@ import orjson
 
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol import codec
+from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.codec import JsonObject
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Ack, Cancel, Desired, Run
@@ -31,15 +32,20 @@ class Messages:
     topics: Topics
     order_expiry: int
 
-    def run(self, job: Job, workload: str, max_bytes: int) -> Outgoing:
-        """Return the order that gives `job` to its worker.
+    def run(self, job: Job, workload: str, max_bytes: int, clock: Clock) -> Outgoing:
+        """Return the order that gives `job` to its worker, whose `clock` may be another than ours.
 
         Raises `PayloadError` when no worker would understand it, or it is larger than a message may be: it would be
         offered, and taken back, for ever.
         """
         try:
             message = Run(
-                job=job.id, attempt=job.attempt, kind=job.kind, slots=job.slots, workload=orjson.loads(workload)
+                job=job.id,
+                attempt=job.attempt,
+                kind=job.kind,
+                slots=job.slots,
+                workload=orjson.loads(workload),
+                not_after=_by(clock, job.not_after),
             )
             plain = message.plain()
             Run.from_object(codec.decode(plain))
@@ -105,3 +111,8 @@ class Messages:
 
     def response(self, worker: str, payload: bytes) -> Outgoing:
         return Outgoing(self.topics.worker(worker, TopicKind.RESPONSE), payload)
+
+
+def _by(clock: Clock, at: float | None) -> float | None:
+    """Return a time of ours by a worker's clock; None while that is not known."""
+    return None if at is None or not clock.heard else max(0.0, at - clock.correction)

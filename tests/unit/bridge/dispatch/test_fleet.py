@@ -3,9 +3,11 @@ from dataclasses import replace
 import pytest
 
 from airflow_mqtt.bridge.dispatch import fleet
+from airflow_mqtt.bridge.dispatch.placement import may_be_given_jobs
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.messages import Born, Desired
+from airflow_mqtt.protocol.versions import Version
 from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, info, job, living_of, status, worker
 
@@ -116,6 +118,36 @@ def test_what_places_jobs_is_said_by_the_introduction_alone():
     after = fleet.after_info(introduced, info(version="2", queues=["other"], kinds=[]))
     assert (after.info.version, after.info.queues, after.info.kinds) == ("2", ["q"], ["airflow"])
     assert fleet.after_info(introduced, info(instance="before")) is introduced
+
+
+def test_labels_and_version_come_with_the_introduction():
+    introduced = fleet.after_birth(worker(), born(instance="new", version="0.2.0", labels={"camera": "yes"}), NOW)
+    assert (introduced.info.version, introduced.info.labels) == ("0.2.0", {"camera": "yes"})
+
+
+def test_a_worker_of_before_says_labels_and_version_in_the_rest_alone():
+    introduced = fleet.after_birth(worker(), born(), NOW)
+    after = fleet.after_info(introduced, info(version="0.1.0", labels={"camera": "yes"}))
+    again = fleet.after_birth(after, born(number=2), NOW)
+    assert (again.info.version, again.info.labels) == ("0.1.0", {"camera": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("version", "note"),
+    [
+        ("0.2.0", ""),
+        ("0.1.9", "its version 0.1.9 is below 0.2.0"),
+        ("", "it has not said its version"),
+        ("\x1b[31m" * 9, "cannot be compared with 0.2.0"),
+    ],
+)
+def test_a_worker_below_the_least_version_says_why_it_is_given_no_jobs(version, note):
+    noted = fleet.noted(worker(info=info(version=version)), Version.of("0.2.0"))
+    assert note in noted.note and noted.note.isprintable() and len(noted.note) < 200
+    assert bool(note) == bool(noted.note)
+    assert may_be_given_jobs(noted) is not bool(note)
+    assert fleet.noted(noted, None).note == ""
+    assert not note or not fleet.is_saved_alike(worker(info=noted.info), noted)
 
 
 def test_a_replaced_journal_is_past():

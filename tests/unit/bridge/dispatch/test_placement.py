@@ -10,14 +10,18 @@ from airflow_mqtt.bridge.dispatch import placement
 from airflow_mqtt.bridge.dispatch.placement import Pause, after_rejection, after_silence, place
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.database.access import Access
+from airflow_mqtt.database.labels import fit
 from airflow_mqtt.protocol import PROTOCOL_VERSION
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
 from bridge_samples import NOW, info, job, living_of, status, worker
 
+CAMERA = {"camera": "yes"}
+ASKS = (("camera", "yes"),)
 
-def offer(name="w", free=1, queues=("default",), kinds=("airflow",)):
-    offered = info(queues=list(queues), kinds=list(kinds))
+
+def offer(name="w", free=1, queues=("default",), kinds=("airflow",), labels=None):
+    offered = info(queues=list(queues), kinds=list(kinds), labels=labels or {})
     return worker(name=name, status=status(slots=free), info=offered)
 
 
@@ -36,7 +40,7 @@ def running(id_, given):
     waiting = given.waiting
     return job(
         id=id_, queue=waiting.queue, slots=waiting.slots, state=JobState.DISPATCHED, worker=given.worker, publishes=1,
-        published_at=NOW,
+        published_at=NOW, labels=waiting.labels,
     )  # fmt: skip
 
 
@@ -93,6 +97,65 @@ def test_queue_and_kind_must_match():
     assert not of([job(queue="other")], [offer()])
     assert not of([job(kind="other")], [offer()])
     assert of([job(kind="other")], [offer(free=9), offer("knows", 1, kinds=("other",))]) == [("job-1", "knows")]
+
+
+def test_labels_must_match_all_of_them():
+    workers = [offer("plain", 9), offer("sees", 2, labels={"camera": "yes", "site": "north"})]
+    for asked, name in (
+        ((), "plain"),
+        ((("camera", "yes"),), "sees"),
+        ((("camera", "yes"), ("site", "north")), "sees"),
+        ((("camera", "yes"), ("site", "south")), None),
+        ((("camera", "no"),), None),
+    ):
+        assert of([job(labels=asked)], workers) == ([("job-1", name)] if name else [])
+
+
+def test_of_those_that_have_the_labels_the_freest_comes_first():
+    workers = [offer("plain", 99), *(offer(f"w{n}", n, labels=CAMERA) for n in (1, 4, 2))]
+    jobs = [job(id=str(n), labels=ASKS, queued_at=NOW + n) for n in range(7)]
+    assert [w for _, w in of(jobs, workers)] == ["w4", "w4", "w2", "w4", "w1", "w2", "w4"]
+
+
+def test_a_job_whose_labels_nobody_has_blocks_nobody():
+    jobs = [job(id="nowhere", labels=(("camera", "no"),), priority=9), job(id="sees", labels=ASKS), job(id="plain")]
+    assert names(of(jobs, [offer(free=2, labels=CAMERA)])) == ["plain", "sees"]
+
+
+def test_priority_then_age_over_labels_too():
+    jobs = [
+        job(id="new", queued_at=2.0), job(id="old", labels=ASKS, queued_at=1.0),
+        job(id="first", labels=ASKS, priority=9, queued_at=3.0),
+    ]  # fmt: skip
+    assert names(of(jobs, [offer(free=2, labels=CAMERA)])) == ["first", "old"]
+
+
+def test_who_comes_to_have_a_label_is_given_the_jobs_that_wait_for_it():
+    living = living_of(job(labels=ASKS), offer())
+    assert not placed(living) and not living.stirred
+    living.put_worker(offer(labels=CAMERA))
+    assert placed(living) == [("job-1", "w")]
+
+
+def test_a_label_lets_nobody_serve_what_is_not_allowed():
+    """A device says itself which labels it has."""
+    living = living_of(job(labels=ASKS), offer("thief", 9, labels=CAMERA), offer("edge-1", 1, labels=CAMERA))
+    living.set_access(Access((("edge-1", "default"),)))
+    assert placed(living) == [("job-1", "edge-1")]
+
+
+def test_what_fits_nowhere_costs_nothing_however_much_of_it_waits(monkeypatch):
+    """Of 20,000 jobs, each for a device of its own that is away, none is looked at for one that can be placed."""
+    away = [job(id=f"{n:05}", labels=(("device", str(n % 2000)),), queued_at=NOW + n) for n in range(20_000)]
+    living = living_of(*away, *(offer(f"w{n}", 1, labels={"device": f"x{n}"}) for n in range(500)))
+    while living.stirred:
+        assert not placed(living)
+    looked_at = []
+    real = placement._heads
+    monkeypatch.setattr(placement, "_heads", lambda living, group: looked_at.append(group) or real(living, group))
+    living.put_job(job(id="one", labels=(("device", "x7"),)))
+    assert placed(living) == [("one", "w7")]
+    assert looked_at == [("default", (("device", "x7"),))]
 
 
 def test_only_workers_that_are_ready_are_given_jobs():
@@ -167,11 +230,11 @@ def test_what_has_not_changed_is_not_looked_at_again():
     living = living_of(job(), job(id="too wide", slots=3), job(id="other", queue="q2"), worker())
     assert names(placed(living)) == ["job-1"]
     assert living.stirred == {
-        "default"
+        ("default", ())
     }  # the worker holds something now: that is looked at once more, and then no more
     assert not placed(living) and not living.stirred
     living.put_worker(offer("edge-2", 3))
-    assert living.stirred == {"default"} and names(placed(living)) == ["too wide"]
+    assert living.stirred == {("default", ())} and names(placed(living)) == ["too wide"]
 
 
 def test_a_job_whose_row_somebody_holds_is_passed_over():
@@ -197,18 +260,24 @@ def test_what_is_given_is_written_as_one_transition():
     assert (transition.event, transition.by, transition.attempt) == (JobEvent.DISPATCH, "bridge:b", 3)
 
 
+LABELS = st.dictionaries(st.sampled_from("xy"), st.sampled_from("12"), max_size=2)
 JOBS = st.lists(
-    st.tuples(st.integers(1, 4), st.integers(0, 5), st.sampled_from("ab"), st.sampled_from(["airflow", "shell"])),
+    st.tuples(
+        st.integers(1, 4), st.integers(0, 5), st.sampled_from("ab"), st.sampled_from(["airflow", "shell"]), LABELS
+    ),
     max_size=20,
 )
 KINDS = st.sampled_from([("airflow",), ("airflow", "shell")])
-WORKERS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["a", "b", "ab"]), KINDS), max_size=5)
+WORKERS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(["a", "b", "ab"]), KINDS, LABELS), max_size=5)
 
 
 @given(JOBS, WORKERS, st.integers(1, 30))
 def test_no_worker_gets_more_than_it_offers_and_nothing_waits_that_fits(jobs, workers, batch):
-    queued = [job(id=str(n), slots=s, priority=p, queue=q, kind=k) for n, (s, p, q, k) in enumerate(jobs)]
-    offered = [offer(f"w{n}", free, tuple(queues), kinds) for n, (free, queues, kinds) in enumerate(workers)]
+    queued = [
+        job(id=str(n), slots=s, priority=p, queue=q, kind=k, labels=tuple(sorted(asked.items())))
+        for n, (s, p, q, k, asked) in enumerate(jobs)
+    ]
+    offered = [offer(f"w{n}", free, tuple(queues), kinds, had) for n, (free, queues, kinds, had) in enumerate(workers)]
     living = living_of(*queued, *offered)
     found = []
     with pytest.MonkeyPatch.context() as patched:
@@ -218,6 +287,8 @@ def test_no_worker_gets_more_than_it_offers_and_nothing_waits_that_fits(jobs, wo
             found += placed(living)
     by_id = {j.id: j for j in queued}
     assert len(set(names(found))) == len(found)
+    had = {w.name: w.info.labels for w in offered}
+    assert all(fit(by_id[id_].labels, had[name]) for id_, name in found)
     room = {w.name: w.slots - sum(by_id[id_].slots for id_, name in found if name == w.name) for w in offered}
     assert min(room.values(), default=0) >= 0
     assert {name: living.free(name) for name in room} == room
@@ -225,6 +296,7 @@ def test_no_worker_gets_more_than_it_offers_and_nothing_waits_that_fits(jobs, wo
     assert not [
         (j.id, w.name) for j in left for w in offered
         if j.queue in w.queues and j.kind in w.info.kinds and j.slots <= room[w.name]
+        and fit(j.labels, w.info.labels)
     ]  # fmt: skip
 
 
@@ -234,11 +306,11 @@ def test_two_thousand_workers_each_get_their_share():
         *(job(id=f"{n:05}", queued_at=NOW + n) for n in range(6500)), *(offer(f"w{n}", 3) for n in range(2000))
     )
     assert Counter(name for _, name in placed(living)) == {f"w{n}": 1 for n in range(500)}
-    sizes = [len(living.offers("default"))]
+    sizes = [len(living.offers(("default", ())))]
     shares = Counter(range(0))
     while living.stirred:
         shares.update(name for _, name in placed(living))
-        sizes.append(len(living.offers("default")))
+        sizes.append(len(living.offers(("default", ()))))
         if living.stirred and len(living.waiting) == 4500:
             held = Counter(living.used.values())
             assert held == {1: 2000}  # before anybody gets a second one
@@ -252,6 +324,6 @@ def test_a_batch_that_does_not_commit_leaves_the_room_that_there_was():
     for _ in range(20):
         assert len(placed(living, commits=False)) == 8
         assert (living.free("x"), living.free("y")) == (5, 3)
-        assert living.stirred == {"default"}
+        assert living.stirred == {("default", ())}
     assert Counter(name for _, name in placed(living)) == {"x": 5, "y": 3}
-    assert len(living.offers("default")) < 40
+    assert len(living.offers(("default", ()))) < 40

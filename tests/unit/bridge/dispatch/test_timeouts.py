@@ -53,6 +53,22 @@ def test_what_was_accepted_and_does_not_start_goes_back():
     assert next_look(accepted, worker(), RULES, connected_since=0.0) == NOW + 600
 
 
+@pytest.mark.parametrize("state", [JobState.DISPATCHED, JobState.ACCEPTED])
+@pytest.mark.parametrize("worker_state", [WorkerState.IDLE, WorkerState.OFFLINE])
+def test_what_should_have_begun_fails_on_its_worker_too(state, worker_state):
+    late = held(state, not_after=NOW + 5, queued_at=NOW - 55, accepted_at=NOW)
+    result = of(late, worker(state=worker_state), now=NOW + 5)
+    assert result.event is JobEvent.FAIL
+    assert result.reason == "not begun within 60 s (start_within): worker edge-1 has it and has not begun it"
+    assert of(late, now=NOW + 4.9) == NOTHING
+    assert next_look(late, worker(), RULES, connected_since=0.0) == NOW + 5
+
+
+@pytest.mark.parametrize("state", [JobState.RUNNING, JobState.CANCELLING])
+def test_what_has_begun_in_time_runs_on(state):
+    assert of(held(state, not_after=NOW - 5)) == NOTHING
+
+
 def test_a_running_job_is_covered_until_lost_after():
     gone = worker(state=WorkerState.UNKNOWN)
     assert of(held(JobState.RUNNING), gone, now=NOW + 900) == NOTHING
@@ -91,16 +107,17 @@ MOMENTS = st.one_of(st.sampled_from([0.0, 1.0, 9.0, 10.0, 11.0, 900.0, 901.0]), 
 @settings(max_examples=1000)
 @given(
     st.sampled_from(list(JobState)), st.sampled_from(list(WorkerState)), st.one_of(st.none(), MOMENTS),
-    st.integers(0, 4), st.one_of(st.none(), MOMENTS), MOMENTS, MOMENTS, MOMENTS,
+    st.integers(0, 4), st.one_of(st.none(), MOMENTS), MOMENTS, MOMENTS, MOMENTS, st.one_of(st.none(), MOMENTS),
 )  # fmt: skip
 def test_nobody_looks_later_than_something_is_due(
-    state, worker_state, published, publishes, started, seen, connected, later
+    state, worker_state, published, publishes, started, seen, connected, later, must
 ):
     """A clock that is set back is `Living.look_at_all`'s business: no publication lies in the future here."""
     now = NOW + later
     times = [NOW + at if at is not None else None for at in (published, started, seen, connected)]
     published_at, started_at, seen_at, connected_since = (None if at is None else min(at, now) for at in times)
-    j = held(state, published_at=published_at, publishes=publishes, started_at=started_at, accepted_at=published_at)
+    j = held(state, published_at=published_at, publishes=publishes, started_at=started_at, accepted_at=published_at,
+             not_after=None if must is None else NOW + must)  # fmt: skip
     w = worker(state=worker_state, seen_at=seen_at)
     look = next_look(j, w, RULES, connected_since=connected_since)
     if of(j, w, now=now, connected_since=connected_since) != NOTHING:

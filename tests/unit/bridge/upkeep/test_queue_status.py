@@ -18,6 +18,26 @@ def test_a_job_too_wide_says_so():
     assert queue_statuses(living_of(job(slots=2), worker()), NOW)["default"].note == ""
 
 
+CAMERA = (("camera", "yes"),)
+
+
+def test_labels_that_nobody_has_are_named():
+    living = living_of(job(labels=CAMERA), job(id="plain"), worker())
+    assert queue_statuses(living, NOW)["default"].note == "jobs wait: no worker of queue 'default' has camera=yes"
+    assert queue_statuses(living, NOW)["default"].queued == 2
+    wide = living_of(job(labels=CAMERA, slots=3), worker(info=info(labels=dict(CAMERA))), worker(name="w"))
+    assert "needs 3 slots; the largest worker of queue 'default' with camera=yes has 2" in (
+        queue_statuses(wide, NOW)["default"].note
+    )
+
+
+def test_workers_of_too_low_a_version_are_why_jobs_wait():
+    living = living_of(job(), worker(info=info(version="0.1.0")), least="0.2.0")
+    status = queue_statuses(living, NOW)["default"]
+    assert "no worker of queue 'default' takes jobs now (1 are there; edge-1: its version" in status.note
+    assert (status.free_slots, status.workers_online) == (0, 1)
+
+
 def test_free_slots_and_workers_online():
     living = living_of(
         worker(name="a"),

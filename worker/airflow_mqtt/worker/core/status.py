@@ -140,6 +140,8 @@ def born(state: State, now: float) -> None:
             if not (job.closed and job.last_seq <= state.outbox.acked)
         ],
         features=[PARCELS],
+        version=state.config.version,
+        labels=dict(state.config.labels),
     )
     state.out.append(Publish(state.topic(TopicKind.EVENTS), message.encode()))
 

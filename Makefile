@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench bench-retention bench-fleet bench-flood env test-compose servers check format clean
+.PHONY: help setup demo demo-stop fleet test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench bench-retention bench-fleet bench-flood env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -24,6 +24,9 @@ demo: setup ## run the example Dag on a worker over MQTT and print what happened
 
 demo-stop: ## stop what `make demo KEEP=1` left running
 	@cd examples && ../$(BIN)/python -m demo --stop
+
+fleet: setup servers ## 200 simulated and 3 real workers with all that belongs to them, to look at until Ctrl-C
+	@cd examples && PYTHONPATH=../tests:../benchmarks exec ../$(BIN)/python -m demo.fleet $(ARGS)
 
 # Each broker behind one suite takes as long as all other tests together, for the most part waiting: it has a target of
 # its own, and runs as several processes (ARGS="-n 0": one).

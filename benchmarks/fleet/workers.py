@@ -65,10 +65,14 @@ class Worker:
 class Fleet:
     """`workers` of them with so many `slots`, spread over `queues`, on one connection to the broker at `port`.
 
+    `account` is a user name and password that may speak for all of them; None where anybody may.
+
     While `holding` is true, jobs that have started do not end. `accepted_at` is when a job was accepted last.
     """
 
-    def __init__(self, port: int, *, workers: int, slots: int, queues: int) -> None:
+    def __init__(
+        self, port: int, *, workers: int, slots: int, queues: int, account: tuple[str, str] | None = None
+    ) -> None:
         names = [f"w{number}" for number in range(workers)]
         self.workers = {name: Worker(name, queue_name(i, queues), slots) for i, name in enumerate(names)}
         self.holding = False
@@ -85,6 +89,8 @@ class Fleet:
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, "fleet", protocol=mqtt.MQTTv311)
         self._client.max_inflight_messages_set(0)  # no bound, or each PUBACK looks through all that wait
         self._client.max_queued_messages_set(0)
+        if account:
+            self._client.username_pw_set(*account)
         self._client.on_message = self._on_message
         self._client.on_subscribe = lambda *_: self._ready.set()
         self._client.connect("127.0.0.1", port)

@@ -1,0 +1,147 @@
+"""`make fleet`: a whole site with 200 simulated and 3 real workers to look at, until Ctrl-C."""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from types import FrameType
+
+from airflow_mqtt.config.bridge import SETTINGS
+from demo import edge
+from demo.brokers import any_broker
+from demo.example import Teller
+from demo.processes import MissingProgramError, Server, StartError, find_program, free_port, listens
+from demo.site import AirflowSite
+from fleet.workers import Fleet
+
+ROOT = Path(__file__).resolve().parents[2]
+DAGS = ROOT / "examples/fleet/dags"
+
+#: As `examples/fleet/dags` names them.
+QUEUES = 4
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="demo.fleet", description=__doc__)
+    parser.add_argument("--simulated", type=int, default=200, help="workers that only speak the protocol (200)")
+    parser.add_argument("--real", type=int, default=3, help="workers that run tasks (3)")
+    parser.add_argument("--directory", type=Path, default=ROOT / ".demo/fleet")
+    options = parser.parse_args()
+    wanted = threading.Event()
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        wanted.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    shutil.rmtree(options.directory, ignore_errors=True)
+    try:
+        with ExitStack() as stack:
+            _show(stack, options.directory, options.simulated, options.real, wanted)
+            print("\nstopping", flush=True)
+    except (MissingProgramError, StartError, TimeoutError) as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show(stack: ExitStack, directory: Path, simulated: int, real: int, wanted: threading.Event) -> None:
+    """Start all of it, say where to look, and wait. What was started ends with `stack`, in reverse."""
+    teller = Teller()
+    names = [f"edge-{number}" for number in range(1, real + 1)]
+    database = _postgres(stack)
+    broker = any_broker(directory / "broker", names)
+    site = AirflowSite(directory / "site", database_url=database, dags_folder=DAGS)
+    started: list[Server] = []
+
+    def start(server: Server) -> None:
+        stack.callback(server.stop)
+        server.start()
+        started.append(server)
+
+    start(broker)
+    teller.say("broker", f"{broker.command[0]} on 127.0.0.1:{broker.port}")
+    teller.say("airflow", "making its tables in PostgreSQL, and starting it (about half a minute) …")
+    site.migrate()
+    stack.callback(site.stop)
+    site.start()
+    metrics = f"127.0.0.1:{free_port()}" if _has_metrics() else ""
+    with edge.Watch(broker.url("monitor")) as watch:
+        bridge = edge.bridge(
+            directory / "bridge",
+            broker_url=broker.url("bridge"),
+            database_url=database,
+            execution_api_url=site.execution_api_url,
+            options=["--metrics-address", metrics] if metrics else [],
+        )
+        start(bridge)
+        watch.await_state("bridge/status", "leading", timeout=60, servers=[bridge])
+        # The bridge's account may speak for any worker, so one connection does for all of the simulated ones.
+        fleet = Fleet(
+            broker.port, workers=simulated, slots=2, queues=QUEUES, account=("bridge", broker.passwords["bridge"])
+        )
+        stack.callback(fleet.close)
+        fleet.connect()
+        for name in names:
+            start(edge.worker(directory / name, broker_url=broker.url(name), dags_folder=DAGS, name=name))
+        for name in names:
+            watch.await_state(f"worker/{name}/status", "idle", "running", timeout=60, servers=started)
+    teller.say("workers", f"{simulated} simulated, {real} real")
+    prometheus = _prometheus(directory / "prometheus", metrics) if metrics else None
+    if prometheus:
+        start(prometheus[1])
+    _explain(broker.url("monitor"), site.url, metrics, prometheus[0] if prometheus else "")
+    while not wanted.wait(1.0):
+        site.check()
+        for server in started:
+            if not server.alive:
+                raise StartError(f"{server.name} ended with exit code {server.returncode}\n{server.tail()}")
+
+
+def _explain(monitor: str, page: str, metrics: str, prometheus: str) -> None:
+    print(f"\n  The page:    {page} (no password), and the Dag fleet_load there")
+    print(f"  top:         AIRFLOW_MQTT_BROKER_URL='{monitor}' {edge.program()} top")
+    if metrics:
+        print(f"  Prometheus:  {prometheus or 'not installed (apt-get install prometheus)'}")
+        print(f"  Its figures: http://{metrics}/metrics")
+    print("  Stop it all: Ctrl-C", flush=True)
+
+
+def _has_metrics() -> bool:
+    """Whether this release's bridge has figures for Prometheus."""
+    return any(setting.name == "metrics_address" for setting in SETTINGS)
+
+
+def _postgres(stack: ExitStack) -> str:
+    """Return the URL of a database of a PostgreSQL as the tests start it."""
+    from servers import postgres  # type: ignore[import-not-found]  # noqa: PLC0415  tests have no types
+
+    url: str = stack.enter_context(postgres()).new_database("airflow")
+    return url.replace("postgresql://", "postgresql+psycopg2://")
+
+
+def _prometheus(directory: Path, metrics: str) -> tuple[str, Server] | None:
+    """Return its address and the server, not started; None where it is not installed."""
+    try:
+        program = find_program("prometheus", "apt-get install prometheus")
+    except MissingProgramError:
+        return None
+    directory.mkdir(parents=True)
+    config = directory / "prometheus.yml"
+    scrape = {"job_name": "bridge", "static_configs": [{"targets": [metrics]}]}
+    config.write_text(json.dumps({"global": {"scrape_interval": "5s"}, "scrape_configs": [scrape]}))  # JSON is YAML
+    port = free_port()
+    command = [
+        program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+    ]  # fmt: skip
+    server = Server("prometheus", command, log=directory / "prometheus.log", ready=lambda: listens(port))
+    return f"http://127.0.0.1:{port}", server
+
+
+if __name__ == "__main__":
+    sys.exit(main())

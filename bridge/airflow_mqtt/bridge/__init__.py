@@ -6,8 +6,8 @@ as little as placement needs. A *script* is a pure function over a `draft.Draft`
 of the one `writer` takes all scripts that wait, commits what they write, applies it to the living, and then publishes
 and answers. A *duty* is a script that the leader runs by itself: wishes, deadlines, placement.
 
-Rooms: `dispatch` decides, `calls` answers Execution API calls, `mqtt` is the broker, `upkeep` what goes on beside.
-`leader` joins them as the tasks of one group.
+Rooms: `dispatch` decides, `calls` answers Execution API calls, `mqtt` is the broker, `telemetry` speaks to monitoring
+systems, `upkeep` is what goes on beside. `leader` joins them as the tasks of one group.
 
 Who writes what: the writer alone changes jobs, workers and logs, and nothing in memory changes before its commit has
 succeeded. `upkeep.retention` deletes jobs that have ended, which are the writer's no more. The lease's row is written

@@ -41,8 +41,8 @@ test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 a
 test-simulation: setup ## a slice of the simulation, all its deliberate defects, and the model
 	@$(BIN)/pytest tests/simulation tests/model $(ARGS)
 
-test-browser: setup ## Airflow's page of a task's log in a real browser, with our lines in it (installs Chromium if missing)
-	@sh scripts/install-debian chromium-headless-shell
+test-browser: setup ## the fleet's page, and Airflow's page of a task's log, in a real browser (installs Chromium and Mosquitto if missing)
+	@sh scripts/install-debian chromium-headless-shell mosquitto
 	@$(BIN)/pytest tests/browser $(ARGS)
 
 test-faults: setup servers ## a slice of the real faults, and those of the scheduler on a real Airflow

@@ -78,6 +78,7 @@ class Demo:
         print(f"\n  Logs of each part: {logs}/site/*.log, bridge/*.log, worker/*.log, broker/*.log")
         if keep:
             print(f"  Airflow's UI:      {self.site.url} (no password)")
+            print(f"  The fleet's page:  {self.site.url}/plugin/mqtt")
             print(f"  Status topics:     {watch}")
             print("                     (mosquitto_sub is in the package mosquitto-clients)")
             print("  Stop it all:       make demo-stop")

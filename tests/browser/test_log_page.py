@@ -5,20 +5,17 @@ api-server.
 """
 
 import os
-import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
-import servers
 from bridge_samples import job as job_of_the_bridge
-from demo.processes import MissingProgramError, find_program
+from browser.chromium import Browser
 from demo.site import AirflowSite
 
 pytest.importorskip("airflow", reason="Airflow is not installed")
@@ -31,16 +28,6 @@ from airflow_mqtt.worker.runner import supervise
 from integration.executor.world import TO_RUNNING, World
 
 DAG = "shows_logs"
-
-#: How long a page may take to show what it has, in the browser's time, which stands still while an answer is awaited.
-PATIENCE_MS = 20_000
-
-
-class Page(NamedTuple):
-    """What a person sees, and what the page's scripts had to complain of."""
-
-    text: str
-    complaints: list[str]
 
 
 class Case(NamedTuple):
@@ -58,83 +45,6 @@ class Case(NamedTuple):
 
     def task_is(self, state: str) -> None:
         self.world.set_task(self.ti, state=state)
-
-
-class Text(HTMLParser):
-    """What of a page is there to be read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts: list[str] = []
-        self.hidden = False
-
-    @classmethod
-    def of(cls, page: str) -> str:
-        parser = cls()
-        parser.feed(page)
-        return " ".join("".join(parser.parts).split())
-
-    def handle_starttag(self, tag: str, attrs: object) -> None:
-        self.hidden = tag in {"script", "style"}
-
-    def handle_endtag(self, tag: str) -> None:
-        self.hidden = False
-
-    def handle_data(self, data: str) -> None:
-        if not self.hidden:
-            self.parts.append(data)
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowSite]:
-    """An api-server that knows the Dag."""
-    directory = tmp_path_factory.mktemp("site")
-    database = f"sqlite:///{directory}/airflow.db"
-    made = AirflowSite(directory, database_url=database, dags_folder=Path(__file__).parent / "dags")
-    made.migrate()
-    try:
-        server = made.server("api-server")
-        server.launch()
-        made.run("dags", "reserialize")
-        server.await_ready()
-        yield made
-    finally:
-        made.stop()
-
-
-@pytest.fixture(scope="module")
-def world(site: AirflowSite) -> Iterator[World]:
-    """The site's database, with a run of the Dag, and Airflow in this process bound to it."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in site.environment.items():
-            patch.setenv(name, value)
-        from airflow import settings
-
-        settings.configure_vars()
-        settings.configure_orm()
-        yield World(site.directory, DAG, site.client.trigger(DAG))
-        settings.dispose_orm()
-
-
-@pytest.fixture
-def opened(site: AirflowSite, tmp_path: Path) -> Callable[[str], Page]:
-    """A browser with nobody before it, for pages of the site."""
-    try:
-        program = find_program("chromium-headless-shell", "apt-get install chromium-headless-shell")
-    except MissingProgramError as error:
-        servers.missing(error)
-
-    def see(path: str) -> Page:
-        command = [
-            program, "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={tmp_path}",
-            "--window-size=1600,1200", f"--virtual-time-budget={PATIENCE_MS}", "--enable-logging=stderr", "--dump-dom",
-            site.url + path,
-        ]  # fmt: skip
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        complaints = [line for line in done.stderr.splitlines() if ":CONSOLE:" in line and "error" in line.lower()]
-        return Page(Text.of(done.stdout), complaints)
-
-    return see
 
 
 # --- whose lines ------------------------------------------------------------------------------------------------
@@ -205,14 +115,12 @@ def of_the_executor_where_nothing_is(case: Case) -> list[str]:
 def test_the_page_shows_the_lines(
     site: AirflowSite,
     world: World,
-    opened: Callable[[str], Page],
+    browser: Browser,
     tmp_path: Path,
     written: Callable[[Case], list[str]],
 ) -> None:
     name = written.__name__
     ti, job = world.queue(world.executor(), world.queued_task_of_the_run(name))
     lines = written(Case(site, world, ti, job, tmp_path))
-    page = opened(f"/dags/{DAG}/runs/{world.run_id}/tasks/{name}")
-    missing = [line for line in lines if line not in page.text]
-    assert not missing, page.text
-    assert page.complaints == []
+    browser.open(f"{site.url}/dags/{DAG}/runs/{world.run_id}/tasks/{name}")
+    browser.await_text(*lines)

@@ -84,13 +84,14 @@ def test_a_worker_as_it_is_shown(session):
             info={"kinds": ["ExecuteTask"], "platform": {"machine": "aarch64"}},
             removal=True,
             clock_offset=-7200.0,
+            note="its version is below 0.2.0",
         ),
     )
     add_jobs(session, held("j1", "edge-1", slots=3))
     (row,) = workers.list_workers(session, "", Workers(), BY_NAME, Access(listed=True, serve=(("*", "a"),))).rows
     assert row == {
         "name": "edge-1", "team_name": "", "state": "idle", "maintenance": True, "shutdown": False, "removal": True,
-        "revision": 3, "comment": MARKUP, "notes": ["its clock is 2:00:00 ahead", "to be forgotten"],
+        "revision": 3, "comment": MARKUP, "notes": ["its version is below 0.2.0", "its clock is 2:00:00 ahead", "to be forgotten"],
         "queues": ["a", "b"], "not_allowed": ["b"], "slots": 4, "used": 3, "free": 1, "running": 1, "version": "1.0",
         "labels": {"arch": "arm64"}, "platform": {"machine": "aarch64"}, "kinds": ["ExecuteTask"], "seen_at": 5.0,
         "clock_offset": -7200.0, "reason": "the disk is full", "own_maintenance": True, "health": {"cpu": 12.5},

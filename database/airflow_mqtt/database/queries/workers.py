@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.database import desired, tables
+from airflow_mqtt.database import desired, notes, tables
 from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.queries.paging import (
     Found,
@@ -35,7 +35,6 @@ from airflow_mqtt.database.queries.paging import (
     page_of,
     text_in,
 )
-from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.messages import Desired
 from airflow_mqtt.protocol.workers import GONE
@@ -47,7 +46,7 @@ SORTS: Final = ("name", "state", "seen_at", "free", "running", "version")
 
 _COLUMNS: Final = (
     _worker.name, _worker.team_name, _worker.state, _worker.status, _worker.info, _worker.desired, _worker.revision,
-    _worker.removal, _worker.seen_at, _worker.clock_offset,
+    _worker.removal, _worker.seen_at, _worker.clock_offset, _worker.note,
 )  # fmt: skip
 
 
@@ -167,6 +166,7 @@ def _shown(row: Any, access: Access) -> dict[str, Any]:
     wished, trouble = _wished(row)
     queues = list(info.get("queues") or []) if wished.queues is None else wished.queues
     slots = status.get("slots", info.get("slots", 0))
+    said = notes.of_worker(note=row.note, clock_offset=row.clock_offset, removal=row.removal)
     return {
         "name": row.name,
         "team_name": row.team_name,
@@ -176,7 +176,7 @@ def _shown(row: Any, access: Access) -> dict[str, Any]:
         "removal": row.removal,
         "revision": row.revision,
         "comment": wished.comment,
-        "notes": [note for note in (trouble, *_notes(row)) if note],
+        "notes": [*filter(None, [trouble]), *said],
         "queues": queues,
         "not_allowed": [queue for queue in queues if not access.may_serve(row.name, queue)],
         "slots": slots,
@@ -209,11 +209,6 @@ def _wished(row: Any) -> tuple[Desired, str]:
         return desired.parse(row.desired, row.revision), ""
     except PayloadError as error:  # one row that is damaged must not hide all others
         return Desired(revision=row.revision), str(error)
-
-
-def _notes(row: Any) -> tuple[str, str]:
-    """Return what one should know of it."""
-    return Clock.of(row.clock_offset).note, "to be forgotten" if row.removal else ""
 
 
 def online() -> ColumnElement[bool]:

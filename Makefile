@@ -32,7 +32,7 @@ fleet: setup servers ## 200 simulated and 3 real workers with all that belongs t
 # its own, and runs as several processes (ARGS="-n 0": one).
 MATRIX := tests/contract/test_links.py tests/contract/test_brokers.py
 
-test: setup servers ## unit, contract, security, integration and acceptance tests (installs Mosquitto and PostgreSQL if missing)
+test: setup servers ## unit, contract, security, integration and acceptance tests (installs Mosquitto, PostgreSQL and Prometheus if missing)
 	@$(BIN)/pytest tests/unit tests/contract tests/security tests/integration tests/acceptance $(MATRIX:%=--ignore=%) $(ARGS)
 
 test-brokers: setup servers ## the links and whole jobs over Mosquitto (MQTT 5 and 3.1.1), NATS, and a cluster of NATS that loses a node
@@ -107,8 +107,8 @@ env: ## write .env (passwords, keys, ports) for compose.yaml; one that is there 
 test-compose: setup ## compose.yaml and the images on a Docker engine (Debian: installs and starts it if none answers)
 	@python=$$(sh scripts/python) && "$$python" scripts/compose/run_tests.py $(ARGS)
 
-servers: # Mosquitto, PostgreSQL and PgBouncer, and what a network namespace needs
-	@sh scripts/install-debian mosquitto postgresql pgbouncer iproute2 util-linux
+servers: # Mosquitto, PostgreSQL and PgBouncer, Prometheus, and what a network namespace needs
+	@sh scripts/install-debian mosquitto postgresql pgbouncer prometheus iproute2 util-linux
 
 check: setup ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

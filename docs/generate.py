@@ -165,6 +165,19 @@ def _route(route: Route) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def metrics() -> str:
+    """Return the table of the bridge's metrics."""
+    rows = importlib.import_module("airflow_mqtt.bridge.upkeep.metrics").METRICS
+    head = "| metric | type | labels beside `team_name` | while it stands by | is |"
+    return "\n".join([head, "|---" * 5 + "|", *map(_metric, rows)]) + "\n"
+
+
+def _metric(row: Any) -> str:
+    labels = ", ".join(f"`{label}`" for label in row.labels)
+    cells = f"`{row.full_name}`", row.kind, labels, "" if row.of_leader else "there", row.help
+    return f"| {' | '.join(cells)} |"
+
+
 def _code(text: str) -> str:
     return f"`{text}`" if text else ""
 
@@ -181,6 +194,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "airflow-options": airflow_options,
     "airflow-kinds": airflow_kinds,
     "airflow-routes": airflow_routes,
+    "metrics": metrics,
 }
 
 

@@ -7,12 +7,15 @@
     with pgbouncer(database, "transaction") as pooler:
         pooler.url_of(database.url)
     with nats(tmp_path) as broker: ...
+    with prometheus(tmp_path, configuration) as watcher:
+        watcher.query("up"); watcher.alerts()
     with Proxy(broker.port) as proxy:
         proxy.port; proxy.cut(); proxy.stall(); proxy.delay(0.2); proxy.heal()
 
 Where a server is missing, the test skips with the reason; in CI (CI=true) it fails.
 """
 
+import json
 import os
 import pwd
 import secrets
@@ -22,7 +25,9 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 
@@ -31,8 +36,8 @@ from demo.processes import MissingProgramError, Server, find_program, free_port,
 from proxy import Proxy
 
 __all__ = [
-    "Broker", "Mosquitto", "Nats", "Pgbouncer", "Postgres", "Proxy", "Server", "free_port", "listens", "missing",
-    "mosquitto", "nats", "nats_cluster", "pgbouncer", "postgres", "wait_for",
+    "Broker", "Mosquitto", "Nats", "Pgbouncer", "Postgres", "Prometheus", "Proxy", "Server", "free_port", "listens",
+    "missing", "mosquitto", "nats", "nats_cluster", "pgbouncer", "postgres", "prometheus", "promtool", "wait_for",
 ]  # fmt: skip
 
 
@@ -280,3 +285,61 @@ def _postgres_program(name: str) -> str:
     if found is None:
         raise MissingProgramError(f"{name} is not installed: apt-get install postgresql")
     return found
+
+
+# --- Prometheus ---------------------------------------------------------------------------------------------
+
+
+class Prometheus(Server):
+    """Prometheus with the configuration at `path`, and its data in `directory`."""
+
+    def __init__(self, directory: Path, path: Path) -> None:
+        self.port = free_port()
+        program = find_program("prometheus", "apt-get install prometheus")
+        super().__init__(
+            "prometheus",
+            [
+                program, f"--config.file={path}", f"--storage.tsdb.path={directory / 'data'}",
+                f"--web.listen-address=127.0.0.1:{self.port}", "--web.enable-lifecycle", "--log.level=warn",
+            ],
+            log=directory / "prometheus.log",
+            cwd=directory,
+            ready=lambda: listens(self.port),
+        )  # fmt: skip
+
+    def get(self, path: str, **values: str) -> Any:
+        """Ask its API, https://prometheus.io/docs/prometheus/latest/querying/api/, and return the data it answers."""
+        url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(values)}"
+        with urlopen(url, timeout=30) as answer:
+            document = json.load(answer)
+        assert document["status"] == "success"
+        return document["data"]
+
+    def query(self, text: str) -> list[dict[str, Any]]:
+        """Return the series that `text` finds now, as metric and value."""
+        found: list[dict[str, Any]] = self.get("query", query=text)["result"]
+        return found
+
+    def alerts(self) -> dict[str, dict[str, Any]]:
+        """Name -> one alert of that name that fires."""
+        return {one["labels"]["alertname"]: one for one in self.get("alerts")["alerts"] if one["state"] == "firing"}
+
+
+@contextmanager
+def prometheus(directory: Path, path: Path) -> Iterator[Prometheus]:
+    """A running Prometheus."""
+    try:
+        server = Prometheus(directory, path)
+    except MissingProgramError as error:
+        missing(error)
+    with running(server):
+        yield server
+
+
+def promtool(*arguments: str) -> str:
+    """Run promtool and return what it says. Raises `CalledProcessError`."""
+    try:
+        program = find_program("promtool", "apt-get install prometheus")
+    except MissingProgramError as error:
+        missing(error)
+    return subprocess.run([program, *arguments], check=True, capture_output=True, text=True).stdout

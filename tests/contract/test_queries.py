@@ -272,7 +272,8 @@ def test_teams_bridges_and_acts(session):
     assert overview.bridges_of(session, "")["leader"] is None
     row = {"team_name": "", "holder": "b1", "epoch": 7, "beat": 1, "host": "h"}
     add(session, tables.bridge, row)
-    assert overview.bridges_of(session, "")["leader"] == {"instance": "b1", "host": "h", "epoch": 7}
+    leader = overview.bridges_of(session, "")["leader"]
+    assert (leader["instance"], leader["host"], leader["epoch"]) == ("b1", "h", 7)
     session.execute(tables.bridge.update().values(holder=""))
     assert overview.bridges_of(session, "")["leader"] is None
     act = {"team_name": "", "at": 1.0, "by": "cli:x", "act": "shutdown", "detail": "", "outcome": "wished"}

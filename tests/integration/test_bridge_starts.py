@@ -198,3 +198,15 @@ def test_each_outage_of_the_broker_is_said_with_its_end(start, broker, migrated)
     bridge.process.send_signal(signal.SIGTERM)
     assert bridge.ended() == 0
     assert len(of_link(bridge)) <= 9, of_link(bridge)  # also what it met in the middle of publishing
+
+
+def test_an_address_for_metrics_that_is_taken(start):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        bridge = start(f"postgresql://u:p@127.0.0.1:{free_port()}/d", "--metrics-address", address)
+        assert bridge.ended() == 1
+    (line,) = bridge.lines()
+    assert line == (
+        f"airflow-mqtt bridge: metrics_address: nobody can listen on {address} (Address already in use); give a free"
+        " port of this machine"
+    )

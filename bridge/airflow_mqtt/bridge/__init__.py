@@ -7,7 +7,7 @@ of the one `writer` takes all scripts that wait, commits what they write, applie
 and answers. A *duty* is a script that the leader runs by itself: wishes, deadlines, placement.
 
 Rooms: `dispatch` decides, `calls` answers Execution API calls, `mqtt` is the broker, `telemetry` speaks to monitoring
-systems, `upkeep` is what goes on beside. `leader` joins them as the tasks of one group.
+systems, `upkeep` is what goes on beside. `tally` counts. `leader` joins them as the tasks of one group.
 
 Who writes what: the writer alone changes jobs, workers and logs, and nothing in memory changes before its commit has
 succeeded. `upkeep.retention` deletes jobs that have ended, which are the writer's no more. The lease's row is written

@@ -62,6 +62,8 @@ class Draft:
         self.saves_all = False  # whether these are all
         self.tokens: dict[str, str] = {}
         self.looked_at: set[Group] = set()  # groups of which nothing more can be placed now
+        self.refused: list[str] = []  # why somebody was, to be counted
+        self.log_bytes_lost = 0  # acknowledged and not kept
         self.skip: frozenset[str] = frozenset()  # jobs whose rows somebody else holds just now
         #: Whose work is going on, and what it touched: scripts whose jobs are in conflict are left out.
         self.script: Any = None

@@ -27,11 +27,14 @@ from airflow_mqtt.bridge.telemetry import job_spans
 from airflow_mqtt.bridge.telemetry.monitoring import Monitoring
 from airflow_mqtt.bridge.upkeep import home_assistant, queue_status, wakeup
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
+from airflow_mqtt.bridge.upkeep.metrics import Led
 from airflow_mqtt.bridge.upkeep.retention import Retention
+from airflow_mqtt.bridge.upkeep.word import Counts, rates, refusals
 from airflow_mqtt.bridge.writer import BATCH, SAVE_INTERVAL, Writer
 from airflow_mqtt.config.bridge import BridgeSettings
 from airflow_mqtt.config.version import VERSION
 from airflow_mqtt.database.access import ONCE_LISTED
+from airflow_mqtt.database.bridges import SAID_EVERY, Word
 from airflow_mqtt.database.engine import Database
 from airflow_mqtt.database.errors import DeposedError, brief, is_transient, raise_unless_transient, refusal
 from airflow_mqtt.database.ledger import Ledger, Snapshot
@@ -90,6 +93,7 @@ class Leader:
         monitoring: Monitoring | None = None,
         *,
         renewed: Callable[[], None],
+        say: Callable[[Word], None],
     ) -> None:
         self._settings = settings
         self._database = database
@@ -103,6 +107,9 @@ class Leader:
         will = self._status(BridgeState.OFFLINE)
         self._link = Link(settings, self._topics, will=will, dropped=self._inbox.dropped, telemetry=settings.relays)
         self._ledger = _ledger(settings, epoch, renewed)
+        self._say = say
+        self._since = time.time()
+        self._counted = Counts(time.monotonic(), time.process_time(), 0, 0, 0, 0)
         self._retention = Retention(database, settings.retention)
         self._wake = asyncio.Event()
         self._published: dict[str, QueueStatus] = {}
@@ -147,6 +154,8 @@ class Leader:
             group.create_task(beat, name="heartbeats")
             tell = self._every(settings.status_interval, lambda: self._tell_queues(writer.living))
             group.create_task(tell, name="status of queues")
+            tell_of_us = self._every(SAID_EVERY, lambda: self._tell_of_us(writer))
+            group.create_task(tell_of_us, name="word of the leader")
             group.create_task(self._forget(), name="retention")
             if self._monitoring is not None and self._monitoring.exporter is not None:
                 exporter = self._monitoring.exporter
@@ -172,6 +181,33 @@ class Leader:
                 raise_unless_transient(error)
                 log.warning("the database does not answer, trying again: %s", brief(error))
             await asyncio.sleep(_RETRY)
+
+    def led(self) -> Led | None:
+        """Return what there is to be seen now; None before the takeover is done."""
+        writer = self._writer
+        if writer is None:
+            return None
+        living = writer.living
+        return Led(
+            tally=writer.tally.copy(),
+            queues=queue_status.queue_statuses(living, time.time()),
+            jobs=list(living.jobs.values()),
+            workers=list(living.workers.values()),
+            used=living.used.copy(),
+            connected=writer.connected,
+            writer_queue=len(writer),
+            acks_pending=len(living.acks),
+            calls_pending=living.calling.total(),
+            publications_pending=self._link.under_way,
+            workers_refused=len(living.refused),
+            workers_not_allowed=len(living.unallowed),
+            received=self._inbox.received.copy(),
+            received_bytes=self._inbox.received_bytes,
+            sent=self._link.sent,
+            sent_bytes=self._link.sent_bytes,
+            dropped=self._inbox.dropped.copy(),
+            lines_left_out=living.lines.left_out,
+        )
 
     def _make_writer(self, snapshot: Snapshot) -> Writer:
         settings, now = self._settings, time.time()
@@ -383,6 +419,15 @@ class Leader:
                 await writer.stop_job(job, reason)
 
         await heartbeats.beat(list(writer.living.jobs.values()), api, stop)
+
+    async def _tell_of_us(self, writer: Writer) -> None:
+        """Have our word written with the lease, when that is renewed next."""
+        tally, before = writer.tally, self._counted
+        messages = self._inbox.received.total() + self._link.sent
+        self._counted = after = Counts.of(tally, at=time.monotonic(), cpu=time.process_time(), messages=messages)
+        figures = {**rates(before, after), "writer_queue": len(writer), "acks_pending": len(writer.living.acks)}
+        refused = refusals(tally, self._inbox.dropped)
+        self._say(Word(self._epoch, VERSION, self._since, time.time(), refused, figures))
 
     async def _tell_queues(self, living: Living) -> None:
         self._inbox.say_dropped()

@@ -7,17 +7,22 @@ import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
-from airflow_mqtt.bridge import lease
+from airflow_mqtt.bridge import lease, standby
 from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
 from airflow_mqtt.bridge.leader import Leader
 from airflow_mqtt.bridge.lease import Lease
 from airflow_mqtt.bridge.mqtt.losses import ThrownOffError
 from airflow_mqtt.bridge.telemetry.monitoring import Monitoring
+from airflow_mqtt.bridge.upkeep import metrics_endpoint
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
+from airflow_mqtt.bridge.upkeep.metrics import Seen
 from airflow_mqtt.config.bridge import BridgeSettings
+from airflow_mqtt.config.version import VERSION
 from airflow_mqtt.database import postgres_url
+from airflow_mqtt.database.bridges import SAID_EVERY, Word
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError, brief, raise_unless_transient
 from airflow_mqtt.protocol.errors import first_of
@@ -43,21 +48,36 @@ class Bridge:
         self._database = Database(self._engine, settings.team_name)
         self._health_file = HealthFile(settings.health_file)
         self._monitoring = Monitoring.of(settings)
+        self._leading: tuple[LeaseKeeper, Leader] | None = None
+        self._said_at = float("-inf")  # that we stand by
         self._rests_until = 0.0  # on the monotonic clock: until then another bridge may take the lease before us
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Stand by and lead until `stop` is set. Raises `RefusedError` when the tables are not there."""
+        """Stand by and lead until `stop` is set.
+
+        Raises `RefusedError` when the tables are not there, or nobody can listen on `metrics_address`.
+        """
         _tell_of_options(self._settings)
         try:
-            await self._until_answered(self._database.check, stop)
-            while not stop.is_set():
-                held = await self._stand_by(stop)
-                if held is not None:
-                    await self._lead(held, stop)
+            async with metrics_endpoint.serving(self._settings.metrics_address, self._seen):
+                await self._until_answered(self._database.check, stop)
+                while not stop.is_set():
+                    held = await self._stand_by(stop)
+                    if held is not None:
+                        await self._lead(held, stop)
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_FAREWELL):
                     await self._engine.dispose()
+
+    def _seen(self) -> Seen:
+        """What there is to be seen of this bridge now."""
+        settings = self._settings
+        seen = Seen(settings.instance, VERSION, settings.team_name, settings.metrics_workers)
+        if self._leading is None:
+            return seen
+        keeper, leader = self._leading
+        return replace(seen, epoch=self._database.epoch, renewed_ago=keeper.renewed_ago, led=leader.led())
 
     async def _until_answered(self, check: Callable[[], Coroutine[Any, Any, None]], stop: asyncio.Event) -> None:
         """Return once `check` has passed, or `stop` is set, in the middle of a check too: one may wait for long."""
@@ -94,15 +114,32 @@ class Bridge:
                     held = await lease.take(self._database, seen, settings.instance, socket.gethostname())
                     if held is not None:
                         return held
-                elif not announced and seen.holder:
-                    log.info("standing by: bridge %s leads with epoch %d", seen.holder, seen.epoch)
-                    announced = True
+                elif seen.holder:
+                    if not announced:
+                        log.info("standing by: bridge %s leads with epoch %d", seen.holder, seen.epoch)
+                        announced = True
+                    await self._say_standing_by(now)
             except Exception as error:
                 raise_unless_transient(error)
                 watch = None
                 log.warning("the database does not answer: %s", brief(error))
             await pause(stop, settings.lease_ttl / 6)
+        await self._tell(standby.leave(self._database, settings.instance))
         return None
+
+    async def _say_standing_by(self, now: float) -> None:
+        if now - self._said_at >= SAID_EVERY:
+            self._said_at = now
+            await self._tell(standby.say(self._database, self._settings.instance, socket.gethostname()))
+
+    @staticmethod
+    async def _tell(work: Coroutine[Any, Any, None]) -> None:
+        """Write what is only for people: it holds up nothing, and is not tried again."""
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await work
+        except Exception as error:
+            raise_unless_transient(error)
 
     async def _lead(self, held: Lease, stop: asyncio.Event) -> None:
         log.info("leading with epoch %d as %s", held.epoch, self._settings.instance)
@@ -115,8 +152,10 @@ class Bridge:
             self._health_file,
             self._monitoring,
             renewed=keeper.note_renewed,
+            say=keeper.say,
         )
         keeper.watch(lambda: leader.alive_at)
+        self._leading = keeper, leader
         try:
             async with asyncio.TaskGroup() as group:
                 keeping = group.create_task(keeper.run(), name="keep the lease")
@@ -135,6 +174,8 @@ class Bridge:
             log.warning("no longer leading: %s", first_of(deposed))
         else:
             await self._give_back(held)
+        finally:
+            self._leading = None
 
     async def _give_back(self, held: Lease) -> None:
         try:
@@ -171,6 +212,7 @@ class LeaseKeeper:
         self._ttl = settings.lease_ttl
         self._held = held
         self._renewed = time.monotonic()
+        self._word: Word | None = None
         self._alive_at: Callable[[], float] = time.monotonic
         self._stopping = threading.Event()
 
@@ -178,9 +220,18 @@ class LeaseKeeper:
         """Give up when `alive_at`, on the monotonic clock, is long ago."""
         self._alive_at = alive_at
 
+    @property
+    def renewed_ago(self) -> float:
+        """Seconds since the lease was renewed."""
+        return time.monotonic() - self._renewed
+
     def note_renewed(self) -> None:
         """A batch of the leader has renewed the lease on its way. From any thread."""
         self._renewed = time.monotonic()
+
+    def say(self, word: Word) -> None:
+        """Have the leader's word written with the next renewal. From any thread."""
+        self._word = word
 
     async def run(self) -> None:
         """Keep the lease until cancelled. Raises `DeposedError`, or what a person must mend."""
@@ -219,9 +270,10 @@ class LeaseKeeper:
     async def _renew(self, database: Database) -> None:
         if time.monotonic() - self._alive_at() > max(_STANDSTILL, 3 * self._ttl):
             raise DeposedError("the lease is given up, since the bridge's own loop stands still")
+        word, self._word = self._word, None
         try:
             async with asyncio.timeout(self._ttl):
-                ours = await lease.renew(database, self._held)
+                ours = await lease.renew(database, self._held, word)
             raise_if_cancelled()
         except Exception as error:
             raise_if_cancelled()

@@ -5,12 +5,16 @@ The leader raises `beat` several times per `lease_ttl`. A standby that has seen 
 another machine is ever compared; `database.Database.write` fences a leader that only slept.
 """
 
+import time
 from dataclasses import dataclass
 
 from sqlalchemy import Update, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from airflow_mqtt.bridge import standby
+from airflow_mqtt.config.version import VERSION
 from airflow_mqtt.database import tables
+from airflow_mqtt.database.bridges import Word
 from airflow_mqtt.database.connections import session_name
 from airflow_mqtt.database.engine import Database
 
@@ -61,7 +65,7 @@ async def read(database: Database) -> Lease:
 
 
 async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease | None:
-    """Take over the lease as `seen`; None when somebody was faster.
+    """Take over the lease as `seen`, with a first word of the leader; None when somebody was faster.
 
     Transactions of the leader before that still run are ended, or waited for where that cannot be: their `FOR KEY
     SHARE` gives way to renewals, and not to `FOR UPDATE`.
@@ -70,11 +74,15 @@ async def take(database: Database, seen: Lease, holder: str, host: str) -> Lease
         await _end_sessions(database, seen.holder)
     after = Lease(holder, seen.epoch + 1, 0)
     still = _of(database, seen).where(tables.bridge.c.beat == seen.beat)
-    statement = still.values(holder=holder, epoch=after.epoch, beat=0, host=host)
+    now = time.time()
+    word = Word(after.epoch, VERSION, since=now, at=now).render()
+    statement = still.values(holder=holder, epoch=after.epoch, beat=0, host=host, word=word)
     async with database.engine.begin() as connection:
         row = select(tables.bridge.c.epoch).where(tables.bridge.c.team_name == database.team_name)
         await connection.execute(row.with_for_update())
         changed = (await connection.execute(statement)).rowcount == 1
+        if changed:
+            await connection.execute(standby.no_more(database, holder))
     return after if changed else None
 
 
@@ -94,9 +102,10 @@ async def _end_sessions(database: Database, holder: str) -> None:
         await connection.execute(statement, {"name": session_name(holder)})
 
 
-async def renew(database: Database, held: Lease) -> bool:
-    """Renew `held`; False when it is no longer ours."""
-    return await _set(database, _of(database, held), beat=tables.bridge.c.beat + 1)
+async def renew(database: Database, held: Lease, word: Word | None = None) -> bool:
+    """Renew `held`, with a new word of the leader if there is one; False when it is no longer ours."""
+    said = {} if word is None else {"word": word.render()}
+    return await _set(database, _of(database, held), beat=tables.bridge.c.beat + 1, **said)
 
 
 async def give_back(database: Database, held: Lease) -> None:

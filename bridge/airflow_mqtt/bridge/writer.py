@@ -24,6 +24,7 @@ from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.bridge.tally import Tally
 from airflow_mqtt.database.errors import DeposedError, is_transient, refusal
 from airflow_mqtt.database.ledger import Committed, Conflict, Ledger, News
 from airflow_mqtt.database.records import Job, Worker
@@ -101,6 +102,7 @@ class Writer:
     ) -> None:
         self.living = living
         self.outage = outage
+        self.tally = Tally()
         self._ledger = ledger
         self.reports = reports
         self._duties = duties
@@ -233,6 +235,7 @@ class Writer:
         except Exception as error:
             self._is_asked = self._is_asked or is_asked
             self._failed_rounds += 1
+            self.tally.failures += 1
             passes = is_transient(error) or refusal(error)
             if passes and (isinstance(error, OSError) or self._failed_rounds < _SUSPICIOUS or len(work) < 2):
                 self._waiting.extendleft(reversed(work))
@@ -271,6 +274,7 @@ class Writer:
             if isinstance(outcome, Committed):
                 self._finish(draft, work, outcome)
                 return
+            self.tally.conflicts += 1
             locked |= await self._after_conflict(outcome, last=attempt + 2 >= _TRIES)
             self._leave_out(work, draft, locked, now)
         log.warning("%d scripts wait, since others keep changing what they change", len(work))
@@ -369,6 +373,7 @@ class Writer:
 
     def _finish(self, draft: Draft, work: list[Work], committed: Committed) -> None:
         draft.apply(committed.dispatched)
+        self.tally.batch(draft, committed, len(work), self._clock() - draft.now)
         self.outage.unheard -= draft.excused
         self._judged.clear()
         self._has_news = self._has_news or bool(draft.followed)  # what was withdrawn comes back as news

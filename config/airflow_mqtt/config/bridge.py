@@ -340,6 +340,20 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         " more than lease_ttl and 15 seconds, the bridge hangs, or its database does not answer.",
     ),
     Setting(
+        "metrics_address",
+        _address,
+        "host:port, such as 127.0.0.1:9883 or [::1]:9883",
+        "Serve figures for Prometheus at http://host:port/metrics, while this bridge leads and while it stands by. To"
+        " whoever can reach it: there is no password. [not served]",
+    ),
+    Setting(
+        "metrics_workers",
+        integer(0, 100_000),
+        "0 to 100000",
+        "Of how many workers there are figures of their own at metrics_address: of the first by name.",
+        "1000",
+    ),
+    Setting(
         "log_level",
         choice("debug", "info", "warning", "error"),
         "debug, info, warning or error",
@@ -382,6 +396,8 @@ class BridgeSettings:
     otlp_headers: dict[str, str]
     statsd_address: tuple[str, int] | None
     health_file: Path | None
+    metrics_address: tuple[str, int] | None
+    metrics_workers: int
     log_level: str
 
     @property

@@ -17,12 +17,13 @@ Who writes what:
 - `mqtt_act`: operators, a row for each act; `airflow mqtt purge` deletes old ones. Nobody decides by it.
 - `mqtt_access`: operators; the leader reads it at its takeover, and when its revision has changed.
 - `mqtt_bridge`: whoever leads, or takes over (`bridge.lease`).
+- `mqtt_standby`: each bridge that stands by, a row of its own; it deletes those of bridges that are gone.
 
 Modules: `transitions` and `operations` are the guarded writes of those who do not lead; `acts` does them for a person,
 to many, and records it. `queries` is what operators look at, `retention` what is deleted some time after its end.
 `ledger` is the leader's seam, `postgres` and `sqlite` its two forms, over asyncpg and sqlite3. `engine` serves
 everything else through SQLAlchemy. `records` are rows as values, `access` and `desired` documents of operators,
-`errors` what a database's errors mean.
+`bridges` what bridges say of themselves, `errors` what a database's errors mean.
 
 What may race, and who wins. A leader that slept, and its successor: each transaction of the ledger holds the lease's
 row and its epoch, so the old one is refused (`DeposedError`). A batch, and a scheduler or operator: every change is a

@@ -206,4 +206,16 @@ bridge = Table(
     Column("epoch", BigInteger, nullable=False),  # raised by each takeover; checked in every write
     Column("beat", BigInteger, nullable=False),  # raised by each renewal; a lease that stands still is free
     Column("host", Text, nullable=False, server_default=""),
+    Column("word", Text, nullable=False, server_default="{}"),  # bridges.Word: what the leader says of itself
+)
+
+#: Bridges that stand by, for people. See `bridges`.
+standby = Table(
+    "mqtt_standby",
+    metadata,
+    Column("team_name", Text, primary_key=True, server_default=""),
+    Column("instance", Text, primary_key=True),
+    Column("host", Text, nullable=False, server_default=""),
+    Column("version", Text, nullable=False, server_default=""),
+    Column("seen_at", Double, nullable=False),  # by the database's clock
 )

@@ -133,3 +133,21 @@ def test_a_broken_airflow_cfg_is_a_setting_error(tmp_path):
     (tmp_path / "airflow.cfg").write_text("no section\n")
     with pytest.raises(SettingError, match="airflow.cfg cannot be read"):
         airflow_sources({"AIRFLOW_HOME": str(tmp_path)})
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:9883", "127.0.0.1", 9883),
+        ("[::1]:9883", "::1", 9883),
+        ("edge-site.example:1", "edge-site.example", 1),
+    ],
+)
+def test_an_address_is_a_host_and_a_port(text, host, port):
+    assert values(metrics_address=text)["metrics_address"] == (host, port)
+
+
+@pytest.mark.parametrize("text", ["9883", ":9883", "host", "host:0", "host:65536", "host:port"])
+def test_what_is_no_address_is_said(text):
+    with pytest.raises(SettingError, match="metrics_address"):
+        values(metrics_address=text)

@@ -210,8 +210,11 @@ class Gateway:
             self._share.use(call.worker, self._clock(), size=len(payload))
             is_success = _is_success(codec.decode(payload)["status"])
         else:
-            response = await self._answer(call)
+            match, began = self._match(call), self._clock()
+            response = await self._answer(call, match)
+            self._writer.tally.call(call.request, match, response.status, self._clock() - began)
             if isinstance(response, Refusal):  # made again as easily as it is remembered
+                self._writer.tally.refused[response.reason] += 1
                 return await self._encode(call.worker, self._refuse(call, response)), False
             is_success = _is_success(response.status)
             payload = await self._encode(call.worker, response)
@@ -267,9 +270,8 @@ class Gateway:
         )
         return Response(id=id_, journal=journal, **_error(413, "too_large", message)).encode()
 
-    async def _answer(self, call: Call) -> Response | Refusal:
+    async def _answer(self, call: Call, match: Match | Miss) -> Response | Refusal:
         request = call.request
-        match = self._match(call)
         if isinstance(match, Miss):
             return gate.refuse_miss(match, request)
         if not all(_HEADER_VALUE.fullmatch(value) for value in _forwarded_headers(request).values()):
@@ -417,6 +419,7 @@ class Gateway:
 
     def _note_retry(self, request: Request, tries: int, failure: str) -> None:
         """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""
+        self._writer.tally.call_tries_failed += 1
         if tries & (tries - 1) or not self._living.lines(request.job):
             return
         log.warning(

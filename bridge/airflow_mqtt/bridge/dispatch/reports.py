@@ -187,6 +187,7 @@ class Reports:
             draft.say(name, log.error, "worker %s is refused: %s", name, why)
         if birth.journal == worker.journal:
             draft.save_worker(replace(worker, seen_at=draft.now))
+        draft.refused.append("protocol")
         draft.publish(self.messages.refuse(worker.name, birth.journal, self.epoch, why))
 
     def _birth(self, draft: Draft, worker: Worker, born: Born) -> None:
@@ -339,6 +340,7 @@ class Reports:
         for offset, fresh in new_bytes(job, after, chunk.offset, data):
             is_tail = after.log_bytes == job.log_bytes
             kept = tail_within(fresh, job, self.log_limit) if is_tail else within(fresh, job, self.log_limit, draft.now)
+            draft.log_bytes_lost += max(0, len(fresh) - len(kept))
             draft.store_log(job, after, offset, kept)
 
 

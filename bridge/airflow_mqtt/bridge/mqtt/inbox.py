@@ -123,7 +123,7 @@ Message = Heard | Call | Opened | Echo | Other | Relayed
 
 
 class Inbox:
-    """Lanes of messages. `dropped` counts what was not taken, by kind of topic or by why.
+    """Lanes of messages. `received` counts what came by kind of topic, `dropped` what was not taken by that or by why.
 
     `clock` is one that is never set.
     """
@@ -141,6 +141,8 @@ class Inbox:
         self._unsaid = Once()
         self._counted: Counter[str] = Counter()
         self.dropped: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
+        self.received_bytes = 0
 
     def __len__(self) -> int:
         return len(self._turns)
@@ -157,6 +159,8 @@ class Inbox:
         except PayloadError as error:
             self._drop("", "topic", topic, error)
             return None
+        self.received[parsed.kind.value] += 1
+        self.received_bytes += len(payload)
         if retained and parsed.kind not in RETAINED:
             self.dropped["retained"] += 1
             return Stale(topic)

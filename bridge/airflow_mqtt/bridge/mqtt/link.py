@@ -131,6 +131,10 @@ class _Client(aiomqtt.Client):
             self._quota.leave(None, size)
         return True
 
+    @property
+    def under_way(self) -> int:
+        return len(self._under_way)
+
     def _on_publish(self, *arguments: Any) -> None:
         found = self._under_way.pop(arguments[2], None)
         if found is None:
@@ -230,6 +234,8 @@ class Link:
         self._short_ones = 0  # connections in a row that ended right after CONNACK
         self._losses = Losses()
         self.limit = PacketLimit()  # what the broker takes
+        self.sent = 0  # messages, and the bytes of their payloads
+        self.sent_bytes = 0
         self._too_large: set[str] = set()  # topics of which it was said
         # Who comes with our client id throws us off. Nobody else knows it: `bridge/status` names the instance alone.
         self._secret = os.urandom(8).hex()
@@ -345,6 +351,11 @@ class Link:
                 heard = True
             await asyncio.sleep(ECHO_INTERVAL)
 
+    @property
+    def under_way(self) -> int:
+        """Messages that the broker has not acknowledged yet."""
+        return 0 if self._client is None else self._client.under_way
+
     def echoed(self) -> None:
         self._echoed.set()
 
@@ -357,7 +368,10 @@ class Link:
             if not self._fits(message):
                 continue
             try:
-                if not client.send(message, self._properties(message)):
+                if client.send(message, self._properties(message)):
+                    self.sent += 1
+                    self.sent_bytes += len(message.payload)
+                else:
                     self._dropped["not sent"] += 1
                     sent = False
             except (

@@ -6,10 +6,10 @@ from sqlalchemy import ColumnElement, select, union
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
+from airflow_mqtt.database.bridges import bridges
 from airflow_mqtt.database.queries.paging import Found, Page, as_dict, count_of, page_of
 
 _act = tables.act.c
-_bridge = tables.bridge.c
 
 
 def list_teams(session: Session) -> list[str]:
@@ -20,11 +20,7 @@ def list_teams(session: Session) -> list[str]:
 
 def bridges_of(session: Session, team_name: str) -> dict[str, Any]:
     """Return who leads for a team, and what the bridges say of themselves."""
-    query = select(_bridge.holder, _bridge.host, _bridge.epoch).where(_bridge.team_name == team_name)
-    row = session.execute(query).one_or_none()
-    leads = row is not None and row.holder
-    leader = {"instance": row.holder, "host": row.host, "epoch": row.epoch} if row is not None and leads else None
-    return {"leader": leader, "standby": [], "refused": {}, "figures": {}}
+    return bridges(session, team_name).document()
 
 
 def list_acts(session: Session, team_name: str, page: Page, subject: str = "") -> Found:

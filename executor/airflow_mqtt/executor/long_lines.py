@@ -8,7 +8,7 @@ from typing import Any, Final
 #: Characters of a line that are shown, and kept in memory while its end has not come.
 LINE: Final = 64 * 1024
 
-#: Characters at the end of a long line in which what an entry must have is looked for.
+#: Characters around the place where a long line is cut, and at its end, in which what an entry needs is looked for.
 _TAIL: Final = 4096
 
 _NEEDED: Final = ("timestamp", "level", "logger")
@@ -29,6 +29,7 @@ class Line:
         self._size = 0
         self._is_text = False
         self._beyond = 0  # characters past the head of an entry
+        self._next = ""  # the first of them: a value may be cut in two
         self._tail = ""
 
     def add(self, text: str) -> list[str]:
@@ -52,23 +53,28 @@ class Line:
 
     def _drop(self, text: str) -> None:
         self._beyond += len(text)
+        self._next += text[: _TAIL - len(self._next)]
         self._tail = (self._tail + text)[-_TAIL:]
 
     def end(self) -> list[str]:
         """Return what has not been shown: the line has its end. Nothing has come of it when this is ['']."""
         whole = "".join(self._held)
-        return [shortened(whole, self._tail, self._beyond)] if self._beyond else pieces(whole)
+        return [shortened(whole, (self._next, self._tail), self._beyond)] if self._beyond else pieces(whole)
 
 
 def pieces(line: str) -> list[str]:
     return [line[start : start + LINE] for start in range(0, len(line) or 1, LINE)]
 
 
-def shortened(head: str, tail: str, beyond: int) -> str:
-    """Return an entry in place of one that begins with `head`, and goes on for `beyond` characters up to `tail`."""
+def shortened(head: str, seen: tuple[str, str], beyond: int) -> str:
+    """Return an entry in place of one that begins with `head`, and goes on for `beyond` characters.
+
+    `seen` are the first of these, and the last.
+    """
     entry = dict(_fields(head))
     for name in _NEEDED:
-        found = re.findall(rf'"{name}"\s*:\s*"([^"\\]*)"', head[-_TAIL:] + tail)
+        wanted = re.compile(rf'"{name}"\s*:\s*"([^"\\]*)"')
+        found = [*wanted.findall(head[-_TAIL:] + seen[0]), *wanted.findall(seen[1])]
         if name not in entry and found:
             entry[name] = found[-1]
     entry["event"] = f"{entry.get('event', '')} … ({beyond} characters of this line are not shown)"

@@ -1,6 +1,8 @@
 """The HTTP API as Airflow's api-server serves it: found as a plugin, behind Airflow's own accounts and permissions."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from sqlalchemy import select
@@ -74,6 +76,22 @@ def audit(world):
             select(Log.event, Log.owner, Log.dag_id, Log.task_id, Log.extra).where(Log.event.like("mqtt %"))
         ).all()
     return [(*row[:-1], json.loads(row.extra)["outcome"]) for row in rows]
+
+
+def test_no_process_pays_for_it_before_it_is_asked():
+    look = (
+        "import sys, airflow_mqtt.executor.plugin;"
+        "print(*(one for one in sys.modules if one.startswith(('fastapi', 'airflow_mqtt.executor.ui'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == []
+
+
+def test_generators_of_clients_are_told_what_there_is(client):
+    described = client(None).get("/mqtt/openapi.json").json()["paths"]
+    assert {f"{API.removeprefix('/mqtt')}{path}" for path in ("/workers/{act}", "/jobs/cancel", "/acts")} <= set(
+        described
+    )
 
 
 # --- who may ----------------------------------------------------------------------------------------------------

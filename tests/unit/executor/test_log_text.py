@@ -117,6 +117,15 @@ def test_an_entry_that_is_too_long_stays_one_with_its_time_and_level(items, esca
         assert entry["event"].endswith(f"… ({len(whole) - 50} characters of this line are not shown)")
 
 
+def test_a_level_that_is_cut_in_two_is_that_of_the_entry():
+    whole = '{"timestamp": "2026-01-01T00:00:07Z", "level": "info", "event": "' + "x" * 10_000 + '", "logger": "task"}'
+    for length in range(30, 60):
+        with mock.patch.object(long_lines, "LINE", length):
+            (shown,) = lines_of([whole.encode() + b"\n"], WHOLE)
+        entry = json.loads(shown)
+        assert (entry["timestamp"], entry["level"], entry["logger"]) == ("2026-01-01T00:00:07Z", "info", "task")
+
+
 def test_what_a_task_returned_that_is_large_is_shown_in_part():
     text = "Done. Returned value was: " + "x" * 2_000_000
     line = json.dumps({"timestamp": "2026-01-01T00:00:07Z", "level": "info", "event": text, "logger": "task"})

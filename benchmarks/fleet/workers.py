@@ -208,12 +208,16 @@ class Fleet:
         with self._lock:
             if levels[2] == "bridge":
                 self._hear_bridge(said)
-            elif levels[2] == "queue":
-                self._take_order(self.workers[levels[5]], said)
-            elif levels[4] == "ack":
-                self._take_ack(self.workers[levels[3]], said)
-            else:
-                self._take_answer(self.workers[levels[3]], said)
+            elif worker := self.workers.get(levels[5] if levels[2] == "queue" else levels[3]):
+                self._hear(worker, levels, said)  # else it is of somebody else's worker, on the same broker
+
+    def _hear(self, worker: Worker, levels: list[str], said: dict[str, Any]) -> None:
+        if levels[2] == "queue":
+            self._take_order(worker, said)
+        elif levels[4] == "ack":
+            self._take_ack(worker, said)
+        else:
+            self._take_answer(worker, said)
 
     def _hear_bridge(self, said: dict[str, Any]) -> None:
         if said["state"] != "leading" or said["epoch"] <= self.epoch:

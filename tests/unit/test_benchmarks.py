@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ET
+from types import SimpleNamespace
 
 import pytest
 import sqlalchemy as sa
@@ -16,6 +18,7 @@ from fleet.jobs import engine_of, job_values, make_history, make_tables, queue_n
 from fleet.report import PARTS, Result, percentile, plot, table
 from fleet.scenarios import QUICK, ROWS
 from fleet.stub import request_end
+from fleet.workers import Fleet
 from page import begin, end, fill
 from peers import report as peers
 from proc import family, processor_seconds, proportional_mib
@@ -168,3 +171,17 @@ def test_a_history_is_made_by_doubling(tmp_path):
         ).one()
     engine.dispose()
     assert (count, ids, numbers, living) == (777, 777, 777, 0)
+
+
+def test_a_fleet_takes_what_is_of_its_own_workers_and_leaves_the_rest(monkeypatch):
+    """On the broker of `make fleet` are real workers too: to hear of one of these must not end the fleet's thread."""
+    fleet = object.__new__(Fleet)
+    fleet.workers, fleet._lock = {"w0": "ours"}, threading.RLock()
+    taken = []
+    for name in ("_take_order", "_take_ack", "_take_answer"):
+        monkeypatch.setattr(Fleet, name, lambda self, worker, said, name=name: taken.append((name, worker)))
+    for topic in ("queue/q0/jobs/{}", "worker/{}/ack", "worker/{}/response"):
+        for worker in ("edge-1", "w0"):
+            message = SimpleNamespace(topic=f"airflow/v1/{topic.format(worker)}", payload=b"{}")
+            fleet._on_message(None, None, message)
+    assert taken == [("_take_order", "ours"), ("_take_ack", "ours"), ("_take_answer", "ours")]

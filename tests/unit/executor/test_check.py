@@ -73,6 +73,7 @@ def test_logs(readers, result, says) -> None:
         (Lease("", "plant", 3, moves=False), Result.FAULT, "no bridge leads: the last one was stopped"),
         (Lease("b-1", "plant", 3, moves=False), Result.FAULT, "b-1 on plant does not renew its lease"),
         (Lease("b-1", "plant", 3, moves=True), Result.OK, "b-1 on plant leads, epoch 3"),
+        (Lease("b-1", "plant", 3, moves=True, led_for=7300), Result.OK, "b-1 on plant leads for 2 h, epoch 3"),
     ],
 )
 def test_lease(lease, result, says) -> None:
@@ -103,9 +104,9 @@ def test_workers() -> None:
 
 def test_versions() -> None:
     same = [WorkerFacts("edge-1", lives=True, version="2"), WorkerFacts("edge-2", lives=False, version="1")]
-    assert check.versions("2", same).result is Result.OK
-    line = check.versions("2", [*same, WorkerFacts("edge-3", lives=True, version="1")])
-    assert (line.result, "here it is 2, and elsewhere 1: edge-3" in line.says) == (Result.WARNING, True)
+    assert check.versions("2", "2", same).result is Result.OK
+    line = check.versions("2", "1", [*same, WorkerFacts("edge-3", lives=True, version="1")])
+    assert (line.result, "here it is 2, and elsewhere 1: the bridge, edge-3" in line.says) == (Result.WARNING, True)
 
 
 def results(lines):

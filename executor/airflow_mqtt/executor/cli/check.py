@@ -122,12 +122,14 @@ def logs(readers: LogReaders) -> Line:
 
 
 class Lease(NamedTuple):
-    """The lease, looked at for longer than it may stand still."""
+    """The lease, looked at for longer than it may stand still. `since` (seconds) and `version` are not always known."""
 
     holder: str
     host: str
     epoch: int
     moves: bool
+    led_for: float | None = None
+    version: str = ""
 
 
 def lease(found: Lease | None, team_name: str, teams: Sequence[str]) -> Line:
@@ -143,7 +145,8 @@ def lease(found: Lease | None, team_name: str, teams: Sequence[str]) -> Line:
     if not found.moves:
         said = f"{who} does not renew its lease: it is gone, or hangs, or does not reach the database"
         return Line("bridge", Result.FAULT, said, start)
-    return Line("bridge", Result.OK, f"{who} leads, epoch {found.epoch}")
+    since = f" for {_duration(found.led_for)}" if found.led_for is not None else ""
+    return Line("bridge", Result.OK, f"{who} leads{since}, epoch {found.epoch}")
 
 
 def database_clock(ahead: float) -> Line:
@@ -196,9 +199,11 @@ def _wrong_clocks(living: Sequence[WorkerFacts]) -> list[Line]:
     return [Line("clocks", Result.WARNING, said, "give these devices NTP, or a clock with a battery")]
 
 
-def versions(ours: str, known: Sequence[WorkerFacts]) -> Line:
-    """Whether the workers are of the version of this machine, as far as they have said."""
+def versions(ours: str, bridge: str, known: Sequence[WorkerFacts]) -> Line:
+    """Whether all parts are of one version, as far as they have said."""
     others: dict[str, list[str]] = {}
+    if bridge and bridge != ours:
+        others.setdefault(bridge, []).append("the bridge")
     for worker in known:
         if worker.lives and worker.version and worker.version != ours:
             others.setdefault(worker.version, []).append(worker.name)
@@ -318,3 +323,10 @@ def device(facts: DeviceFacts) -> list[Line]:
 def _some(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"

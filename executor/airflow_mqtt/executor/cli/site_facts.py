@@ -97,10 +97,11 @@ def _of_fleet(session: Session, team_name: str, lease_ttl: float) -> list[Line]:
         _worker.team_name == team_name
     )
     known = [_worker_facts(row, access) for row in session.execute(query.order_by(_worker.name))]
+    bridge_version = found.version if found is not None else ""
     return [
         check.lease(found, team_name, teams),
         *check.workers(known),
-        check.versions(VERSION, known),
+        check.versions(VERSION, bridge_version, known),
     ]
 
 

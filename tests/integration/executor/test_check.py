@@ -2,12 +2,14 @@
 
 import json
 import threading
+import time
 
 import pytest
 from sqlalchemy import insert, text, update
 
 import servers
 from airflow_mqtt.database import tables
+from airflow_mqtt.database.bridges import Word
 
 DEVICE = "edge-1"
 
@@ -40,8 +42,9 @@ def run(capsys, monkeypatch):
 @pytest.fixture
 def leader(world):
     """A bridge that leads, as the database sees it."""
+    word = Word(epoch=3, version="0.0.9", since=time.time() - 7300, at=time.time()).render()
     with world.session() as session:
-        session.execute(insert(tables.bridge).values(holder="b-1", host="plant", epoch=3, beat=1))
+        session.execute(insert(tables.bridge).values(holder="b-1", host="plant", epoch=3, beat=1, word=word))
     ended = threading.Event()
 
     def beat():
@@ -63,8 +66,8 @@ def test_a_site_that_is_set_up(world, run, leader):
         "executor": "ok", "logs": "ok", "clock": "ok", "tables": "ok", "bridge": "ok", "workers": "ok",
         "versions": "warning", "broker": "skipped",
     }  # fmt: skip
-    assert says["bridge"].startswith("b-1 on plant leads")
-    assert "1: edge-1" in says["versions"]
+    assert says["bridge"] == "b-1 on plant leads for 2 h, epoch 3"
+    assert "0.0.9: the bridge; 1: edge-1" in says["versions"]
     assert code == 0
 
 

@@ -10,12 +10,12 @@ from airflow.utils.log.file_task_handler import FileTaskHandler
 from airflow.utils.log.log_reader import TaskLogReader
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Row, select, text
+from sqlalchemy import Row, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.config.version import VERSION
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import bridges, tables
 from airflow_mqtt.database.errors import said_by
 from airflow_mqtt.executor import compat, db, fleet, remote_logs
 from airflow_mqtt.executor.cli import check
@@ -28,9 +28,6 @@ _worker = tables.worker.c
 
 #: How often the lease is looked at, in seconds.
 _LOOK_EVERY: Final = 0.2
-
-#: The time by the database's clock, in seconds since 1970. That of SQLite is this machine's.
-_CLOCKS: Final = {"postgresql": "SELECT extract(epoch FROM clock_timestamp())"}
 
 
 def look(team_name: str, lease_ttl: float) -> Iterator[Line]:
@@ -75,9 +72,8 @@ def _log_readers() -> LogReaders:
 
 
 def _of_clock(session: Session) -> list[Line]:
-    query = _CLOCKS.get(session.get_bind().dialect.name)
     before = time.time()
-    there = float(session.scalar(text(query)) or 0) if query else before
+    there = float(session.scalar(select(bridges.clock(session.get_bind().dialect.name))) or 0)
     return [check.database_clock(there - (before + time.time()) / 2)]
 
 
@@ -115,7 +111,10 @@ def _lease(session: Session, team_name: str, lease_ttl: float) -> Lease | None:
         seen = _fresh(session, query)
     if seen is None:
         return None
-    return Lease(seen.holder, seen.host, seen.epoch, moves=seen != first)
+    said = bridges.bridges(session, team_name).leader
+    since = said.since if said is not None else None
+    led_for = None if since is None else max(0.0, time.time() - since)
+    return Lease(seen.holder, seen.host, seen.epoch, seen != first, led_for, said.version if said is not None else "")
 
 
 def _fresh(session: Session, query: Any) -> Row[Any] | None:

@@ -69,7 +69,9 @@ def command(url: str, *options: str) -> list[str]:
 
 
 def environment(**more: str) -> dict[str, str]:
-    return {**clean_environment(), "TERM": "vt100", "LC_ALL": "C.UTF-8", **more}
+    # Where these are set, a terminal is as large as they say.
+    kept = {name: value for name, value in clean_environment().items() if name not in ("LINES", "COLUMNS")}
+    return {**kept, "TERM": "vt100", "LC_ALL": "C.UTF-8", **more}
 
 
 def once(url: str, *options: str) -> subprocess.CompletedProcess[str]:

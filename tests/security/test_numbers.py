@@ -69,6 +69,9 @@ OF_A_WORKER: dict[type[Message], tuple[str, Message]] = {
     Request: ("request", Request(id="r", journal="j", job="one", attempt=1, method="GET", path="variables/x")),
 }
 
+#: It has no numbers; tests/unit/bridge/telemetry has what else is wrong of it.
+WITHOUT_NUMBERS = {messages.Telemetry}
+
 #: What only the bridge says; tests/unit/worker/test_numbers.py has it.
 OF_THE_BRIDGE = {
     messages.Run, messages.Cancel, messages.Ack, messages.Desired, messages.Response, messages.Probe,
@@ -200,7 +203,8 @@ async def site(database_url):
 
 
 def test_every_message_is_tried_on_one_side():
-    assert {*OF_A_WORKER, *OF_THE_BRIDGE, messages.Parcel} == {*Message.__subclasses__()}
+    assert {*OF_A_WORKER, *OF_THE_BRIDGE, *WITHOUT_NUMBERS, messages.Parcel} == {*Message.__subclasses__()}
+    assert not any(numbers(cls) for cls in WITHOUT_NUMBERS)
 
 
 def refused(caplog):

@@ -116,7 +116,7 @@ job = Table(
     # transitions write no index. Whoever wants the first two says `LIVES` and where `worker` is.
     _partial("ix_mqtt_job_waiting", "team_name", "queue", "queued_at", where=f"{LIVES} AND worker IS NULL"),
     _partial("ix_mqtt_job_held", "team_name", "worker", "slots", where=f"{LIVES} AND worker IS NOT NULL"),
-    Index("ix_mqtt_job_queued", "team_name", "queued_at", "id"),
+    Index("ix_mqtt_job_queued", "queued_at", "id"),
 )
 
 job_event = Table(

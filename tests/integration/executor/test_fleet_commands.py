@@ -1,10 +1,10 @@
 """`airflow mqtt …` for many workers and jobs: patterns, filters, what is asked first, what is recorded, and the wait."""
 
 import json
-import signal
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -292,7 +292,10 @@ def test_drain_gives_up_with_a_code_of_its_own(run, world, fleet, quick, capsys)
 def test_drain_ends_at_ctrl_c(run, world, fleet, monkeypatch):
     from airflow_mqtt.executor.cli import drain
 
-    monkeypatch.setattr(drain.time, "sleep", lambda _: signal.raise_signal(signal.SIGINT))
+    def interrupted(_):  # as Python has it of SIGINT, which a process in the background may not get
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drain, "time", SimpleNamespace(monotonic=time.monotonic, sleep=interrupted))
     with pytest.raises(SystemExit) as caught:
         run("drain", "edge-1", "-c", "x")
     assert caught.value.code == 130

@@ -27,6 +27,7 @@ WARM = (
     "airflow.sdk.execution_time.task_runner",
     "airflow.sdk.log",
     "airflow.sdk.plugins_manager",
+    "airflow_mqtt.executor.plugin",  # that one loads it, wherever it is installed
     "airflow.sdk.execution_time.callback_supervisor",  # 3.3 and later
     "airflow.dag_processing.bundles.manager",
     "airflow.dag_processing.bundles.local",

@@ -40,7 +40,7 @@ def upgrade() -> None:
     op.create_index("ix_mqtt_act_subject", "mqtt_act", ["subject", "id"])
     _create_index("ix_mqtt_job_waiting", "team_name", "queue", "queued_at", where=WAITING)
     _create_index("ix_mqtt_job_held", "team_name", "worker", "slots", where=HELD)
-    op.create_index("ix_mqtt_job_queued", "mqtt_job", ["team_name", "queued_at", "id"])
+    op.create_index("ix_mqtt_job_queued", "mqtt_job", ["queued_at", "id"])
     if op.get_context().dialect.name == "sqlite":
         # Of indexes that look alike to it, SQLite takes the one that was made last: those of the leader.
         for name, where in (("ix_mqtt_job_living", LIVES), ("ix_mqtt_job_news", NEWS_SQLITE)):

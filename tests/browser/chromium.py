@@ -5,15 +5,15 @@ import contextlib
 import itertools
 import json
 import os
+import select
 import subprocess
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-#: How long a page may take to show what is waited for.
-PATIENCE = 60.0
+#: How long a page may take to show what is waited for, on a machine that does much else.
+PATIENCE = 180.0
 
 
 class PageError(Exception):
@@ -41,17 +41,13 @@ class Browser:
         os.close(their_output)
         self._reader, self._writer = os.fdopen(to_read, "rb"), os.fdopen(to_write, "wb", buffering=0)
         self._ids = itertools.count(1)
-        #: A page that never answers ends with its browser, and a read that waits with it.
-        self._guard = threading.Timer(10 * PATIENCE, self.process.kill)
-        self._guard.daemon = True
-        self._guard.start()
         self._rest = b""
         self._session: str | None = None
         self.forget()
         found = self.call("Target.getTargets")["targetInfos"]
         target = next(info["targetId"] for info in found if info["type"] == "page")
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
+        for domain in ("Inspector", "Page", "Runtime", "Network"):
             self.call(f"{domain}.enable")
 
     def forget(self) -> None:
@@ -64,7 +60,6 @@ class Browser:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._guard.cancel()
         with contextlib.suppress(OSError):
             self._writer.close()
         self.process.terminate()
@@ -94,7 +89,10 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
-            more = self._reader.read1(1 << 16)
+            readable, _, _ = select.select([self._reader], [], [], PATIENCE)
+            more = os.read(self._reader.fileno(), 1 << 16) if readable else b""
+            if not readable:
+                raise PageError(f"the browser has said nothing for {PATIENCE} s")
             if not more:
                 raise PageError("the browser has ended")
             self._rest += more
@@ -104,6 +102,8 @@ class Browser:
     def _hear(self, message: dict[str, Any]) -> None:
         said = message.get("params", {})
         match message.get("method"):
+            case "Inspector.targetCrashed":
+                raise PageError("the page has crashed")
             case "Runtime.exceptionThrown":
                 self.complaints.append(json.dumps(said["exceptionDetails"])[:2000])
             case "Runtime.consoleAPICalled" if said["type"] == "error":

@@ -17,7 +17,7 @@ import httpx
 import pytest
 
 import servers
-from browser.chromium import Browser
+from browser.chromium import PATIENCE, Browser
 from demo import edge
 from demo.site import AirflowSite
 
@@ -27,6 +27,8 @@ from sqlalchemy import delete, insert, select
 
 from airflow_mqtt.database import tables
 from integration.executor.world import World
+
+pytestmark = pytest.mark.timeout(900)
 
 DAG = "runs_long"
 FLEET = "/plugin/mqtt"
@@ -57,7 +59,7 @@ class Fleet(NamedTuple):
             status = self.watch.last.get(topic, {})
             return all(status.get(key, False) == value for key, value in wanted.items())
 
-        servers.wait_for(said, what=f"{wanted} in {topic}", timeout=60)
+        servers.wait_for(said, what=f"{wanted} in {topic}", timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from airflow_mqtt.worker.job_files import JobFiles
 from airflow_mqtt.worker.runner import supervise
 from integration.executor.world import TO_RUNNING, World
 
+pytestmark = pytest.mark.timeout(900)
+
 DAG = "shows_logs"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,18 +116,22 @@ def test_a_task_costs_its_link_little(
     with running(device.process):
         device.run()
         settled(wire)
-        wire.clear()
-        jobs = [device.run() for _ in range(TASKS)]
-        wait_for(lambda: all(a_site.log_of(job) for job in jobs), what="the logs")
-        settled(wire)
-        count = wire.count()
-    print(
-        f"{TASKS} tasks:\n{count.table()}\na task: {count.messages / TASKS} messages, {count.bytes / TASKS:.0f} bytes"
-    )
+        counts = []
+        for _ in range(TASKS):
+            wire.clear()
+            job = device.run()
+            wait_for(lambda job=job: a_site.log_of(job), what="the log", timeout=60)
+            settled(wire)
+            counts.append(wire.count())
+            print(counts[-1].table())
+    # The median: on a busy machine what would share a message goes in two now and then.
+    messages = statistics.median_low(count.messages for count in counts)
+    size = statistics.median_low(count.bytes for count in counts)
+    print(f"a task: {messages} messages, {size} bytes")
     assert [call.body["state"] for call in api.calls("PATCH", "state")] == ["success"] * (TASKS + 1)
     assert not [call for call in api.seen if "traceparent" in call.headers]
-    assert count.messages <= MOST_MESSAGES * TASKS
-    assert count.bytes <= MOST_BYTES * TASKS
+    assert messages <= MOST_MESSAGES
+    assert size <= MOST_BYTES
 
 
 #: How much faster a minute passes than outside.

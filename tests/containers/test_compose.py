@@ -33,6 +33,15 @@ def test_all_are_healthy_and_the_example_runs(site: ComposeSite) -> None:
     assert "All went as it should" in shown
 
 
+def test_an_orphan_in_the_database_ends_no_session(site: ComposeSite) -> None:
+    """As a health check leaves one that is given up; `sleep` is there to outlive it."""
+    container = site.container("database")
+    docker("exec", container, "sh", "-c", "sh -c 'sleep 0.5; kill -PIPE $$' >/dev/null 2>&1 & exit 0")
+    docker("exec", container, "sleep", "2")
+    logs = subprocess.run(["docker", "logs", container], capture_output=True, text=True, check=True)
+    assert "terminated by signal" not in logs.stdout + logs.stderr
+
+
 def reaches(site: ComposeSite, service: str, host: str, port: int) -> bool:
     command = ["docker", "exec", site.container(service), "python3", "-c", CONNECT, host, str(port)]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -55,6 +55,9 @@ class Browser:
         #: What the page's scripts had to complain of, and what was answered to their requests: (status, address).
         self.complaints: list[str] = []
         self.answers: list[tuple[int, str]] = []
+        #: What the network did not bring, and why.
+        self.failures: list[str] = []
+        self._addresses: dict[str, str] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -110,6 +113,10 @@ class Browser:
                 self.complaints.append(
                     " ".join(str(each.get("value", each.get("description"))) for each in said["args"])
                 )
+            case "Network.loadingFailed" if not said.get("canceled"):
+                self.failures.append(f"{self._addresses.get(said['requestId'])}: {said['errorText']}")
+            case "Network.requestWillBeSent":
+                self._addresses[said["requestId"]] = said["request"]["url"]
             case "Network.responseReceived":
                 self.answers.append((said["response"]["status"], said["response"]["url"]))
 
@@ -146,7 +153,9 @@ class Browser:
         deadline = time.monotonic() + PATIENCE
         while not (found := look()):
             if time.monotonic() > deadline:
-                raise PageError(f"never seen: {what}\n{self.complaints}\n--- the page says\n{self.text()}")
+                raise PageError(
+                    f"never seen: {what}\n{self.complaints}\n{self.failures}\n--- the page says\n{self.text()}"
+                )
             time.sleep(0.05)
         return found
 

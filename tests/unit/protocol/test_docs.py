@@ -11,7 +11,8 @@ import pytest
 
 from airflow_mqtt.protocol import messages
 from airflow_mqtt.protocol.jobs import JobState
-from airflow_mqtt.protocol.messages import Message
+from airflow_mqtt.protocol.messages import Message, checks, orders, reports
+from airflow_mqtt.protocol.messages.health import is_health
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from airflow_mqtt.protocol.workers import WorkerState
 
@@ -22,29 +23,29 @@ CLASSES = sorted(Message.__subclasses__(), key=lambda cls: cls.__name__)
 PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md")])
 
 WORDS = {
-    messages._text: "text",
-    messages._body: "body",
-    messages._path: "path",
-    messages._count: "count",
-    messages._position: "position",
-    messages._ordinal: "ordinal",
-    messages._int32: "int32",
-    messages._size: "size",
-    messages._slots: "slots",
-    messages._held_count: "held count",
-    messages._http_status: "status",
-    messages._time: "time",
-    messages._interval: "interval",
-    messages._flag: "boolean",
-    messages._object: "object",
-    messages._texts: "texts",
-    messages._text_map: "text map",
-    messages._log_marks: "marks",
-    messages._health: "health",
-    messages._held_list: "held list",
-    messages._objects: "objects",
-    messages._job_id: "id",
-    messages._worker_name: "id",
+    checks.text: "text",
+    checks.body: "body",
+    checks.path: "path",
+    checks.count: "count",
+    checks.position: "position",
+    checks.ordinal: "ordinal",
+    checks.int32: "int32",
+    checks.size: "size",
+    checks.slots: "slots",
+    checks.held_count: "held count",
+    checks.http_status: "status",
+    checks.time: "time",
+    checks.interval: "interval",
+    checks.flag: "boolean",
+    checks.json_object: "object",
+    checks.texts: "texts",
+    checks.text_map: "text map",
+    orders._log_marks: "marks",
+    is_health: "health",
+    reports._held_list: "held list",
+    checks.objects: "objects",
+    checks.job_id: "id",
+    checks.worker_name: "id",
 }
 
 

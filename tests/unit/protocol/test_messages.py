@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from airflow_mqtt.protocol import codec, messages
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import MAX_INTEGER, Message
+from airflow_mqtt.protocol.messages import MAX_INTEGER, Message, checks, orders, reports
+from airflow_mqtt.protocol.messages.health import is_health
+from airflow_mqtt.protocol.topics import JOB_ID
 
 CLASSES = sorted(Message.__subclasses__(), key=lambda cls: cls.__name__)
 DECODERS = [*(cls.decode for cls in CLASSES), messages.decode_order, messages.decode_report]
 
-NAMES = st.from_regex(messages.JOB_ID, fullmatch=True)
+NAMES = st.from_regex(JOB_ID, fullmatch=True)
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=12)
 BODY = st.text(max_size=12)
 SCALARS = (
@@ -51,21 +53,21 @@ HEALTH = st.fixed_dictionaries(
     },
 )
 
-#: The module's checks, and what passes them.
+#: The checks of fields, and what passes them.
 STRATEGIES: dict[Any, st.SearchStrategy[Any]] = {
-    messages._text: TEXT,
-    messages._body: BODY,
-    messages._path: TEXT,
-    messages._flag: st.booleans(),
-    messages._object: st.dictionaries(BODY, JSON, max_size=2),
-    messages._texts: st.lists(TEXT, max_size=2),
-    messages._text_map: st.dictionaries(TEXT, TEXT, max_size=2),
-    messages._health: HEALTH,
-    messages._log_marks: st.dictionaries(NAMES, COUNT, max_size=2),
-    messages._held_list: st.lists(HELD, max_size=2, unique_by=lambda held: held["job"]),
-    messages._objects: st.lists(st.dictionaries(BODY, JSON, max_size=2), max_size=2),
-    messages._job_id: NAMES,
-    messages._worker_name: NAMES,
+    checks.text: TEXT,
+    checks.body: BODY,
+    checks.path: TEXT,
+    checks.flag: st.booleans(),
+    checks.json_object: st.dictionaries(BODY, JSON, max_size=2),
+    checks.texts: st.lists(TEXT, max_size=2),
+    checks.text_map: st.dictionaries(TEXT, TEXT, max_size=2),
+    is_health: HEALTH,
+    orders._log_marks: st.dictionaries(NAMES, COUNT, max_size=2),
+    reports._held_list: st.lists(HELD, max_size=2, unique_by=lambda held: held["job"]),
+    checks.objects: st.lists(st.dictionaries(BODY, JSON, max_size=2), max_size=2),
+    checks.job_id: NAMES,
+    checks.worker_name: NAMES,
 }
 
 
@@ -118,7 +120,7 @@ def test_every_field_is_checked_and_every_default_passes_its_check(cls):
             assert check(spec.default), spec.name
         if spec.default_factory is not dataclasses.MISSING:
             assert check(spec.default_factory()), spec.name
-        if check is not messages._object:
+        if check is not checks.json_object:
             assert not check({"a": [object()]}), spec.name
 
 

@@ -11,8 +11,8 @@ from airflow_mqtt.bridge.dispatch.reports import Heard
 from airflow_mqtt.bridge.tally import Histogram, Tally
 from airflow_mqtt.protocol.messages import LogChunk, UnsupportedBirth
 from bridge_samples import info, status, worker
+from gateway_bench import Bench, request
 from unit.bridge.calls.test_cost import lifetime, new_job, until
-from unit.bridge.calls.test_gateway_calls import Bench, request
 
 
 @pytest.fixture

@@ -2,9 +2,10 @@
 
 The *gate* is the call after which user code may run: `PATCH …/run` of a task, and what `protocol.kinds` names for other
 work. `protocol.execution_api` lists what a job may call at all, `gate` decides over the leader's memory, `gateway`
-forwards and answers, `execution_api` is the HTTP client, `turns` says who may make a call now. A call reads nothing
-from the database: who holds what, in which attempt, with which token, is in memory. What an answer changes is a script
-of the writer, and the worker hears the answer after its commit.
+takes requests and answers them, `forwarder` makes a call that may be made, `responses` are answers of our own,
+`execution_api` is the HTTP client, `turns` says who may make a call now. A call reads nothing from the database: who
+holds what, in which attempt, with which token, is in memory. What an answer changes is a script of the writer, and the
+worker hears the answer after its commit.
 
 Workers take turns: so many calls at a time for each, so many calls and bytes of answers in a second. What is past that
 waits for its own worker's share, and for nobody else's. What is large is encoded outside of the loop.

@@ -1,4 +1,4 @@
-"""Execution API calls on behalf of jobs: authorised, gated, given their token, forwarded.
+"""Execution API calls on behalf of jobs: authorised, gated, and answered, each once. `forwarder` makes them.
 
 A device never holds a token. What reaches the Execution API is what the job of the asking worker, in its current
 attempt, may ask for. All that decides this is in the leader's memory: a call reads nothing. What its answer changes is
@@ -8,25 +8,22 @@ It awaits only what it is given (the API, the writer, a pause): the simulation r
 """
 
 import logging
-import random
-import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
-from itertools import count, takewhile
-from typing import Any, Final, Protocol
+from itertools import takewhile
+from typing import Any, Final
 
 import orjson
 
 from airflow_mqtt.bridge.bounds import Bound, Once, Quota, Recent, Share
-from airflow_mqtt.bridge.calls import gate
-from airflow_mqtt.bridge.calls.execution_api import Answer, MalformedError, UnavailableError
+from airflow_mqtt.bridge.calls import gate, responses
+from airflow_mqtt.bridge.calls.execution_api import MalformedError
+from airflow_mqtt.bridge.calls.forwarder import Api, Forwarder, Spans, has_proper_headers
 from airflow_mqtt.bridge.calls.gate import Call, Early, Refusal
-from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.writer import Writer
 from airflow_mqtt.database.records import Job
-from airflow_mqtt.protocol import clocks, codec, execution_api, trace_context
+from airflow_mqtt.protocol import codec, execution_api
 from airflow_mqtt.protocol.execution_api import Does, Match, Miss
 from airflow_mqtt.protocol.messages import Request, Response
 
@@ -62,19 +59,6 @@ _ENVELOPE: Final = 1024
 #: Pauses, in seconds, in which a request for the gate waits for the report of acceptance that it has overtaken.
 _GATE_PAUSES: Final = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 3.2)
 
-#: Seconds between two tries of a call, at random up to twice this after the first, doubled each time up to the longest.
-_RETRY_FIRST: Final = 0.1
-_RETRY_MAX: Final = 10.0
-
-#: A call to which the API server answers 500 is tried so often: the fault may be the call's own.
-_SERVER_ERROR_TRIES: Final = 6
-
-_REQUEST_HEADERS: Final = ("content-type", "airflow-api-version")
-_RESPONSE_HEADERS: Final = ("content-type", "content-range")
-
-#: What a request's header may hold. The Task SDK's are a type and a date.
-_HEADER_VALUE: Final = re.compile(r"[!-~]([ -~]{0,254}[!-~])?")
-
 Key = tuple[str, str, str]
 
 
@@ -82,35 +66,8 @@ def _key(call: Call) -> Key:
     return call.worker, call.request.journal, call.request.id
 
 
-def _is_success(status: int) -> bool:
-    return 200 <= status < 300
-
-
 class EarlyError(Exception):
     """A job wants to start that its worker, with this journal, has not been heard to accept."""
-
-
-class Api(Protocol):
-    """As much of `ExecutionApi` as is needed here."""
-
-    async def call(
-        self,
-        token: str,
-        method: str,
-        path: str,
-        *,
-        worker: str,
-        query: str = "",
-        headers: dict[str, str],
-        body: bytes | None,
-    ) -> Answer: ...
-
-
-class Spans(Protocol):
-    """As much of `telemetry.CallSpans` as is needed here."""
-
-    def begin(self, headers: dict[str, str]) -> Any: ...
-    def end(self, begun: Any, name: str, status: int, *, job: str, worker: str) -> None: ...
 
 
 class Gateway:
@@ -135,13 +92,12 @@ class Gateway:
     ) -> None:
         self._writer = writer
         self._living = writer.living
-        self._api = api
+        self._forwarder = Forwarder(writer, api, sleep=sleep, spans=spans)
         self._messages = messages
         self._publish = publish
         self._sleep = sleep
         self._clock = clock
         self._elsewhere = elsewhere
-        self._spans = spans
         self.max_message_bytes = max_message_bytes
         self._busy: set[Key] = set()
         self._answers = Recent(total=_REMEMBERED, each=_REMEMBERED_OF_A_WORKER)
@@ -208,7 +164,7 @@ class Gateway:
         payload = self._answers.get(call.worker, _key(call))
         if payload is not None:
             self._share.use(call.worker, self._clock(), size=len(payload))
-            is_success = _is_success(codec.decode(payload)["status"])
+            is_success = responses.is_success(codec.decode(payload)["status"])
         else:
             match, began = self._match(call), self._clock()
             response = await self._answer(call, match)
@@ -216,7 +172,7 @@ class Gateway:
             if isinstance(response, Refusal):  # made again as easily as it is remembered
                 self._writer.tally.refused[response.reason] += 1
                 return await self._encode(call.worker, self._refuse(call, response)), False
-            is_success = _is_success(response.status)
+            is_success = responses.is_success(response.status)
             payload = await self._encode(call.worker, response)
             self._answers.add(call.worker, _key(call), payload)
         if len(payload) > self.max_message_bytes - _ENVELOPE:  # the broker takes less than we knew
@@ -268,13 +224,13 @@ class Gateway:
             f"the answer is too large ({size}): {limit} bytes are the least of max_message_bytes of the bridge and of"
             " what the broker takes"
         )
-        return Response(id=id_, journal=journal, **_error(413, "too_large", message)).encode()
+        return responses.failed(id_, journal, Refusal(413, "too_large", message)).encode()
 
     async def _answer(self, call: Call, match: Match | Miss) -> Response | Refusal:
         request = call.request
         if isinstance(match, Miss):
             return gate.refuse_miss(match, request)
-        if not all(_HEADER_VALUE.fullmatch(value) for value in _forwarded_headers(request).values()):
+        if not has_proper_headers(request):
             return Refusal(400, "malformed", "a header is not of 1 to 256 printable ASCII characters")
         is_gate = match.route.does is Does.START
         admitted = await self._start(call, match) if is_gate else self._admit(call, match)
@@ -283,11 +239,11 @@ class Gateway:
             await self._writer.confirm()
             return admitted
         if match.route.ours:
-            return _response(request, 204)
+            return responses.empty(request, 204)
         try:
             if match.route.does is Does.END:
                 return await self._end(admitted, request, match)
-            return await self._traced(admitted, request, match)
+            return await self._forwarder.forward(admitted, request, match)
         except MalformedError as error:
             return Refusal(400, "malformed", f"the call cannot be made: {error}")
 
@@ -317,7 +273,7 @@ class Gateway:
         """Forward a final state, and note it before the worker hears that it was accepted."""
         self._ending[job.id] += 1
         try:
-            return await self._traced(job, request, match)
+            return await self._forwarder.forward(job, request, match)
         finally:
             self._ending[job.id] -= 1
             if not self._ending[job.id]:
@@ -331,171 +287,4 @@ class Gateway:
                 "refused %s %.200r of worker %s for job %s attempt %d (logged once per job and reason): %.300r",
                 request.method, request.path, call.worker, request.job, request.attempt, refusal.message,
             )  # fmt: skip
-        return _refusal(request, refusal)
-
-    async def _traced(self, job: Job, request: Request, match: Match) -> Response:
-        """Forward a call; where its trace is recorded, as a span of that, which is the parent of what the API does."""
-        begun = None if self._spans is None else self._spans.begin(request.headers)
-        if self._spans is None or begun is None:
-            return await self._forward(job, request, match)
-        status = 0
-        try:
-            headers = {**request.headers, **begun.context.headers()}
-            response = await self._forward(job, replace(request, headers=headers), match)
-            status = response.status
-            return response
-        finally:
-            name = f"{request.method} {match.route.path}"
-            self._spans.end(begun, name, status, job=job.id, worker=job.worker or "")
-
-    async def _forward(self, job: Job, request: Request, match: Match) -> Response:
-        """Make the call, and again until the API answers: the worker waits, and nothing else can answer it.
-
-        Raises `MalformedError`. Between two tries nothing is held that another call needs.
-        """
-        offset = self._offset(job)
-        headers, body = _forwarded_headers(request), _forwarded_body(job, request, match, offset)
-        answer = await self._answered(job, request, match, headers, body)
-        if answer is None:
-            return _refusal(request, Refusal(409, "invalid_state", "the job has ended in the meantime"))
-        response = _answer_of(request, match, answer, offset)
-        started = match.route.does is Does.START
-        why = gate.unwanted(response.status, gate.json_object(response.body)) if started else ""
-        if why:
-            by = f"worker:{job.worker}"
-            await self._writer.submit(job.worker or "", lambda draft: gate.give_up(draft, job, why, by=by))
-        ended = await self._note(job, request, match, answer.token, accepted=_is_success(response.status))
-        if request.brief and _is_success(response.status):
-            return replace(_response(request, response.status), ended=ended)
-        return replace(response, ended=ended)
-
-    async def _answered(
-        self, job: Job, request: Request, match: Match, headers: dict[str, str], body: bytes | None
-    ) -> Answer | None:
-        """Make the call, and again until the API answers; None once the job has ended.
-
-        A loop of our own: `AsyncRetrying` costs a call that succeeds at once, as nearly all do, a twentieth of its CPU.
-        """
-        for tries in count(1):
-            current = self._current(job)
-            if current is None:
-                break
-            try:
-                answer = await self._api.call(
-                    current.token, request.method, match.path, worker=current.worker or "",
-                    query=request.query, headers=headers, body=body,
-                )  # fmt: skip
-                if answer.status_code != 500 or tries >= _SERVER_ERROR_TRIES:
-                    return answer
-                failure = "status 500"
-            except UnavailableError as error:
-                failure = str(error)
-            self._note_retry(request, tries, failure)
-            longest = min(_RETRY_MAX, _RETRY_FIRST * 2 ** min(tries, 16))
-            await self._sleep(random.uniform(0, longest))  # noqa: S311  # not a secret
-        return None
-
-    def _offset(self, job: Job) -> float:
-        """Return by how many seconds times that the job's worker says are to be moved."""
-        worker = self._living.workers.get(job.worker or "")
-        return worker.clock.correction if worker is not None else 0.0
-
-    async def _note(self, job: Job, request: Request, match: Match, token: str | None, *, accepted: bool) -> bool:
-        """Have the writer note what the answer says of the job, if it says anything; return whether that ended it."""
-        final_state = None
-        if accepted and match.route.does is Does.END:
-            final_state = gate.storable(gate.json_object(request.body).get("state"), 100) or "unknown"
-        started = accepted and match.route.does is Does.START
-        if not started and final_state is None and token is None:
-            return False
-        worker = job.worker or ""
-
-        def note(draft: Draft) -> bool:
-            gate.note_answer(draft, job, started=started, final_state=final_state, token=token)
-            ends = request.ends and final_state is not None
-            return ends and self._writer.reports.end(draft, worker, request)
-
-        return bool(await self._writer.submit(worker, note))
-
-    def _note_retry(self, request: Request, tries: int, failure: str) -> None:
-        """Log the first try that failed, the second, the fourth, and so on: a call may be tried for days."""
-        self._writer.tally.call_tries_failed += 1
-        if tries & (tries - 1) or not self._living.lines(request.job):
-            return
-        log.warning(
-            "Execution API: job %s: %s %.200r: %.300r; trying again (%d)",
-            request.job, request.method, request.path, failure, tries,
-        )  # fmt: skip
-
-    def _current(self, job: Job) -> Job | None:
-        """The job as it is now, if the worker still holds the attempt for which a call is made."""
-        now = self._living.jobs.get(job.id)
-        held = now is not None and (now.worker, now.attempt) == (job.worker, job.attempt) and now.state in gate.STARTED
-        return now if held else None
-
-
-def _forwarded_headers(request: Request) -> dict[str, str]:
-    """Return the headers that go on. A trace that is malformed is left out: it must not fail a task's call."""
-    headers = {name: request.headers[name] for name in _REQUEST_HEADERS if name in request.headers}
-    return headers | trace_context.headers_of(request.headers)
-
-
-def _forwarded_body(job: Job, request: Request, match: Match, offset: float) -> bytes | None:
-    """Return the body as it is forwarded. Raises `MalformedError`.
-
-    Airflow knows a worker by its host name, shows it in the UI and compares it in heartbeats. Devices have host
-    names like `raspberrypi`; the worker's name is the one that says which device. Times are those of the device's
-    clock, which is `offset` seconds behind ours.
-    """
-    if request.body is None:
-        return None
-    says_host = match.route.does in (Does.START, Does.LIVE)
-    if says_host or (offset and match.route.times):
-        body = gate.json_object(request.body)
-        changed = clocks.corrected(body, match.route.times, offset)
-        if says_host and "hostname" in body:
-            changed["hostname"] = job.worker
-        if changed:
-            return _dumped(body | changed)
-    return request.body.encode("utf-8", "surrogatepass")
-
-
-def _dumped(body: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(body)
-    except orjson.JSONEncodeError as error:  # orjson reads deeper than it writes
-        raise MalformedError(f"its body: {error}") from None
-
-
-def _answer_of(request: Request, match: Match, answer: Answer, offset: float) -> Response:
-    if answer.status_code == 409 and match.route.does is Does.END:
-        # Airflow before 3.2 answers a repeated final state like this.
-        detail = _detail(answer)
-        if detail.get("previous_state") == gate.json_object(request.body).get("state"):
-            return _response(request, 204)
-    headers = {name: answer.headers[name] for name in _RESPONSE_HEADERS if name in answer.headers}
-    body = answer.text if answer.content else None
-    if offset and body is not None and match.route.answers:
-        body = clocks.answered(body, match.route.answers, -offset)
-    return Response(id=request.id, journal=request.journal, status=answer.status_code, headers=headers, body=body)
-
-
-def _detail(answer: Answer) -> dict[str, Any]:
-    try:
-        detail = orjson.loads(answer.content).get("detail")
-    except (orjson.JSONDecodeError, AttributeError):
-        return {}
-    return detail if isinstance(detail, dict) else {}
-
-
-def _error(status: int, reason: str, message: str) -> dict[str, Any]:
-    body = orjson.dumps({"detail": {"reason": reason, "message": message}}).decode()
-    return {"status": status, "headers": {"content-type": "application/json"}, "body": body}
-
-
-def _refusal(request: Request, refusal: Refusal) -> Response:
-    return Response(id=request.id, journal=request.journal, **_error(refusal.status, refusal.reason, refusal.message))
-
-
-def _response(request: Request, status: int) -> Response:
-    return Response(id=request.id, journal=request.journal, status=status)
+        return responses.refused(request, refusal)

@@ -13,7 +13,7 @@ from airflow_mqtt.database import tables, transitions
 from airflow_mqtt.protocol.messages import Event
 from airflow_mqtt.protocol.topics import TopicKind, Topics
 from bridge_samples import info, status, worker
-from unit.bridge.calls.test_gateway_calls import Bench, request, response
+from gateway_bench import Bench, request, response
 
 JOBS = 20
 

@@ -1,9 +1,9 @@
+"""Who may make which call: decisions over a job as it is, without a database."""
+
 import dataclasses
-import json
 
 import pytest
 
-from airflow_mqtt.bridge.calls import gateway
 from airflow_mqtt.bridge.calls.gate import Call, admit, refuse_miss
 from airflow_mqtt.database.records import Job
 from airflow_mqtt.protocol import execution_api, kinds
@@ -165,16 +165,6 @@ def test_each_kind_of_work_starts_by_a_route_of_its_own(kind):
     assert (gate.path, gate.kinds, gate.whose) == (kind.gate, (kind,), execution_api.Whose.SUBJECT)
     match = execution_api.find(gate.methods[0], execution_api.gate_of(kind, "a-b"))
     assert (match.route, match.subject) == (gate, "a-b")
-
-
-def test_the_worker_is_the_host():
-    request = Request(
-        id="r", journal="j", job="job-1", attempt=1, method="PATCH", path="task-instances/ti-1/run",
-        body='{"hostname": "raspberrypi", "pid": 3}',
-    )  # fmt: skip
-    match = execution_api.find(request.method, request.path)
-    body = json.loads(gateway._forwarded_body(RUNNING, request, match, 0.0))
-    assert body == {"hostname": "edge-1", "pid": 3}
 
 
 # --- what a queue's jobs may call ---------------------------------------------------------------------------

@@ -289,7 +289,7 @@ async def test_an_old_row_is_brought_within_bounds_and_stops_nobody(site, old, c
         loud = site.writer.living.workers["loud"]
         assert loud.status.slots <= messages.MAX_SLOTS and loud.status.interval <= messages.MAX_INTERVAL
         assert max(loud.connection, loud.seq, loud.birth) <= messages.MAX_INTEGER
-        site.writer._judged.add("loud")
+        site.writer._refresh.judged.add("loud")
         found = await site.others_work_goes_on()
     assert not refused(caplog)
     assert [one.state.value for one in found.workers if one.name == "loud"] == ["unknown"]

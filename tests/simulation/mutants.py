@@ -13,7 +13,7 @@ import memory
 import runner
 import scenario
 
-from airflow_mqtt.bridge import writer
+from airflow_mqtt.bridge import refresh, writer
 from airflow_mqtt.bridge.calls import gate, heartbeats
 from airflow_mqtt.bridge.calls.gate import Refusal
 from airflow_mqtt.bridge.dispatch import duties, fleet, outage, reports, timeouts
@@ -269,10 +269,9 @@ def _():
 @mutant("memory: what a lost answer to a commit did is not read again")
 def _():
     async def make_sure(self):
-        self._unsure = set()
-        await self._send_unsent()
+        self.unsure = set()
 
-    return mock.patch.object(writer.Writer, "_make_sure", make_sure)
+    return mock.patch.object(refresh.Refresh, "make_sure", make_sure)
 
 
 @mutant("memory: it is not loaded anew at a takeover")
@@ -290,15 +289,15 @@ def _():
     async def after_conflict(self, conflict, *, last):
         return frozenset(conflict.jobs)
 
-    real = writer.Writer._take_in
+    real = refresh.Refresh._take_in
 
     def take_in(self, news):
-        known = {*self.living.jobs, *self.living.waiting}
+        known = {*self._living.jobs, *self._living.waiting}
         real(self, replace(news, jobs=[job for job in news.jobs if job.id not in known]))
 
     stack = contextlib.ExitStack()
-    stack.enter_context(mock.patch.object(writer.Writer, "_after_conflict", after_conflict))
-    stack.enter_context(mock.patch.object(writer.Writer, "_take_in", take_in))
+    stack.enter_context(mock.patch.object(refresh.Refresh, "after_conflict", after_conflict))
+    stack.enter_context(mock.patch.object(refresh.Refresh, "_take_in", take_in))
     return stack
 
 

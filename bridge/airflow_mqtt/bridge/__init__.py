@@ -6,6 +6,8 @@ as little as placement needs. A *script* is a pure function over a `draft.Draft`
 of the one `writer` takes all scripts that wait, commits what they write, applies it to the living, and then publishes
 and answers. A *duty* is a script that the leader runs by itself: wishes, deadlines, placement.
 
+What waits for a round stands in the `backlog`; what others wrote is read into memory by `refresh`.
+
 Rooms: `dispatch` decides, `calls` answers Execution API calls, `mqtt` is the broker, `telemetry` speaks to monitoring
 systems, `upkeep` is what goes on beside. `tally` counts. `leader` joins them as the tasks of one group.
 

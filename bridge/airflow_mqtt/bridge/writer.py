@@ -9,24 +9,26 @@ each row, so the round that meets this is a `Conflict`: the rows are read anew, 
 say now. A row that somebody holds at that moment is not waited for: scripts that touch it are put off, with all else
 of the same worker, and everybody else goes on.
 
+What waits is in a `Backlog`; what others wrote is read by `Refresh` at a round's beginning, and after a conflict.
+
 It awaits nothing but its ledger, and takes its clock and its futures from outside: the simulation runs this class.
 """
 
 import logging
-from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
 
+from airflow_mqtt.bridge.backlog import Backlog, Future, Script, Work
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.bridge.refresh import Refresh
 from airflow_mqtt.bridge.tally import Tally
 from airflow_mqtt.database.errors import DeposedError, is_transient, refusal
-from airflow_mqtt.database.ledger import Committed, Conflict, Ledger, News
+from airflow_mqtt.database.ledger import Committed, Conflict, Ledger
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.errors import PayloadError, RefusedError
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
@@ -49,37 +51,11 @@ PUT_OFF: Final = 0.02
 #: Seconds for which scripts wait that the database does not take.
 _HELD: Final = 5.0
 
-#: Seconds between two looks at news that nobody told us of.
-NEWS_INTERVAL: Final = 5.0
-
 #: Seconds between two times that heartbeats are written, if `lost_after` allows so many.
 SAVE_INTERVAL: Final = 15.0
 
 #: Seconds between two looks for workers that nobody has heard of for long.
 _OLD_WORKERS_INTERVAL: Final = 3600.0
-
-
-class Future(Protocol):
-    """As much of `asyncio.Future` as is needed here."""
-
-    def set_result(self, result: Any, /) -> None: ...
-    def set_exception(self, exception: BaseException, /) -> None: ...
-    def done(self) -> bool: ...
-    def __await__(self) -> Any: ...
-
-
-Script = Callable[[Draft], Any]
-
-
-@dataclass(eq=False, slots=True)
-class Work:
-    """One script, for whom it is, and who waits for its result."""
-
-    worker: str
-    script: Script
-    heard: Heard | None = None
-    future: Future | None = None
-    result: Any = None
 
 
 class Writer:
@@ -112,16 +88,11 @@ class Writer:
         self._wake = wake
         self.max_message_bytes = max_message_bytes
         self._save_interval = save_interval
-        self._waiting: deque[Work] = deque()
-        self._put_off: list[Work] = []
-        self._put_off_until = 0.0
-        self._unsure: set[str] = set()  # jobs of a round of which nobody knows whether it has committed
+        self._backlog = Backlog()
+        self._refresh = Refresh(ledger, living, reports)
         self._unsent: list[Job] = []  # whose orders are published once more
-        self._judged: set[str] = set()  # workers of which something new is desired
         self._late: list[Job] = []  # that wait, and should have begun
         self._is_asked = False  # whether somebody waits to know that this leader still leads
-        self._has_news = True
-        self._news_at = 0.0
         self._saved_at = clock()
         self._old_at = clock()
         self._now = 0.0
@@ -143,7 +114,7 @@ class Writer:
         return work.future
 
     def _add(self, work: Work) -> None:
-        self._waiting.append(work)
+        self._backlog.add(work)
         self._wake()
 
     def confirm(self) -> Awaitable[Any]:
@@ -153,7 +124,7 @@ class Writer:
 
     def look_for_news(self) -> None:
         """Somebody else has written something."""
-        self._has_news = True
+        self._refresh.look_for_news()
         self._wake()
 
     def connect(self, now: float) -> None:
@@ -187,24 +158,25 @@ class Writer:
 
     def has_work(self, now: float) -> bool:
         """Whether a round at `now` would do something."""
-        return bool(self._waiting or self._has_news or self._unsent or self._unsure) or self.next_deadline <= now
+        is_due = self._backlog.is_ready or self._refresh.is_due or bool(self._unsent)
+        return is_due or self.next_deadline <= now
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._put_off)
+        return len(self._backlog)
 
     @property
     def next_deadline(self) -> float:
         """When there is something to do if nothing comes in before."""
-        times = [self._news_at + NEWS_INTERVAL, self.living.next_late]
+        times = [self._refresh.next_look, self.living.next_late]
         if self.living.acks:
             times.append(next(iter(self.living.acks.values())).due)
-        if self._put_off:
-            times.append(self._put_off_until)
+        if (until := self._backlog.put_off_until) is not None:
+            times.append(until)
         if self.living.unsaved:
             times.append(self._saved_at + self._save_interval)
         if self.connected:
             living = self.living
-            if living.stirred or living.wishes or living.unsaid or self._judged or self.outage.unheard:
+            if living.stirred or living.wishes or living.unsaid or self._refresh.judged or self.outage.unheard:
                 return 0.0
             if (deadline := living.next_deadline) is not None:
                 times.append(deadline)
@@ -219,8 +191,8 @@ class Writer:
         """
         now = self._clock()
         await self._make_sure()
-        await self._read_news(now)
-        work = self._collect(now)
+        await self._refresh.read_news(now)
+        work = self._backlog.take(now, BATCH)
         is_asked, self._is_asked = self._is_asked, False
         jobs, workers = self._take_due(now)
         late = self.living.take_late(now, BATCH)
@@ -228,7 +200,7 @@ class Writer:
             self._late = await self._ledger.jobs(late) if late else []
             if is_asked:  # by whom this round answers: each read says whose the lease is
                 await self._ledger.jobs([""])
-            await self._load_unknown(work, now)
+            await self._refresh.load_unknown(work, now)
             await self._do(work, jobs, workers, now)
         except (DeposedError, RefusedError):
             raise
@@ -238,7 +210,7 @@ class Writer:
             self.tally.failures += 1
             passes = is_transient(error) or refusal(error)
             if passes and (isinstance(error, OSError) or self._failed_rounds < _SUSPICIOUS or len(work) < 2):
-                self._waiting.extendleft(reversed(work))
+                self._backlog.put_back(work)
                 raise
             await self._do_apart(work, error, now)
         else:
@@ -246,16 +218,6 @@ class Writer:
         finally:
             self.living.watch(jobs, workers, now)
             self.living.watch_late(late, now)
-
-    def _collect(self, now: float) -> list[Work]:
-        work: list[Work] = []
-        if self._put_off and now >= self._put_off_until:
-            work, self._put_off = self._put_off, []
-        blocked = {one.worker for one in self._put_off}
-        while self._waiting and len(work) < BATCH:
-            one = self._waiting.popleft()
-            (self._put_off if one.worker in blocked else work).append(one)
-        return work
 
     def _take_due(self, now: float) -> tuple[list[Job], list[Worker]]:
         if not self.connected:
@@ -275,11 +237,10 @@ class Writer:
                 self._finish(draft, work, outcome)
                 return
             self.tally.conflicts += 1
-            locked |= await self._after_conflict(outcome, last=attempt + 2 >= _TRIES)
+            locked |= await self._refresh.after_conflict(outcome, last=attempt + 2 >= _TRIES)
             self._leave_out(work, draft, locked, now)
         log.warning("%d scripts wait, since others keep changing what they change", len(work))
-        self._put_off += work
-        self._put_off_until = now + PUT_OFF
+        self._backlog.put_off(work, now + PUT_OFF)
 
     def _draft(
         self, work: list[Work], jobs: list[Job], workers: list[Worker], now: float, locked: frozenset[str]
@@ -311,7 +272,7 @@ class Writer:
 
     def _do_duties(self, draft: Draft, jobs: list[Job], workers: list[Worker]) -> None:
         duties = self._duties
-        for name in sorted(self._judged):
+        for name in sorted(self._refresh.judged):
             draft.save_worker(draft.worker(name))
         if draft.now >= self._saved_at + self._save_interval:
             duties.save_unsaved(draft)
@@ -337,26 +298,8 @@ class Writer:
         except DeposedError:
             raise
         except BaseException:
-            self._unsure |= touched  # the answer to COMMIT may be what got lost
+            self._refresh.unsure |= touched  # the answer to COMMIT may be what got lost
             raise
-
-    async def _after_conflict(self, conflict: Conflict, *, last: bool) -> frozenset[str]:
-        """Read anew what others have changed; return the jobs whose rows are as we saw them, since somebody holds them.
-
-        `last`: the next try shall succeed, whatever it leaves out.
-        """
-        before = {id_: _seen(self.living, id_) for id_ in conflict.jobs}
-        await self._reload(conflict.jobs)
-        return frozenset(id_ for id_ in conflict.jobs if last or _seen(self.living, id_) == before[id_])
-
-    async def _reload(self, ids: Iterable[str]) -> None:
-        wanted = sorted(ids)
-        found = {job.id: job for job in await self._ledger.jobs(wanted)}
-        for id_ in wanted:
-            if id_ in found:
-                self.living.put_job(found[id_])
-            else:
-                self.living.take_out(id_)
 
     def _leave_out(self, work: list[Work], draft: Draft, locked: set[str], now: float) -> None:
         """Put off the scripts that touch rows which somebody holds, and all that follows of the same workers."""
@@ -364,19 +307,21 @@ class Writer:
         if not held:
             return
         blocked: set[str] = set()
+        put_off: list[Work] = []
         for one in list(work):
             if one in held or one.worker in blocked:
                 blocked.add(one.worker)
                 work.remove(one)
-                self._put_off.append(one)
-        self._put_off_until = now + PUT_OFF
+                put_off.append(one)
+        self._backlog.put_off(put_off, now + PUT_OFF)
 
     def _finish(self, draft: Draft, work: list[Work], committed: Committed) -> None:
         draft.apply(committed.dispatched)
         self.tally.batch(draft, committed, len(work), self._clock() - draft.now)
         self.outage.unheard -= draft.excused
-        self._judged.clear()
-        self._has_news = self._has_news or bool(draft.followed)  # what was withdrawn comes back as news
+        self._refresh.judged.clear()
+        if draft.followed:
+            self._refresh.look_for_news()  # what was withdrawn comes back as news
         if draft.saves_all:
             self._saved_at = draft.now
         if draft.now >= self._old_at + _OLD_WORKERS_INTERVAL:
@@ -429,6 +374,11 @@ class Writer:
         if self._unsent:
             self._wake()
 
+    async def _make_sure(self) -> None:
+        """Know what a commit did that nobody answered, and publish what is to be published once more."""
+        await self._refresh.make_sure()
+        await self._send_unsent()
+
     async def _send_unsent(self) -> None:
         if not self._unsent:
             return
@@ -437,54 +387,6 @@ class Writer:
         for job in jobs:
             if job.id in workloads and self.living.jobs.get(job.id) == job:
                 self._publish(self._order(job, workloads[job.id]))
-
-    # --- what others wrote --------------------------------------------------------------------------------
-
-    async def _make_sure(self) -> None:
-        """Read the jobs of a round whose commit was not answered. What it may have claimed was never published."""
-        if self._unsure:
-            await self._reload(self._unsure)
-            for id_ in sorted(self._unsure):
-                job = self.living.jobs.get(id_)
-                if job is not None and job.state in (JobState.DISPATCHED, JobState.CANCELLING):
-                    self.living.put_job(replace(job, published_at=None))
-            self._unsure = set()
-        await self._send_unsent()
-
-    async def _read_news(self, now: float) -> None:
-        if not self._has_news and now < self._news_at + NEWS_INTERVAL:
-            return
-        self._has_news = False
-        try:
-            news = await self._ledger.news()
-        except BaseException:
-            self._has_news = True
-            raise
-        self._news_at = now
-        self._has_news = self._has_news or news.more
-        self._take_in(news)
-
-    def _take_in(self, news: News) -> None:
-        living = self.living
-        if news.access is not None:
-            log.info("what is allowed has changed (revision %d)", news.access.revision)
-            living.set_access(news.access)
-        for job in news.jobs:
-            living.put_job(job)
-        for name in sorted(news.removals):
-            living.removals[name] = None
-        for row in news.workers:
-            known = living.workers.get(row.name)
-            living.put_worker(row if known is None else replace(known, desired=row.desired))
-            living.unsaid[row.name] = None
-            self._judged.add(row.name)
-
-    async def _load_unknown(self, work: list[Work], now: float) -> None:
-        draft = Draft(self.living, now)
-        ids = {id_ for one in work if one.heard for id_ in self.reports.unknown_jobs(draft, one.heard)}
-        if ids:
-            for job in await self._ledger.jobs(sorted(ids)):
-                self.living.put_job(job)
 
     # --- faults -------------------------------------------------------------------------------------------
 
@@ -517,14 +419,13 @@ class Writer:
                 if passes and failures < _SUSPICIOUS:
                     held.append(one)
                 elif passes or isinstance(failure, (DeposedError, RefusedError, OSError)) or refusal(failure):
-                    self._waiting.extendleft(reversed([*held, *work[number:]]))
+                    self._backlog.put_back([*held, *work[number:]])
                     raise
                 else:
                     self._fail(one, failure)
         if held:
             self._warn("%d scripts wait, since the database does not take one of them: %.300r", len(held), error)
-            self._put_off = held + self._put_off
-            self._put_off_until = now + _HELD
+            self._backlog.put_off(held, now + _HELD, first=True)
 
     def _warn(self, text: str, *values: object, exc_info: Exception | None = None) -> None:
         """Say what concerns nobody's messages alone, at the rate of lines."""
@@ -537,11 +438,3 @@ class Writer:
             log.error(text, work.worker, exc_info=error)
         if work.future is not None and not work.future.done():
             work.future.set_exception(error)
-
-
-def _seen(living: Living, id_: str) -> object:
-    job = living.jobs.get(id_)
-    if job is not None:
-        return job.state, job.attempt, job.cancel_reason
-    waiting = living.waiting.get(id_)
-    return waiting and waiting.attempt

@@ -15,6 +15,7 @@ from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages
+from airflow_mqtt.bridge.refresh import NEWS_INTERVAL
 from airflow_mqtt.bridge.writer import PUT_OFF, Writer
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.database.ledger import Committed, Conflict, News, Snapshot, Waiting
@@ -255,7 +256,7 @@ async def test_a_locked_row_of_a_duty_holds_up_no_script():
     assert b.living.jobs["free"].state is JobState.DISPATCHED and set(b.living.waiting) == {"job-1"}
     b.ledger.locked = set()
     for _ in range(5):
-        await b.turn(module.NEWS_INTERVAL)
+        await b.turn(NEWS_INTERVAL)
     assert b.living.jobs["job-1"].state is JobState.DISPATCHED
 
 

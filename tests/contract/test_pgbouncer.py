@@ -9,7 +9,8 @@ from airflow_mqtt.bridge.upkeep import wakeup
 from airflow_mqtt.database.connections import connect_by_url, session_settings
 from airflow_mqtt.database.ledger import Committed
 from airflow_mqtt.protocol.jobs import JobEvent
-from contract import test_lease, test_ledger
+from contract import test_lease
+from ledger_site import Site, moved
 from servers import POOL
 
 SETTINGS = session_settings("one", 60)
@@ -32,10 +33,10 @@ def left_behind(url):
 
 
 async def test_batches_of_a_ledger_whose_sessions_change(pooled_url):
-    site = await asyncio.to_thread(test_ledger.Site, pooled_url)
+    site = await asyncio.to_thread(Site, pooled_url)
     for number in range(2 * POOL):
         site.add(f"job-{number}", "accepted")
-        assert isinstance(await test_ledger.moved(site, f"job-{number}", JobEvent.START), Committed)
+        assert isinstance(await moved(site, f"job-{number}", JobEvent.START), Committed)
         assert (await site.ledger.news()).jobs == []
     assert left_behind(pooled_url) == {(0, "on")}
     await site.ledger.close()
@@ -43,9 +44,9 @@ async def test_batches_of_a_ledger_whose_sessions_change(pooled_url):
 
 
 async def test_a_direct_connection_keeps_its_statements(postgres_url):
-    site = await asyncio.to_thread(test_ledger.Site, postgres_url)
+    site = await asyncio.to_thread(Site, postgres_url)
     site.add("one", "accepted")
-    assert isinstance(await test_ledger.moved(site, "one", JobEvent.START), Committed)
+    assert isinstance(await moved(site, "one", JobEvent.START), Committed)
     assert not site.ledger._connection.pooled
     assert await site.ledger._connection.fetchval("SELECT count(*) FROM pg_prepared_statements") > 1
     await site.ledger.close()

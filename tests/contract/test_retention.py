@@ -21,7 +21,7 @@ from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Writes
 from airflow_mqtt.database.retention import BATCH, UNHEARD
 from airflow_mqtt.protocol.jobs import JobEvent
 from bridge_samples import worker
-from contract.test_ledger import new_ledger
+from ledger_site import new_ledger
 from plans import Plans
 from retention.months import DAY, START, Site
 

@@ -10,7 +10,7 @@ from airflow_mqtt.database import tables
 from airflow_mqtt.database.ledger import Committed
 from bridge_samples import NOW, RULES
 from contract.test_lease import lead, run_with_two
-from contract.test_ledger import new_ledger
+from ledger_site import new_ledger
 
 #: Seconds for which the leader before may have heard a worker without writing it down.
 UNSAVED = 5.0

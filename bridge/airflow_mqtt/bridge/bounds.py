@@ -135,6 +135,26 @@ class Recent:
             del self._payloads[owner]
 
 
+class Names:
+    """Says whether a name of an owner goes on to where each costs for good: the first so many of an owner, and of all.
+
+    It forgets nothing, since who keeps them there does not either. Of a name it remembers a hash.
+    """
+
+    def __init__(self, *, total: float = math.inf, each: float) -> None:
+        self._known: set[int] = set()
+        self._quota = Quota(total=Bound(total), each=Bound(each))
+
+    def __call__(self, owner: str, name: str) -> bool:
+        mark = hash((owner, name))
+        if mark in self._known:
+            return True
+        if not self._quota.enter(owner, 0):
+            return False
+        self._known.add(mark)
+        return True
+
+
 class Lines:
     """Says whether there is room in our log for one line more of an owner, be that a job or a worker.
 

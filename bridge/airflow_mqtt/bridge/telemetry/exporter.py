@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import aiohttp
@@ -65,15 +65,20 @@ class Exporter:
 
     async def _send_all(self, session: aiohttp.ClientSession, proxy: str | None) -> None:
         while self._spans or self._messages:
-            if self._messages:
-                message, count = self._messages.popleft(), 1
-                self._quota.leave(None, len(message))
-            else:
-                taken = [self._spans.popleft() for _ in range(min(_TOGETHER, len(self._spans)))]
-                message, count = self._otlp.encoded(taken), len(taken)
-            if not await self._post(session, proxy, message):
-                self.dropped += count
-                return  # the rest waits for the next round, as far as there is room
+            for message, count in self._next():
+                if not await self._post(session, proxy, message):
+                    self.dropped += count
+                    return  # the rest waits for the next round, as far as there is room
+
+    def _next(self) -> Iterator[tuple[bytes, int]]:
+        """Take what is sent next, and how much that is: spans of our own, and a message, so that neither waits long."""
+        if self._spans:
+            taken = [self._spans.popleft() for _ in range(min(_TOGETHER, len(self._spans)))]
+            yield self._otlp.encoded(taken), len(taken)
+        if self._messages:
+            message = self._messages.popleft()
+            self._quota.leave(None, len(message))
+            yield message, 1
 
     async def _post(self, session: aiohttp.ClientSession, proxy: str | None, message: bytes) -> bool:
         try:

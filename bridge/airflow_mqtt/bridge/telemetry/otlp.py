@@ -12,6 +12,12 @@ if TYPE_CHECKING:
 #: By which attribute a device's spans are known as its own. It is put in the place of what a device says there.
 WORKER: Final = "airflow_mqtt.worker"
 
+#: What a message of a worker may hold. Its size is bounded before; these bound what it costs to look at, and to store:
+#: spans, resources, which each get the worker's name, and what these hold.
+_SPANS: Final = 2_000
+_RESOURCES: Final = 500
+_PARTS: Final = 5_000
+
 _MISSING: Final = (
     "otlp_endpoint is set, and OpenTelemetry is not installed here; pip install 'airflow-mqtt[otel]', or leave it out"
 )
@@ -81,15 +87,14 @@ class Otlp:
     def attributed(self, payload: bytes, worker: str) -> bytes:
         """Return a worker's message with its name in each resource, whatever it says there itself.
 
-        Raises `PayloadError` when it is no message with spans.
+        Raises `PayloadError` when it is no message with spans, or has more parts than tasks have.
         """
         message = self._request()
         try:
             message.ParseFromString(payload)
         except self._malformed:
             raise PayloadError("it is no ExportTraceServiceRequest of OTLP") from None
-        if not any(scope.spans for group in message.resource_spans for scope in group.scope_spans):
-            raise PayloadError("it holds no spans")
+        _check(message.resource_spans)
         message.DiscardUnknownFields()
         for group in message.resource_spans:
             self._name(group, worker)
@@ -99,6 +104,15 @@ class Otlp:
         others = [one for one in group.resource.attributes if one.key != WORKER]
         del group.resource.attributes[:]
         group.resource.attributes.extend([*others, *self._attributes({WORKER: worker})])
+
+
+def _check(groups: Any) -> None:
+    """Raise `PayloadError` for what is not passed on. It looks at no more than it lets through."""
+    if len(groups) > _RESOURCES or sum(len(one.resource.attributes) + len(one.scope_spans) for one in groups) > _PARTS:
+        raise PayloadError("it holds more resources, attributes of these, or scopes than those of tasks")
+    spans = sum(len(scope.spans) for group in groups for scope in group.scope_spans)
+    if not 0 < spans <= _SPANS:
+        raise PayloadError(f"it holds more than {_SPANS} spans" if spans else "it holds no spans")
 
 
 def _nanoseconds(at: float) -> int:

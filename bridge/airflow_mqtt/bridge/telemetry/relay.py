@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from airflow_mqtt.bridge.bounds import Once, Share
+from airflow_mqtt.bridge.bounds import Names, Once, Share
 from airflow_mqtt.bridge.telemetry import statsd
 from airflow_mqtt.bridge.telemetry.exporter import Exporter
 from airflow_mqtt.bridge.telemetry.otlp import Otlp
@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 _MESSAGES: Final = 1.0
 _BYTES: Final = 8 * 1024
 _BURST: Final = 30.0
+
+#: Names of figures, with their tags, that are passed on of one worker and of all, as long as this bridge leads: each is
+#: a series that a monitoring system keeps for good.
+_NAMES_OF_A_WORKER: Final = 2_000
+_NAMES: Final = 200_000
 
 
 class Relay:
@@ -38,6 +43,7 @@ class Relay:
         self._lines = lines
         self._clock = clock
         self._share = Share(pieces=_MESSAGES, size=_BYTES, burst=_BURST)
+        self._names = Names(total=_NAMES, each=_NAMES_OF_A_WORKER)
         self._unsaid = Once()
         self.dropped = dropped
 
@@ -47,30 +53,42 @@ class Relay:
         if self._share.wait(worker, now) > 0:
             self.dropped["telemetry over its budget"] += 1
             return
-        self._share.use(worker, now, size=message.size)
+        size = message.size
         if message.lines:
             self._take_lines(worker, message.lines)
         if message.spans:
-            self._take_spans(worker, message)
+            size += self._take_spans(worker, message)
+        self._share.use(worker, now, size=size)
 
     def _take_lines(self, worker: str, lines: list[str]) -> None:
         if self._lines is None:
             return
         named = [statsd.attributed(line, worker) for line in lines]
-        self._lines.send(line for line in named if line is not None)
         if None in named:
             self._refuse(worker, "a line that is not StatsD's")
+        known = [line for line in named if line is not None and self._names(worker, statsd.series_of(line))]
+        if beyond := len(lines) - named.count(None) - len(known):
+            self.dropped["telemetry of too many names"] += beyond
+            if self._unsaid(worker, "names"):
+                log.warning("worker %s: dropped figures (logged once per worker): its tasks name too many", worker)
+        if lost := self._lines.send(known):
+            self.dropped["telemetry without room"] += lost
 
-    def _take_spans(self, worker: str, message: Telemetry) -> None:
+    def _take_spans(self, worker: str, message: Telemetry) -> int:
+        """Pass on spans; return how many bytes there were, unpacked."""
         if self._otlp is None or self._exporter is None:
-            return
+            return 0
+        unpacked = 0
         try:
-            spans = self._otlp.attributed(message.otlp, worker)
+            payload = message.otlp
+            unpacked = len(payload)
+            spans = self._otlp.attributed(payload, worker)
         except PayloadError as error:
             self._refuse(worker, str(error))
-            return
-        if not self._exporter.relay(spans):
-            self.dropped["telemetry without room"] += 1
+        else:
+            if not self._exporter.relay(spans):
+                self.dropped["telemetry without room"] += 1
+        return unpacked
 
     def _refuse(self, worker: str, why: str) -> None:
         self.dropped["telemetry"] += 1

@@ -26,6 +26,12 @@ def attributed(line: str, worker: str) -> str | None:
     return f"{_PREFIX}.{worker}.{line}" if _LINE.fullmatch(line) else None
 
 
+def series_of(line: str) -> str:
+    """Return what of a line makes a series of its own: its name and its tags."""
+    name, _, rest = line.partition(":")
+    return name + rest.partition("|#")[2]
+
+
 def packets(lines: Iterable[str]) -> Iterator[bytes]:
     """Return what is sent: several lines in one packet, as far as they fit."""
     waiting = b""

@@ -124,6 +124,7 @@ class Sent:
 
     def send(self, lines):
         self.lines += lines
+        return 0
 
 
 class Bench:
@@ -174,6 +175,77 @@ def test_each_worker_has_its_own_budget():
     bench.now += 60
     bench.say(["x:2|c"])
     assert bench.sent.lines[-1] == "mqtt.edge-1.x:2|c"
+
+
+def test_a_worker_pays_for_what_its_spans_unpack_to():
+    """They pack to a thousandth."""
+    bench, large = Bench(), message(service="x" * 200_000)
+    for _ in range(30):
+        bench.say(spans=large)
+    relayed = sum(map(len, bench.exporter._messages))
+    assert relayed <= relay_module._BURST * relay_module._BYTES + MAX_SPANS
+    assert bench.dropped["telemetry over its budget"] == 30 - len(bench.exporter._messages) > 0
+
+
+def many(what):
+    """As many parts of a kind as fit into a message: an empty one takes two bytes. Each has a span, as it should."""
+    made = pb2.ExportTraceServiceRequest.FromString(message())
+    (group,) = made.resource_spans
+    repeated = {
+        "resources": made.resource_spans,
+        "attributes": group.resource.attributes,
+        "scopes": group.scope_spans,
+        "spans": group.scope_spans[0].spans,
+    }[what]
+    for _ in range(100_000):
+        repeated.add()
+    return made.SerializeToString()
+
+
+@pytest.mark.parametrize("what", ["resources", "attributes", "scopes", "spans"])
+def test_a_message_of_very_many_parts_is_not_looked_at(what, monkeypatch):
+    """Each resource gets the worker's name: two bytes become fifty, and are seconds in the bridge's loop."""
+    bench, named = Bench(), []
+    monkeypatch.setattr(Otlp, "_name", lambda *of: named.append(of))
+    bench.say(spans=many(what))
+    assert bench.dropped == {"telemetry": 1} and not named and not bench.exporter._messages
+
+
+def test_names_that_tasks_invent_have_an_end(monkeypatch, caplog):
+    """Each is a series that the site keeps for good."""
+    monkeypatch.setattr(relay_module, "_NAMES_OF_A_WORKER", 4)
+    bench = Bench()
+    bench.say(["a:1|c", "b:1|c|#x:1", "b:1|c|#x:2", "b:1|c", "c:1|c", "b:7|c|#x:1", "d:1|c"])
+    bench.say(["e:1|c", "a:2|c"])
+    bench.say(["e:1|c"], worker="edge-2")
+    said = [line.removeprefix("mqtt.edge-1.") for line in bench.sent.lines]
+    assert said == ["a:1|c", "b:1|c|#x:1", "b:1|c|#x:2", "b:1|c", "b:7|c|#x:1", "a:2|c", "mqtt.edge-2.e:1|c"]
+    assert bench.dropped == {"telemetry of too many names": 3}
+    assert sum("name too many" in line for line in caplog.messages) == 1
+
+
+def test_lines_that_the_kernel_does_not_take_are_counted():
+    bench = Bench()
+    bench.sent.send = lambda lines: 2
+    bench.say(["x:1|c"])
+    assert bench.dropped == {"telemetry without room": 2}
+
+
+async def test_neither_our_spans_nor_those_of_devices_wait_for_all_of_the_others(monkeypatch):
+    bench, posted = Bench(), []
+
+    async def post(self, session, proxy, payload):
+        posted.append(len(decoded(payload)[1]))
+        return len(posted) < 5
+
+    monkeypatch.setattr(Exporter, "_post", post)
+    for number in range(3):
+        bench.say(spans=message(), worker=f"edge-{number}")
+    for _ in range(1200):
+        bench.exporter.add(spans.of_job(row(), []))
+    await bench.exporter._send_all(None, None)
+    assert posted == [500, 1, 500, 1, 200]
+    assert bench.exporter.dropped == 200
 
 
 def test_what_has_no_room_before_the_collector_is_dropped():

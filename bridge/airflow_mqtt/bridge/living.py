@@ -193,6 +193,9 @@ class Living:
         self.stirred.add(group)
         if waiting.not_after is not None:
             heapq.heappush(self._late, (waiting.not_after, waiting.id))
+            if len(self._late) > 1000 + 2 * len(self.waiting):  # most were placed long before
+                self._late = [(one.not_after, one.id) for one in self.waiting.values() if one.not_after is not None]
+                heapq.heapify(self._late)
 
     def _hold(self, job: Job) -> None:
         self.jobs[job.id] = job

@@ -129,6 +129,16 @@ def test_offers_of_a_worker_that_comes_and_goes_do_not_either():
     assert dict(living._offers) == {} and living.groups.queues() == []
 
 
+def test_deadlines_to_start_do_not_grow_with_jobs_that_have_begun_long_before():
+    """With a day to start, and a million jobs a day."""
+    living = living_of(worker(), job(id="patient", not_after=NOW + 86_400))
+    for number in range(10_000):
+        living.put_job(job(id=f"j{number}", not_after=NOW + 86_400 + number))
+        living.take_out(f"j{number}")
+    assert len(living._late) < 1100
+    assert living.take_late(NOW + 10**6, 10) == ["patient"]
+
+
 def test_deadlines_do_not_grow_with_heartbeats():
     """A worker is heard every few seconds, for months."""
     living = living_of(worker(), held(state=JobState.DISPATCHED, published_at=NOW))

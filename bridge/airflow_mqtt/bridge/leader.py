@@ -27,7 +27,7 @@ from airflow_mqtt.bridge.telemetry import job_spans
 from airflow_mqtt.bridge.telemetry.monitoring import Monitoring
 from airflow_mqtt.bridge.upkeep import home_assistant, queue_status, wakeup
 from airflow_mqtt.bridge.upkeep.health_file import HealthFile
-from airflow_mqtt.bridge.upkeep.metrics import Led
+from airflow_mqtt.bridge.upkeep.metrics import Led, Vocabulary
 from airflow_mqtt.bridge.upkeep.retention import Retention
 from airflow_mqtt.bridge.upkeep.word import Counts, rates, refusals
 from airflow_mqtt.bridge.writer import BATCH, SAVE_INTERVAL, Writer
@@ -110,6 +110,7 @@ class Leader:
         self._say = say
         self._since = time.time()
         self._counted = Counts(time.monotonic(), time.process_time(), 0, 0, 0, 0)
+        self._vocabulary = Vocabulary()
         self._retention = Retention(database, settings.retention)
         self._wake = asyncio.Event()
         self._published: dict[str, QueueStatus] = {}
@@ -189,6 +190,7 @@ class Leader:
             return None
         living = writer.living
         return Led(
+            vocabulary=self._vocabulary,
             tally=writer.tally.copy(),
             queues=queue_status.queue_statuses(living, time.time()),
             jobs=list(living.jobs.values()),

@@ -27,6 +27,12 @@ SIZES: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
 QUEUES: Final = 500
 OTHERS: Final = "(others)"
 
+#: Why something is refused: `calls.gate.Refusal.reason`, and `protocol` of an introduction.
+REFUSALS: Final = (
+    "already_started", "forbidden", "invalid_state", "malformed", "not_allowed", "not_found", "protocol",
+    "stale_attempt",
+)  # fmt: skip
+
 #: Route of a call that is in no table.
 NO_ROUTE: Final = "(none)"
 
@@ -122,10 +128,12 @@ class Tally:
             each.update({queue: one.copy() for queue, one in each.items()})
         return made
 
+    def shown(self, queue: str) -> str:
+        """Return under which name the jobs of `queue` are counted."""
+        return queue if queue in self._queues or len(self._queues) < QUEUES else OTHERS
+
     def _queue(self, name: str) -> str:
-        if name in self._queues:
-            return name
-        if len(self._queues) < QUEUES:
+        shown = self.shown(name)
+        if shown is name:
             self._queues.add(name)
-            return name
-        return OTHERS
+        return shown

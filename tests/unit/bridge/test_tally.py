@@ -1,11 +1,14 @@
 """What the leader counts, over a writer and a gateway that work."""
 
 import itertools
+import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from airflow_mqtt import bridge
 from airflow_mqtt.bridge import tally
 from airflow_mqtt.bridge.dispatch.reports import Heard
 from airflow_mqtt.bridge.tally import Histogram, Tally
@@ -72,6 +75,14 @@ async def test_what_is_refused_is_counted_by_why(bench):
     assert bench.writer.tally.calls[tally.NO_ROUTE, tally.NO_ROUTE, 404] == 1
     bench.writer.receive(Heard("edge-9", UnsupportedBirth(protocol=99, journal="j")))
     await until(lambda: refused["protocol"] == 1)
+
+
+def test_each_reason_of_a_refusal_is_known():
+    """Those that have not been counted yet are shown as 0. An answer that is too large is no refusal of a call."""
+    sources = "".join(path.read_text() for path in Path(bridge.__path__[0]).rglob("*.py"))
+    said = {"protocol", *re.findall(r'Refusal\(\s*\d+,\s*"(\w+)"', sources)}
+    assert said == {*tally.REFUSALS, "too_large"}
+    assert len(re.findall(r"\bRefusal\(", sources)) == len(re.findall(r'Refusal\(\s*\d+,\s*"', sources))
 
 
 async def test_what_log_limit_cuts_is_counted(bench):

@@ -4,7 +4,8 @@ A row says a metric's name, kind and labels, what it is, and how it is read from
 line in `tally` where something has to be counted. Names follow https://prometheus.io/docs/practices/naming/.
 
 What devices can invent is bounded: series of so many queues and so many workers, and no other label of theirs but
-their names and versions, and names of figures of the site's own (`messages.MAX_EXTRA`).
+their names and versions, and names of figures of the site's own (`messages.MAX_EXTRA`). Nor do they get more by saying
+others from scrape to scrape: see `Vocabulary`.
 """
 
 from collections import Counter
@@ -20,9 +21,10 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from airflow_mqtt.bridge.tally import OTHERS, QUEUES, Histogram, Tally
+from airflow_mqtt.bridge.bounds import Names
+from airflow_mqtt.bridge.tally import OTHERS, QUEUES, REFUSALS, Histogram, Tally
 from airflow_mqtt.database.records import Job, Worker
-from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.messages import QueueStatus, sanitise
 from airflow_mqtt.protocol.workers import GONE, WorkerState
 
@@ -32,11 +34,28 @@ PREFIX: Final = "airflow_mqtt_"
 #: Characters of a version that a device says.
 _VERSION: Final = 64
 
+#: Versions of one device, and names of figures of its own, that become labels in the time of one leader.
+WORDS: Final = 64
+
+
+class Vocabulary:
+    """What devices have said that has become a label, in the time of one leader: so much, and then no more.
+
+    A series that has ended costs Prometheus for hours, and another may begin with each scrape.
+    """
+
+    def __init__(self) -> None:
+        self.queues = Names(each=QUEUES)  # without jobs
+        self.words = Names(each=WORDS)
+
 
 @dataclass(frozen=True, slots=True)
 class Led:
-    """What a leader shows: its counts, and what is in its memory now. Nothing in it changes any more."""
+    """What a leader shows: its counts, and what is in its memory now. Nothing in it changes any more but `vocabulary`,
+    which belongs to whoever makes the page.
+    """
 
+    vocabulary: Vocabulary
     tally: Tally
     queues: Mapping[str, QueueStatus]
     jobs: Sequence[Job]  # that workers hold
@@ -76,10 +95,15 @@ class Seen:
 
     @cached_property
     def queues(self) -> frozenset[str]:
-        """The queues that have series: first those that have jobs, since a device can say that it serves any."""
-        all_ = _led(self).queues
-        by_use = sorted(all_, key=lambda name: (not (all_[name].queued or all_[name].running), name))
-        return frozenset(by_use[:QUEUES])
+        """The queues that have series: first those with jobs, now or before, since a device can say any queue."""
+        led = _led(self)
+        had = {queue for queue, _ in led.tally.events}
+        by_use = sorted((not _is_used(status), name not in had, name) for name, status in led.queues.items())
+        return frozenset(
+            name
+            for idle, new, name in by_use[:QUEUES]
+            if not (idle and new) or led.vocabulary.queues("", name)
+        )  # fmt: skip
 
 
 class Kind(StrEnum):
@@ -133,6 +157,10 @@ def _of_worker(number: Callable[[Worker, Led], float | None]) -> Callable[[Seen]
     )  # fmt: skip
 
 
+def _is_used(status: QueueStatus) -> bool:
+    return bool(status.queued or status.running)
+
+
 def _led(seen: Seen) -> Led:
     assert seen.led is not None
     return seen.led
@@ -154,14 +182,25 @@ def _jobs(seen: Seen) -> Samples:
     return list(found.items())
 
 
+def _events(seen: Seen) -> Samples:
+    """What happened to the jobs of a queue, and 0 for what has not: a counter that begins at 1 has not risen yet."""
+    led = _led(seen)
+    counted = led.tally.events
+    queues = {queue for queue, _ in counted}
+    queues |= {led.tally.shown(name) for name, status in led.queues.items() if _is_used(status)}
+    return [((queue, event.value), counted[queue, event.value]) for queue in sorted(queues) for event in JobEvent]
+
+
 def _workers(seen: Seen) -> Samples:
     found = Counter(worker.state for worker in _led(seen).workers)
     return [((state.value,), found[state]) for state in WorkerState]
 
 
 def _versions(seen: Seen) -> Samples:
+    known = _led(seen).vocabulary.words
     for worker in seen.devices:
-        yield (worker.name, sanitise(worker.info.version if worker.info else "", _VERSION)), 1
+        version = sanitise(worker.info.version if worker.info else "", _VERSION)
+        yield (worker.name, version if known(worker.name, f"version {version}") else OTHERS), 1
 
 
 def _states(seen: Seen) -> Samples:
@@ -183,9 +222,10 @@ def _health(worker: Worker) -> Mapping[str, Any]:
 
 
 def _extra(seen: Seen) -> Samples:
+    known = _led(seen).vocabulary.words
     for worker in seen.devices:
         for name, value in _health(worker).get("extra", {}).items():
-            if not isinstance(value, str):
+            if not isinstance(value, str) and known(worker.name, f"extra {name}"):
                 yield (worker.name, name), value
 
 
@@ -234,7 +274,7 @@ METRICS: Final = (
     Metric("queue_free_slots", G, ("queue",), "Free slots of these; one of several queues counts in each.",
            _of_queue(lambda status: status.free_slots)),
     Metric("job_events", C, ("queue", "event"), "What happened to jobs: each row of their history but the first.",
-           _each(lambda led: led.tally.events)),
+           _events),
     Metric("job_dispatch_seconds", H, ("queue",), "From when a job was queued until it is given to its first worker.",
            _each(lambda led: led.tally.dispatch)),
     Metric("job_start_seconds", H, ("queue",), "From when a job is given to a worker until its user code may run.",
@@ -257,7 +297,7 @@ METRICS: Final = (
            _one(lambda led: led.tally.call_tries_failed)),
     Metric("calls_pending", G, (), "Calls that are being answered.", _one(lambda led: led.calls_pending)),
     Metric("refused", C, ("reason",), "Calls that the bridge refused, and introductions of workers (`protocol`).",
-           _each(lambda led: led.tally.refused)),
+           _each(lambda led: dict.fromkeys(REFUSALS, 0) | led.tally.refused)),
     # The broker.
     Metric("broker_connected", G, (), "Whether the connection to the broker stands.",
            _one(lambda led: led.connected)),

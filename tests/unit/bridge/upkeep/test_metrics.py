@@ -7,10 +7,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from airflow_mqtt.bridge.tally import OTHERS, QUEUES, Tally
 from airflow_mqtt.bridge.upkeep import metrics
-from airflow_mqtt.bridge.upkeep.metrics import METRICS, Kind, Led, Seen, text
+from airflow_mqtt.bridge.upkeep.metrics import METRICS, WORDS, Kind, Led, Seen, Vocabulary, text
 from airflow_mqtt.bridge.upkeep.queue_status import queue_statuses
 from airflow_mqtt.protocol.clocks import Clock
-from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.jobs import JobEvent, JobState
 from airflow_mqtt.protocol.messages import FIGURES
 from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, info, job, living_of, status, worker
@@ -21,7 +21,7 @@ HOSTILE = 'a"b\\c\nd{x="y"} 1 # \x1b[2J <script>' + "é" * 10_000
 def led(*rows, **values):
     living = living_of(*rows)
     base = {
-        "tally": Tally(), "queues": queue_statuses(living, NOW), "jobs": list(living.jobs.values()),
+        "vocabulary": Vocabulary(), "tally": Tally(), "queues": queue_statuses(living, NOW), "jobs": list(living.jobs.values()),
         "workers": list(living.workers.values()), "used": living.used, "connected": True, "writer_queue": 3,
         "acks_pending": 4, "calls_pending": 5, "publications_pending": 6, "workers_refused": 0,
         "workers_not_allowed": 0, "received": {"status": 7}, "received_bytes": 70, "sent": 8, "sent_bytes": 80,
@@ -35,7 +35,7 @@ def seen(*rows, shown=1000, **values):
 
 
 #: In which order labels are shown here. Those of the page are in the order of their names.
-ORDER = ["worker", "name", "queue", "state", "version", "le"]
+ORDER = ["worker", "name", "queue", "state", "event", "reason", "version", "le"]
 
 
 def read(what):
@@ -123,6 +123,39 @@ def test_queues_that_devices_invent_leave_room_for_those_that_have_jobs():
     assert len(page["airflow_mqtt_queue_workers"]) == QUEUES
     assert page["airflow_mqtt_jobs"]["zone", "queued"] == 2
     assert page["airflow_mqtt_jobs"][OTHERS, "queued"] == 0
+
+
+def test_a_device_that_says_others_each_time_gets_no_more_series_by_that():
+    """What has ended is in Prometheus' memory for hours: a scrape may not add to it for ever."""
+    vocabulary, series = Vocabulary(), set()
+    for number in range(3 * QUEUES):
+        told = info(version=f"1.{number}", queues=[f"invented-{number}", f"other-{number}"])
+        health = {"extra": {f"name-{number}-{figure}": 1 for figure in range(4)}}
+        page = read(seen(worker(info=told, status=status(health=health)), vocabulary=vocabulary))
+        series |= {(name, labels) for name, samples in page.items() for labels in samples}
+    assert len([labels for name, labels in series if name == "airflow_mqtt_queue_workers"]) == QUEUES
+    words = [one for one in series if one[0] in ("airflow_mqtt_worker_info", "airflow_mqtt_worker_extra")]
+    assert len(words) == WORDS + 1  # a version beyond is one of the others
+    honest = read(seen(worker(name="edge-2"), job(queue="zone"), vocabulary=vocabulary))
+    assert list(honest["airflow_mqtt_worker_info"]) == [("edge-2", info().version)]
+    assert ("zone", "queued") in honest["airflow_mqtt_jobs"]
+
+
+def test_a_queue_that_had_jobs_keeps_its_series():
+    vocabulary, counts = Vocabulary(), Tally()
+    counts.events["default", "start"] += 1
+    for number in range(QUEUES):
+        vocabulary.queues("", f"invented-{number}")
+    assert ("default",) in read(seen(worker(), tally=counts, vocabulary=vocabulary))["airflow_mqtt_queue_workers"]
+    assert "airflow_mqtt_queue_workers" not in read(seen(worker(), vocabulary=vocabulary))
+
+
+def test_what_has_not_happened_yet_is_counted_as_none():
+    """To Prometheus a counter that is first seen at 1 has not risen: the first job that is lost would raise no alert."""
+    page = read(seen(worker(state=WorkerState.RUNNING), job(state=JobState.RUNNING, worker="edge-1")))
+    events = page["airflow_mqtt_job_events_total"]
+    assert events == {("default", event.value): 0 for event in JobEvent}
+    assert page["airflow_mqtt_refused_total"]["forbidden",] == 0
 
 
 def test_what_is_not_known_of_a_device_is_left_out():

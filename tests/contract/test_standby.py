@@ -111,6 +111,16 @@ def test_who_stands_by_says_so_again_and_again_in_one_row(engine, as_bridge):
     assert read(engine, "another team").standby == []
 
 
+def test_bridges_of_one_name_do_not_end_each_other(engine, as_bridge):
+    """Two hosts of one name, or a setting that was copied: what is only for people harms nobody."""
+
+    async def work(database):
+        await asyncio.gather(*(standby.say(database, "two", "host") for _ in range(4)))
+
+    as_bridge(work)
+    assert [one.instance for one in read(engine).standby] == ["two"]
+
+
 def test_who_leads_or_ends_stands_by_no_more(engine, as_bridge):
     async def work(database):
         for name in ("one", "two", "three"):

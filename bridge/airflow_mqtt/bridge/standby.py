@@ -3,6 +3,7 @@
 from typing import Final
 
 from sqlalchemy import Delete, delete, insert, update
+from sqlalchemy.exc import IntegrityError
 
 from airflow_mqtt.config.version import VERSION
 from airflow_mqtt.database import tables
@@ -17,12 +18,15 @@ async def say(database: Database, instance: str, host: str) -> None:
     of_team = _ROW.team_name == database.team_name
     now = clock(database.engine.dialect.name)
     values = {"host": host, "version": VERSION, "seen_at": now}
-    async with database.engine.begin() as connection:
-        await connection.execute(delete(tables.standby).where(of_team, _ROW.seen_at < now - GONE_AFTER))
-        own = update(tables.standby).where(of_team, _ROW.instance == instance).values(**values)
-        if not (await connection.execute(own)).rowcount:
-            identity = {"team_name": database.team_name, "instance": instance}
-            await connection.execute(insert(tables.standby).values(**identity, **values))
+    try:
+        async with database.engine.begin() as connection:
+            await connection.execute(delete(tables.standby).where(of_team, _ROW.seen_at < now - GONE_AFTER))
+            own = update(tables.standby).where(of_team, _ROW.instance == instance).values(**values)
+            if not (await connection.execute(own)).rowcount:
+                identity = {"team_name": database.team_name, "instance": instance}
+                await connection.execute(insert(tables.standby).values(**identity, **values))
+    except IntegrityError:
+        pass  # another bridge of this name was first
 
 
 async def leave(database: Database, instance: str) -> None:

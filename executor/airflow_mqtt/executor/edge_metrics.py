@@ -9,6 +9,7 @@ running. Gauges are said twice then, and heartbeats counted twice.
 """
 
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,7 +18,6 @@ from typing import Any, Final
 from airflow_mqtt.database.records import Worker
 from airflow_mqtt.executor import compat
 from airflow_mqtt.protocol.jobs import JobState
-from airflow_mqtt.protocol.messages import sanitise
 from airflow_mqtt.protocol.workers import GONE, WorkerState
 
 #: Seconds between two looks at the workers.
@@ -29,6 +29,9 @@ MOST_WORKERS: Final = 1_000
 
 #: Characters of all of a worker's queues, in a tag.
 _MOST_QUEUES: Final = 1_000
+
+#: What they may not hold, since a device names its queues: StatsD's own signs, by which it would say figures of others.
+_NO_TAG: Final = re.compile(r"[^\w.,/ -]")
 
 _MAINTENANCE: Final = frozenset(
     {
@@ -70,7 +73,7 @@ def gauges(worker: Worker, team_name: str) -> Iterator[Gauge]:
     yield Gauge("edge_worker.jobs_active", status.running if status else 0, tags)
     yield Gauge("edge_worker.concurrency", status.slots if status else 0, tags)
     yield Gauge("edge_worker.free_concurrency", status.free if status else -1, tags)
-    listed = sanitise(",".join(queues), _MOST_QUEUES)
+    listed = _NO_TAG.sub("_", ",".join(queues))[:_MOST_QUEUES]
     yield Gauge("edge_worker.num_queues", len(queues), tags | ({"queues": listed} if listed else {}))
 
 

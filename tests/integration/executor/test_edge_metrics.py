@@ -74,6 +74,16 @@ def test_the_figures_of_a_worker(world, statsd, executor):
             assert f"airflow.edge_worker.{name}.edge-{number}:{value}" in said
 
 
+def test_a_queue_that_a_device_names_is_no_figure_of_another():
+    """It goes into a tag: StatsD's own signs would end the line, and begin the next."""
+    from airflow_mqtt.executor.edge_metrics import gauges
+    from bridge_samples import info, worker
+
+    strange = worker(info=info(queues=["x\nairflow.dag_processing.fake:1|c|#a:b", "café/1"]))
+    (tags,) = [gauge.tags for gauge in gauges(strange, "") if "queues" in gauge.tags]
+    assert tags["queues"] == "café/1,x_airflow.dag_processing.fake_1_c__a_b"
+
+
 def test_what_is_gone_has_nothing_and_heartbeats_are_counted(world, statsd, executor):
     from sqlalchemy import delete, update
 

@@ -157,6 +157,23 @@ def _():
     return mock.patch.object(Waiting, "group", property(lambda self: (self.queue, ())))
 
 
+@mutant("bridge: a job begins after its deadline")
+def _():
+    def admit(job, call, match, rights=None):
+        admitted = real_admit(job, call, match, rights)
+        return admitted if isinstance(admitted, Refusal) else replace(admitted, not_after=None)
+
+    def due(job, worker, rules, **times):
+        return _real_due(replace(job, not_after=None), worker, rules, **times)
+
+    real_admit = gate.admit
+    stack = contextlib.ExitStack()
+    stack.enter_context(mock.patch.object(gate, "admit", admit))
+    stack.enter_context(mock.patch.object(timeouts, "due", due))
+    stack.enter_context(mock.patch.object(duties.Duties, "end_late", lambda *_: None))
+    return stack
+
+
 @mutant("bridge: a running job goes back to the queue when its worker is gone")
 def _():
     from airflow_mqtt.protocol import jobs

@@ -20,7 +20,7 @@ sys.path[:0] = [str(ROOT / "examples"), str(ROOT / "tests")]
 
 from page import fill, machine, write_json  # noqa: E402
 from peers.link import Link, link  # noqa: E402
-from peers.report import Result, plot, table  # noqa: E402
+from peers.report import Result, own, plot, table  # noqa: E402
 from peers.systems import SYSTEMS  # noqa: E402
 
 _PAGE: Final = ROOT / "docs/explanation/performance.md"
@@ -35,7 +35,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _end)
     arguments = _arguments()
     results = [_measure(name, arguments) for name in arguments.systems]
-    print("\n" + table(results))
+    print("\n" + "\n".join([table(results), *filter(None, map(own, results))]))
     if arguments.json:
         write_json(arguments.json, [result.to_json() for result in results])
     if not arguments.quick:
@@ -93,10 +93,9 @@ def _postgres(cable: Link) -> Any:
 def _keep(results: list[Result]) -> None:
     write_json(_KEPT, [result.to_json() for result in results])
     _PLOT.write_text(plot(results))
-    said = f"Measured with `make bench` on {machine()}, {results[0].at[:10]}."
-    _PAGE.write_text(
-        fill(_PAGE.read_text(), "peers", f"{table(results)}\n![The same as bars]({_PLOT.name})\n\n{said}\n")
-    )
+    said = f"Measured with `make bench` on {machine()}, {results[0].at[:10]}.\n"
+    blocks = [table(results), f"![The same as bars]({_PLOT.name})\n", *filter(None, map(own, results)), said]
+    _PAGE.write_text(fill(_PAGE.read_text(), "peers", "\n".join(blocks)))
 
 
 if __name__ == "__main__":

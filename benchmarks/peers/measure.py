@@ -5,6 +5,7 @@ python -m peers.measure --system celery --directory D --host H --database-url UR
 
 import argparse
 import json
+import subprocess
 import sys
 import threading
 import time
@@ -17,13 +18,13 @@ from typing import Final
 
 import sqlalchemy as sa
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "examples")]
+sys.path[:0] = [str(Path(__file__).parents[2] / folder) for folder in ("examples", "tests")]
 
 from demo.processes import Server, StartError, wait_for  # noqa: E402
 from demo.site import PARTS, AirflowSite  # noqa: E402
 from peers.link import Link  # noqa: E402
 from peers.report import Result  # noqa: E402
-from peers.systems import SYSTEMS, Place, PlainSite, System  # noqa: E402
+from peers.systems import SYSTEMS, Mqtt, Place, PlainSite, System  # noqa: E402
 from proc import family, processor_seconds, proportional_mib  # noqa: E402
 
 _DAGS: Final = """\
@@ -49,8 +50,29 @@ one()
 #: Seconds after which a worker that has connected has come to rest.
 _SETTLE: Final = 12.0
 
+#: What a fresh process does before it can run a task: what a worker's warm process does, and ends.
+_IMPORTS: Final = "from airflow_mqtt.worker.runner import compat; compat.warm_up()"
+
 #: Seconds between two looks at the worker's memory while it works.
 _LOOK: Final = 0.25
+
+
+#: Seconds of a slow link's round trip.
+_ROUND_TRIP: Final = 0.3
+
+_HELD: Final = "dispatched → finished, all that a slot is held"
+
+#: The stages of single tasks, from the times in the bridge's rows and in Airflow's.
+_STAGES: Final = f"""\
+select dispatched_at - queued_at as "queued → dispatched",
+    started_at - dispatched_at as "dispatched → gate opened (with `accepted`)",
+    extract(epoch from start_date) - started_at as "gate opened → the task's start in Airflow",
+    extract(epoch from end_date - start_date) as "start → end in Airflow",
+    finished_at - extract(epoch from end_date) as "end → finished at the bridge",
+    finished_at - dispatched_at as "{_HELD}"
+from mqtt_job join task_instance using (dag_id, run_id, task_id, map_index)
+where dag_id = 'one' order by mqtt_job.queued_at
+"""  # noqa: S608
 
 
 @dataclass(slots=True)
@@ -91,9 +113,8 @@ class Bench:
             self.result.idle_bytes_per_minute = round(60 * self.idle_bytes_per_s)
 
     def singles(self, count: int) -> None:
-        """Run single tasks with pauses; the first of a worker that has just started is told apart."""
+        """Run single tasks with pauses. One before them does not count: Airflow's processes load things, too."""
         self.run("one")
-        self.result.first_ms = round(1000 * self.seconds("end_date - queued_dttm", "one")[0])
         began, passed = time.monotonic(), self.link.bytes()
         for number in range(count):
             self.run("one")
@@ -101,9 +122,20 @@ class Bench:
         if self.worker is not None and passed is not None:
             silence = self.idle_bytes_per_s * (time.monotonic() - began)
             self.result.bytes_per_task = round(((self.link.bytes() or 0) - passed - silence) / count)
-        waited = sorted(self.seconds("start_date - queued_dttm", "one", skip=1))
-        self.result.started_p50_ms = round(1000 * waited[(len(waited) - 1) // 2])
-        self.result.started_max_ms = round(1000 * waited[-1])
+        waited = self.seconds("start_date - queued_dttm", "one", skip=1)
+        self.result.started_p50_ms = round(1000 * _middle(waited))
+        self.result.started_max_ms = round(1000 * max(waited))
+        self.result.ended_p50_ms = round(1000 * _middle(self.seconds("end_date - queued_dttm", "one", skip=1)))
+
+    def first(self) -> None:
+        """Run the first task of a worker that has just started."""
+        if self.worker is None:
+            return
+        self.worker.stop()
+        self.worker.start()
+        time.sleep(_SETTLE)
+        self.run("one")
+        self.result.first_ms = round(1000 * self.seconds("end_date - queued_dttm", "one")[-1])
 
     def mapped(self, count: int) -> None:
         """Run one mapped task of `count`."""
@@ -115,6 +147,37 @@ class Bench:
         if self.worker is not None:
             self.result.peak_mib = highest[0]
             self.result.after_mib = proportional_mib(family(self.worker.pid))
+
+    def own(self, system: Mqtt, count: int) -> None:
+        """See where a task's time goes, what a fresh Task SDK costs, and what a task costs on a slow link."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.text(_STAGES)).mappings().all()[1 : count + 1]
+        self.result.stages_ms = {
+            stage: round(1000 * _middle([float(row[stage]) for row in rows]), 1) for stage in rows[0]
+        }
+        took = []
+        for _ in range(3):
+            began = time.monotonic()
+            subprocess.run([sys.executable, "-c", _IMPORTS], env=self.site.environment, check=True)
+            took.append(time.monotonic() - began)
+        self.result.imports_ms = round(1000 * _middle(took))
+        fast = self._held(1, count)
+        with system.slow_worker(_ROUND_TRIP) as worker:
+            worker.start()
+            for _ in range(1 + count):
+                self.run("one")
+            slow = self._held(3 + count, count)
+        self.result.slow_round_trips = round((slow - fast) / _ROUND_TRIP, 1)
+
+    def _held(self, first: int, count: int) -> float:
+        """Return for how many seconds a single task had its slot: the median of `count`, from the `first` on."""
+        with self.engine.connect() as connection:
+            rows = connection.execute(sa.text(_STAGES)).mappings().all()
+        return _middle([float(row[_HELD]) for row in rows[first : first + count]])
+
+
+def _middle(values: Sequence[float]) -> float:
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 def _spent(pids: set[int]) -> float:
@@ -160,7 +223,11 @@ def measure(place: Place, link: Link, arguments: argparse.Namespace) -> Result:
         bench = Bench(site, worker, link, result, engine)
         bench.idle(arguments.idle)
         bench.singles(arguments.singles)
+        bench.first()
         bench.mapped(arguments.tasks)
+        if isinstance(system, Mqtt) and worker is not None:
+            worker.stop()
+            bench.own(system, arguments.singles)
     return result
 
 

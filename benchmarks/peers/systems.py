@@ -2,7 +2,8 @@
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -140,10 +141,27 @@ class Mqtt(System):
         ]
 
     def worker(self) -> Server:
+        return self._worker("bench", self._broker.url("bench"))
+
+    @contextmanager
+    def slow_worker(self, round_trip: float) -> Iterator[Server]:
+        """Another worker, not started, in the first one's place; its link has a round trip of so many seconds."""
+        from proxy import Proxy  # type: ignore[import-not-found]  # noqa: PLC0415  tests have no types
+
+        host = self.place.host
+        with Proxy(self._broker.port, host=host, bind=host) as proxy:
+            proxy.delay(round_trip / 2)
+            worker = self._worker("slow", self._broker.url("bench", port=proxy.port))
+            try:
+                yield worker
+            finally:
+                worker.stop()
+
+    def _worker(self, directory: str, broker_url: str) -> Server:
         from demo.edge import worker  # noqa: PLC0415
 
         return worker(
-            self.place.directory / "device", broker_url=self._broker.url("bench"), dags_folder=self.site.dags_folder,
+            self.place.directory / directory, broker_url=broker_url, dags_folder=self.site.dags_folder,
             name="bench", queues=QUEUE, slots=self.place.slots, prefix=self.place.prefix, options=self.options,
         )  # fmt: skip
 

@@ -107,6 +107,17 @@ def test_the_peers_table_has_a_cell_for_each_column():
     assert "what it said is above" in lines[4]
 
 
+def test_what_is_of_one_system_alone_is_said_as_far_as_it_was_measured():
+    one = peers.Result("mqtt", "airflow-mqtt", first_ms=5500, ended_p50_ms=200, imports_ms=4800, slow_round_trips=2.0)
+    one.stages_ms = {"queued → dispatched": 4.1}
+    said = peers.own(one)
+    assert "| queued → dispatched | 4.1 ms |" in said
+    assert "took 5,500 ms" in said and "1.10 times both" in said
+    assert "longer by 2.0 round trips" in said
+    assert [peers.own(other) for other in PEERS] == ["", "", ""]
+    assert peers.Result(**json.loads(json.dumps(one.to_json()))) == one
+
+
 def test_the_peers_plot_has_a_bar_for_each_figure_that_was_measured():
     picture = ET.fromstring(peers.plot(PEERS))
     assert len([bar for bar in picture.findall(f"{SVG}rect") if bar.get("fill") != "white"]) == 6

@@ -1,6 +1,5 @@
 """Every setting of `airflow-mqtt bridge run`."""
 
-import configparser
 import os
 import re
 import socket
@@ -9,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final, Self
 
+from airflow_mqtt.config import airflow_cfg
 from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.config.settings import (
     Setting,
@@ -423,53 +423,6 @@ def _default_instance() -> str:
     return f"{host[:48]}-{os.getpid()}"
 
 
-#: A variable that names itself would be expanded for ever.
-_EXPANSIONS: Final = 20
-
-
 def airflow_sources(environment: Mapping[str, str]) -> list[Source]:
-    """Return what Airflow's own configuration says in `[mqtt]`: `AIRFLOW__MQTT__…`, then `airflow.cfg`.
-
-    Airflow itself is not imported: the bridge's image does not hold it. Keys that are not the bridge's are the
-    executor's and are left alone.
-    """
-    names = [setting.name for setting in SETTINGS]
-    variables = {name: f"AIRFLOW__MQTT__{name.upper()}" for name in names}
-    in_environment = {name: _expanded(environment[var]) for name, var in variables.items() if environment.get(var)}
-    home = environment.get("AIRFLOW_HOME", str(Path.home() / "airflow"))
-    path = Path(environment.get("AIRFLOW_CONFIG", str(Path(home) / "airflow.cfg")))
-    return [
-        Source(lambda setting: f"the environment variable {variables[setting.name]}", in_environment),
-        Source(lambda setting: f"[mqtt] {setting.name} in {path}", _mqtt_section(path, names)),
-    ]
-
-
-def _mqtt_section(path: Path, names: list[str]) -> dict[str, str]:
-    parser = configparser.ConfigParser(strict=False)
-    try:
-        parser.read(path, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise SettingError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    if not parser.has_section("mqtt"):
-        return {}
-    return {name: value for name in names if (value := _interpolated(parser, name, path).strip())}
-
-
-def _interpolated(parser: configparser.ConfigParser, name: str, path: Path) -> str:
-    """Return the value as Airflow reads it: `%%` is a percent sign, `%(other)s` another value, `$HOME` a variable."""
-    try:
-        return _expanded(parser.get("mqtt", name, fallback=""))
-    except configparser.InterpolationError:
-        raise SettingError(
-            f"[mqtt] {name} in {path}: a '%' is written '%%' there, as in all of airflow.cfg: Airflow itself cannot"
-            " read this file"
-        ) from None
-
-
-def _expanded(value: str) -> str:
-    """Expand variables and `~` until nothing changes, as Airflow's `expand_env_var` does."""
-    for _ in range(_EXPANSIONS):
-        if (expanded := os.path.expanduser(os.path.expandvars(value))) == value:  # noqa: PTH111  text, not always a path
-            break
-        value = expanded
-    return value
+    """Return what Airflow's own configuration says of the bridge, see `airflow_cfg`."""
+    return airflow_cfg.sources(SETTINGS, environment)

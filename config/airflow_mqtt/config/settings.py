@@ -45,7 +45,10 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where values come from: `label` names it in errors, `values` maps setting names to texts."""
+    """Where values come from: `label` names it in errors, `values` maps setting names to texts.
+
+    To look one up may raise `SettingError`, where it has to be fetched.
+    """
 
     label: Callable[[Setting], str]
     values: Mapping[str, str]
@@ -61,7 +64,7 @@ def resolve(settings: Sequence[Setting], sources: Sequence[Source]) -> dict[str,
 
 def _value(setting: Setting, sources: Sequence[Source]) -> Any:
     for source in sources:
-        text = source.values.get(setting.name)
+        text = _found(setting, source)
         if text is not None:
             return _parsed(setting, text, source.label(setting))
     if setting.default is not None:
@@ -72,6 +75,13 @@ def _value(setting: Setting, sources: Sequence[Source]) -> Any:
             f" of --config; allowed: {setting.allowed}"
         )
     return None
+
+
+def _found(setting: Setting, source: Source) -> str | None:
+    try:
+        return source.values.get(setting.name)
+    except SettingError as error:  # it had to be fetched from elsewhere
+        raise SettingError(f"{setting.name} from {source.label(setting)}: {error}") from None
 
 
 def _parsed(setting: Setting, text: str, where: str) -> Any:

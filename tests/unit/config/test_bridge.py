@@ -3,6 +3,7 @@ from airflow.configuration import AirflowConfigParser
 from sqlalchemy.engine import make_url
 
 from airflow_mqtt.config.bridge import SETTINGS, BridgeSettings, airflow_sources
+from airflow_mqtt.config.broker_url import parse_broker_url
 from airflow_mqtt.config.settings import Source, resolve
 from airflow_mqtt.protocol.errors import SettingError
 
@@ -114,7 +115,7 @@ def test_airflow_cfg_is_read_as_airflow_reads_it(tmp_path, monkeypatch, written,
     monkeypatch.setenv("EDGE_PASSWORD", "from a variable")
     path = tmp_path / "airflow.cfg"
     path.write_text(f"[mqtt]\nother = x\nbroker_url = mqtt://u:{written}@h\n")
-    (_, file) = airflow_sources({"AIRFLOW_HOME": str(tmp_path)})
+    file = next(one for one in airflow_sources({"AIRFLOW_HOME": str(tmp_path)}) if "broker_url" in one.values)
     airflows = AirflowConfigParser()
     airflows.read(path)
     assert file.values["broker_url"] == airflows._get_option_from_config_file(None, None, "broker_url", "mqtt")
@@ -127,6 +128,90 @@ def test_a_percent_sign_that_airflow_cannot_read_is_named_with_its_place(tmp_pat
     with pytest.raises(SettingError, match=r"\[mqtt\] broker_url in .*airflow.cfg: a '%' is written '%%'") as raised:
         airflow_sources({"AIRFLOW_HOME": str(tmp_path)})
     assert "ss@h" not in str(raised.value) and "\n" not in str(raised.value)
+
+
+def airflows_parser() -> AirflowConfigParser:
+    """Airflow's own, which takes `broker_url` for a secret as the provider declares it to be."""
+    parser = AirflowConfigParser()
+    parser.__dict__["sensitive_config_values"] = {("mqtt", "broker_url")}
+    return parser
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["printf mqtt://u:%%s@h 'p w'", "sh -c 'echo mqtt://u:$EDGE_PASSWORD@h'", "printf mqtt://$EDGE_PASSWORD@h"],
+)
+def test_a_secret_may_come_from_a_command_as_airflow_runs_it(tmp_path, monkeypatch, command):
+    monkeypatch.setenv("EDGE_PASSWORD", "from-a-variable")
+    path = tmp_path / "airflow.cfg"
+    path.write_text(f"[mqtt]\nbroker_url_cmd = {command}\n")
+    airflows = airflows_parser()
+    airflows.read(path)
+    found = resolve([SETTINGS[0]], airflow_sources({"AIRFLOW_HOME": str(tmp_path)}))["broker_url"]
+    theirs = airflows._get_option_from_commands(None, None, "broker_url", "mqtt")
+    assert found == parse_broker_url(theirs.strip())
+    in_environment = command.replace("%%", "%")
+    monkeypatch.setenv("AIRFLOW__MQTT__BROKER_URL_CMD", in_environment)
+    (there, *_) = resolve([SETTINGS[0]], airflow_sources({"AIRFLOW__MQTT__BROKER_URL_CMD": in_environment})).values()
+    assert there == parse_broker_url(airflows._get_env_var_option("mqtt", "broker_url").strip())
+
+
+def test_of_several_ways_to_say_a_secret_airflows_first_one_counts(tmp_path):
+    """And the command of another is not run."""
+    ran = tmp_path / "ran"
+    ways = [
+        ("AIRFLOW__MQTT__BROKER_URL", "mqtt://variable"),
+        ("AIRFLOW__MQTT__BROKER_URL_CMD", "echo mqtt://its-command"),
+        ("broker_url", "mqtt://file"),
+        ("broker_url_cmd", "echo mqtt://command-of-the-file"),
+    ]
+    found = []
+    while ways:
+        environment = {name: text for name, text in ways if name.isupper()}
+        lines = [f"{name} = {text}" for name, text in ways if name.islower()]
+        (tmp_path / "airflow.cfg").write_text("\n".join(["[mqtt]", *lines, f"database_url_cmd = touch {ran}"]))
+        sources = airflow_sources({"AIRFLOW_HOME": str(tmp_path), **environment})
+        found.append(resolve([SETTINGS[0]], sources)["broker_url"].host)
+        del ways[0]
+    assert found == ["variable", "its-command", "file", "command-of-the-file"]
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        ("sh -c 'echo s3cr3t; echo no such vault >&2; exit 4'", "the command ended with exit code 4: no such vault"),
+        ("sh -c 'echo s3cr3t; exit 4'", "the command ended with exit code 4: it says nothing"),
+        ("/no/such/program", "the command cannot be run: .*No such file"),
+        ("sh -c 'unfinished", "the command cannot be run: No closing quotation"),
+        ("echo s3cr3t", "a value does not fit"),
+    ],
+)
+def test_a_command_that_gives_no_secret_is_one_line_that_names_its_place(tmp_path, command, told):
+    (tmp_path / "airflow.cfg").write_text(f"[mqtt]\nbroker_url_cmd = {command}\n")
+    with pytest.raises(SettingError, match=told) as raised:
+        resolve([SETTINGS[0]], airflow_sources({"AIRFLOW_HOME": str(tmp_path)}))
+    assert str(raised.value).startswith(f"broker_url from [mqtt] broker_url_cmd in {tmp_path}/airflow.cfg: ")
+    assert "s3cr3t" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("where", ["AIRFLOW__MQTT__BROKER_URL_SECRET", "broker_url_secret"])
+def test_a_secrets_backend_is_airflows_alone_and_that_is_said(tmp_path, where):
+    (tmp_path / "airflow.cfg").write_text(f"[mqtt]\n{where} = edge\n" if where.islower() else "")
+    environment = {"AIRFLOW_HOME": str(tmp_path)} | ({where: "edge"} if where.isupper() else {})
+    with pytest.raises(SettingError, match=f"^broker_url from .*{where}.*: only Airflow itself can ask .*_cmd instead"):
+        resolve([SETTINGS[0]], airflow_sources(environment))
+    given = Source(lambda s: s.flag, {"broker_url": "mqtt://flag"})
+    assert resolve([SETTINGS[0]], [given, *airflow_sources(environment)])["broker_url"].host == "flag"
+
+
+def test_what_is_no_secret_has_no_command(tmp_path):
+    """Nor has it with Airflow, which runs commands of options alone that are declared to be sensitive."""
+    (tmp_path / "airflow.cfg").write_text(f"[mqtt]\nroot_cmd = touch {tmp_path}/ran\n")
+    setting = next(one for one in SETTINGS if one.name == "root")
+    assert resolve([setting], airflow_sources({"AIRFLOW_HOME": str(tmp_path)}))["root"] == "airflow"
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_broken_airflow_cfg_is_a_setting_error(tmp_path):

@@ -99,6 +99,17 @@ def bench():
             print("line", number)
 
     @task
+    def says_much(way):
+        text = "ä" * 1_250_000
+        if way == "raises":
+            raise ValueError(text)
+        print(text)
+        return text
+
+    for way in ("raises", "returns"):
+        says_much.override(task_id="says_much_" + way)(way)
+
+    @task
     def leaves_children(way):
         quiet = {} if way == "holds_its_output" else dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={})
         found = [subprocess.Popen(["sleep", "600"], start_new_session=own, **quiet).pid for own in (True, False)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import servers
+from airflow_mqtt.protocol.task_log import LONGEST
 from airflow_mqtt.worker import processes
 from airflow_mqtt.worker.job_files import JobFiles
 from log_schema import check
@@ -136,6 +137,23 @@ def test_a_long_log_arrives_whole(bridge: FakeBridge, worker: WorkerProcess) -> 
     wait_for(lambda: len(bridge.logs[job]) == finished.log_size, what="the whole log", timeout=30)
     assert log.count('"line ') == 2000
     wait_for(lambda: not list((worker.state_dir / "jobs").iterdir()), what="the files of the job to be deleted")
+
+
+@pytest.mark.parametrize("way", ["raises", "returns"])
+def test_a_line_of_megabytes_is_shortened_on_the_device(bridge: FakeBridge, worker: WorkerProcess, way: str) -> None:
+    """Nobody could read it, and its link would carry it. Before: it was cut where it is shown alone."""
+    job = bridge.run(f"says_much_{way}")
+    size = bridge.event(job, "finished").log_size
+    wait_for(lambda: len(bridge.logs.get(job, b"")) == size, what="the whole log", timeout=60)
+    lines = bridge.logs[job].splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert max(map(len, lines)) <= LONGEST
+    assert all(entry["timestamp"] and entry["level"] and "event" in entry for entry in entries)
+    cut = [line for line in lines if "characters are left out" in line.decode()]
+    assert cut and all("ä" * 1000 in line.decode() for line in cut)
+    if way == "raises":
+        (errors,) = [entry["error_detail"] for entry in entries if "error_detail" in entry]
+        assert [error["exc_type"] for error in errors] == ["ValueError"]
 
 
 def test_two_tasks_at_once_and_a_third_is_rejected(bridge: FakeBridge, worker: WorkerProcess) -> None:

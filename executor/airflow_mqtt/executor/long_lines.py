@@ -5,8 +5,10 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
+from airflow_mqtt.protocol.task_log import LONGEST
+
 #: Characters of a line that are shown, and kept in memory while its end has not come.
-LINE: Final = 64 * 1024
+LINE: Final = LONGEST
 
 #: Characters around the place where a long line is cut, and at its end, in which what an entry needs is looked for.
 _TAIL: Final = 4096

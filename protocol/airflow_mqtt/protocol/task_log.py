@@ -6,11 +6,17 @@ goes through `error_detail` as a list, and a text there breaks the whole page.
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from airflow_mqtt.protocol.messages import sanitise
+
+#: How long a line may be to be shown, in characters, and to be kept on a device, in bytes.
+LONGEST: Final = 64 * 1024
+
+#: What an entry keeps however much else is in it.
+_NEEDED: Final = ("timestamp", "level", "logger", "event")
 
 #: The last moment that `datetime` knows, less a day: a clock may say anything.
 _LATEST = 253_402_214_400.0
@@ -31,3 +37,35 @@ def line(at: float | str, level: str, text: str, logger: str, errors: Sequence[d
     if errors is not None:
         entry["error_detail"] = errors
     return orjson.dumps(entry) + b"\n"
+
+
+def fitted(entry: bytes) -> bytes:
+    """Return an entry of a task's log, without its end of line, and in place of one above `LONGEST` a shorter one.
+
+    Its texts are cut, each where it says so, or with very many of them all but what an entry needs is left out. What is
+    no entry stays as it is.
+    """
+    if len(entry) <= LONGEST:
+        return entry
+    try:
+        whole = orjson.loads(entry)
+    except orjson.JSONDecodeError:
+        return entry
+    if not isinstance(whole, dict):
+        return entry
+    most = LONGEST
+    while (most := most // 2) > 100:
+        if len(short := orjson.dumps(_cut(whole, most))) <= LONGEST:
+            return short
+    return orjson.dumps(_cut({name: whole[name] for name in _NEEDED if isinstance(whole.get(name), str)}, most))
+
+
+def _cut(value: Any, most: int) -> Any:
+    """Return a value of JSON whose texts are of at most `most` characters, and a word on how many more there were."""
+    if isinstance(value, str):
+        return value if len(value) <= most else f"{value[:most]} … ({len(value) - most} characters are left out)"
+    if isinstance(value, list):
+        return [_cut(one, most) for one in value]
+    if isinstance(value, dict):
+        return {name: _cut(one, most) for name, one in value.items()}
+    return value

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
 from airflow.sdk.execution_time import supervisor, task_runner
 
+from airflow_mqtt.protocol.task_log import fitted
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.runner import sentinel
 from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
@@ -57,6 +59,7 @@ def warm_up() -> None:
         except ImportError:
             continue
     _take_any_executor()
+    _keep_lines_short()
     Client(base_url=BASE_URL, token="").close()
     _configure_logging()
 
@@ -82,6 +85,35 @@ def _take_any_executor() -> None:
             return ExecutorName(module_path=name)
 
     ExecutorLoader.lookup_executor_name_by_str = found
+
+
+def _keep_lines_short() -> None:
+    """Let supervisors write no line into a task's log that is too long to be shown: its link would carry it in vain."""
+    modules = [supervisor]
+    with contextlib.suppress(ImportError):
+        modules.append(importlib.import_module("airflow.sdk.execution_time.callback_supervisor"))  # 3.3 and later
+    for module in modules:
+        configure = module._configure_logging  # noqa: SLF001
+
+        def shortening(*arguments: Any, configure: Any = configure, **options: Any) -> Any:
+            logger, file = configure(*arguments, **options)
+            logger._logger = structlog.BytesLogger(_ShortLines(file))  # noqa: SLF001
+            return logger, file
+
+        module._configure_logging = shortening  # noqa: SLF001
+
+
+class _ShortLines:
+    """The file of a task's log as `structlog.BytesLogger` writes to it: one line at a time."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, line: bytes) -> None:
+        self._file.write(fitted(line.removesuffix(b"\n")) + b"\n")
+
+    def flush(self) -> None:
+        self._file.flush()
 
 
 def make_client(transport: WorkerTransport) -> Any:

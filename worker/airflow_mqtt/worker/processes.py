@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from airflow_mqtt.worker import other_users
+
 PROC = Path("/proc")
 
 #: In the environment of what a task starts: of which attempt it is. No setting, hence the underscore.
@@ -108,13 +110,16 @@ def _prctl(option: int, value: int) -> None:
             ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def kill_attempt(mark: str, leader: ProcessId | None, *, spare_leader: bool = False) -> None:
+def kill_attempt(
+    mark: str, leader: ProcessId | None, *, spare_leader: bool = False, python: str = sys.executable
+) -> None:
     """Kill all processes of an attempt, with `spare_leader` but for its supervisor; wait until they are gone.
 
     A process is of the attempt when it is in a session that the supervisor or another of its processes began, when one
     of them is its parent, or when `MARK` in its environment is `mark`. Each alone misses some: a task runs in a process
     group of its own and `BashOperator` begins a session for its command; what lost its parent has another; and a
     command may be given an environment without the mark. Nothing is found where there is no /proc, but the leader.
+    What has become another user's is killed in that user's name, by `python`: see `other_users`.
     """
     spared = {os.getpid()}
     if leader is not None and alive(leader):
@@ -122,23 +127,30 @@ def kill_attempt(mark: str, leader: ProcessId | None, *, spare_leader: bool = Fa
         if not spare_leader:
             _send(leader.pid, signal.SIGSTOP)  # it must not start or report anything while its children end
     for _ in range(KILL_ROUNDS):
-        victims = _members(mark, leader) - spared
+        victims = {pid: ticks for pid, ticks in _members(mark, leader).items() if pid not in spared}
         if not victims:
             break
-        for pid in victims:
-            _send(pid, signal.SIGKILL)
+        others = {pid for pid in victims if not _send(pid, signal.SIGKILL)}
+        if others and not other_users.kill({pid: victims[pid] for pid in others}, python):
+            spared |= others  # there is no way to them
         time.sleep(KILL_PAUSE)
     if leader is not None and not spare_leader and alive(leader):
         _send(leader.pid, signal.SIGKILL)
 
 
-def _send(pid: int, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
+def _send(pid: int, number: signal.Signals) -> bool:
+    """Return whether we may send it."""
+    try:
         os.kill(pid, number)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
 
 
-def _members(mark: str, leader: ProcessId | None) -> set[int]:
-    """Return the living processes of an attempt."""
+def _members(mark: str, leader: ProcessId | None) -> dict[int, int]:
+    """Return the living processes of an attempt, and when each began."""
     table = _living()
     known = leader if leader is not None and leader.boot == boot_id() else None
     # What carries the mark began after its supervisor: the environments of all others need not be read.
@@ -152,7 +164,7 @@ def _members(mark: str, leader: ProcessId | None) -> set[int]:
     while True:
         more = {pid for pid, stat in table.items() if stat["parent"] in found or stat["session"] in found} - found
         if not more:
-            return found
+            return {pid: table[pid]["ticks"] for pid in found}
         found |= more
 
 

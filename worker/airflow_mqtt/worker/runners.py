@@ -105,14 +105,14 @@ class Runners:
             processes.wake(process)  # `kill_attempt` may have stopped it, and died itself before it killed it
             self._others[job, attempt] = process
         else:
-            processes.kill_attempt(files.mark, process)
+            processes.kill_attempt(files.mark, process, python=self._python)
         return living, result, files.log_size()
 
     def sweep(self, known: set[Attempt]) -> None:
         """End and delete what no journaled job explains."""
         for files in job_files.directories(self._state_dir):
             if (files.job, files.attempt) not in known:
-                processes.kill_attempt(files.mark, files.read_runner())
+                processes.kill_attempt(files.mark, files.read_runner(), python=self._python)
                 files.remove()
 
     # --- start and end ------------------------------------------------------------------------------------
@@ -164,7 +164,8 @@ class Runners:
         files = self.files(job, attempt)
         process = files.read_runner()
         if force is not Force.TERM:
-            processes.kill_attempt(files.mark, process, spare_leader=force is Force.KILL_TASK)
+            spare_leader = force is Force.KILL_TASK
+            processes.kill_attempt(files.mark, process, spare_leader=spare_leader, python=self._python)
         elif process is not None:
             processes.terminate(process)
 

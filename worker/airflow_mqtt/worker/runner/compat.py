@@ -7,7 +7,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import httpx
 import structlog
@@ -97,7 +97,7 @@ def _keep_lines_short() -> None:
 
         def shortening(*arguments: Any, configure: Any = configure, **options: Any) -> Any:
             logger, file = configure(*arguments, **options)
-            logger._logger = structlog.BytesLogger(_ShortLines(file))  # noqa: SLF001
+            logger._logger = structlog.BytesLogger(cast("BinaryIO", _ShortLines(file)))  # noqa: SLF001
             return logger, file
 
         module._configure_logging = shortening  # noqa: SLF001

@@ -2,11 +2,12 @@
 
 Jobs of one queue that ask for the same labels are a *group*. Those that ask for none are a group of each queue that is
 served. One that asks for labels is *open* from its first job on, and the workers that have them all are found through
-what they say that they have, without a look at the others. It stays open for a while when no job waits in it: the next
-one comes, and the workers of it are known.
+what they say that they have, without a look at the others. Nor is it looked at for a worker that has not the rarest of
+them: ten thousand jobs may ask for a device each, and for what all devices have. It stays open for a while when no job
+waits in it: the next one comes, and the workers of it are known.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from airflow_mqtt.database.labels import Label, fit
@@ -25,7 +26,8 @@ class Groups:
         self._having: dict[Label, dict[str, None]] = {}  # label -> workers that say they have it
         self._of: dict[str, dict[Group, None]] = {}
         self._members: dict[Group, dict[str, None]] = {}
-        self._open: dict[Label, dict[Group, None]] = {}  # the first label that is asked for -> groups
+        self._rarest: dict[Group, Label] = {}  # open group -> that of its labels which fewest had when it was opened
+        self._open: dict[Label, dict[Group, None]] = {}  # … and the groups of each
         self._idle: dict[Group, None] = {}
 
     def of(self, worker: str) -> Collection[Group]:
@@ -96,19 +98,16 @@ class Groups:
         if not labels:
             return False
         self._idle.pop(group, None)
-        alike = self._open.setdefault(labels[0], {})
-        if group in alike:
+        if group in self._rarest:
             return False
-        alike[group] = None
-        for worker in self._candidates(labels):
+        rarest = min(labels, key=lambda label: len(self._having.get(label, ())))
+        self._rarest[group] = rarest
+        self._open.setdefault(rarest, {})[group] = None
+        for worker in self._having.get(rarest, ()):
             if self._fits(worker, group):
                 self._of[worker][group] = None
                 self._members.setdefault(group, {})[worker] = None
         return True
-
-    def _candidates(self, labels: Iterable[Label]) -> Collection[str]:
-        """Workers among which are all that have `labels`: those that have the rarest of them."""
-        return min((self._having.get(label, {}) for label in labels), key=len)
 
     def rest(self, group: Group) -> Group | None:
         """Note that no job waits in `group` any more; return one that is closed, since it has rested for longest."""
@@ -125,7 +124,8 @@ class Groups:
     def _close(self, group: Group) -> None:
         for worker in self._members.pop(group, ()):
             del self._of[worker][group]
-        alike = self._open[group[1][0]]
+        rarest = self._rarest.pop(group)
+        alike = self._open[rarest]
         del alike[group]
         if not alike:
-            del self._open[group[1][0]]
+            del self._open[rarest]

@@ -47,6 +47,21 @@ def test_the_index_says_what_a_look_at_all_workers_would(seed, monkeypatch):
         assert sum(not waits for waits in opened.values()) <= 3
 
 
+def test_a_worker_looks_at_those_groups_alone_that_ask_for_what_is_rare(monkeypatch):
+    """A device may say other labels a thousand times a second, while each of ten thousand jobs waits for another one."""
+    groups, asked = Groups(), []
+    for number in range(1000):
+        groups.serve(f"w{number}", frozenset("q"), {"arch": "arm64", "unit": str(number)})
+    for number in range(2000):  # half of them ask for what nobody has
+        groups.open(("q", (("arch", "arm64"), ("unit", str(number)))))
+    real = Groups._fits
+    monkeypatch.setattr(Groups, "_fits", lambda self, worker, group: asked.append(group) or real(self, worker, group))
+    groups.serve("w7", frozenset("qr"), {"arch": "arm64", "unit": "7"})
+    assert asked == [("q", (("arch", "arm64"), ("unit", "7")))]
+    groups.serve("w7", frozenset("q"), {"arch": "arm64", "unit": "1500"})
+    assert list(groups.of("w7")) == [("q", ()), ("q", (("arch", "arm64"), ("unit", "1500")))] and len(asked) == 2
+
+
 def test_what_is_left_when_all_have_gone_is_nothing():
     groups = Groups()
     groups.serve("w", frozenset("pq"), {"a": "1"})

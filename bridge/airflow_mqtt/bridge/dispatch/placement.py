@@ -60,7 +60,7 @@ def place(draft: "Draft", *, by: str) -> None:
     room = _Room(draft)
     draft.looked_at = set(living.stirred)
     placed = 0
-    heads = [head for group in sorted(draft.looked_at) for head in _heads(living, group)]
+    heads = [head for group in draft.looked_at for head in _heads(living, group)]
     heapq.heapify(heads)
     while heads and placed < BATCH:
         head = heads[0]

@@ -17,6 +17,13 @@ def test_a_trace_that_is_recorded_is_carried():
     assert TraceContext.of(carrier) == TraceContext(TRACE, SPAN, state)
 
 
+@pytest.mark.parametrize("more", ["", "-", "-what later versions add"])
+def test_of_a_later_version_that_is_carried_which_is_known(more):
+    """https://www.w3.org/TR/trace-context/#versioning-of-traceparent"""
+    assert headers_of({"traceparent": f"cc-{TRACE}-{SPAN}-03{more}"}) == {"traceparent": SAMPLED}
+    assert headers_of({"traceparent": f"cc-{TRACE}-{SPAN}-03more"}) == {}
+
+
 def test_a_trace_that_nobody_records_costs_nothing():
     assert headers_of({"traceparent": f"00-{TRACE}-{SPAN}-00", "tracestate": "a=b"}) == {}
     assert headers_of({"tracestate": "a=b"}) == headers_of({}) == {}

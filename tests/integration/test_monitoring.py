@@ -195,10 +195,23 @@ def test_the_database_says_who_leads_and_who_stands_by(watched):
     wait_for(lambda: said().refused == {"not_found": 1, "message: events": 1}, what="what was refused", timeout=60)
 
 
+def test_a_takeover_is_counted(watched):
+    """Each bridge has a series of its own, whose epoch may be the same for as long as it leads."""
+    (query,) = {one["expr"] for panel in PANELS for one in panel["targets"] if "lease_epoch" in one["expr"]}
+    query = query.replace("$team", ".*")
+
+    def takeovers():
+        return [float(one["value"][1]) for one in watched.prometheus.query(query)]
+
+    wait_for(lambda: takeovers() == [0], what="the epoch", timeout=60)
+    watched.site.bridges[watched.ports.index(watched.leader)].terminate()
+    wait_for(lambda: takeovers() == [1], what="the next one", timeout=90)
+
+
 def test_a_bridge_that_ends_is_missed(watched):
-    """The last one: it ends both."""
+    """The last one: it ends all."""
     alert = "AirflowMqttNoLeader"
-    assert alert not in watched.prometheus.alerts()
+    wait_for(lambda: alert not in watched.prometheus.alerts(), what="a leader", timeout=60)
     for process in watched.site.bridges:
         process.terminate()
     wait_for(lambda: {alert, "AirflowMqttBridgeDown"} <= set(watched.prometheus.alerts()), what="alerts", timeout=90)

@@ -15,12 +15,12 @@ from airflow_mqtt.config.settings import (
     Source,
     choice,
     durations,
-    existing_file,
     integer,
     pairs,
     seconds,
     text,
 )
+from airflow_mqtt.config.tls import TLS, raise_if_half
 from airflow_mqtt.protocol.errors import PayloadError, SettingError
 from airflow_mqtt.protocol.topics import ROOT, WORKER_NAME
 from airflow_mqtt.protocol.versions import Version
@@ -308,9 +308,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Version of MQTT; auto tries 5 first.",
         "auto",
     ),
-    Setting("tls_ca_file", existing_file, "path of a PEM file", "Certificate authorities to trust. [the system's]"),
-    Setting("tls_cert_file", existing_file, "path of a PEM file", "Client certificate."),
-    Setting("tls_key_file", existing_file, "path of a PEM file", "Key of the client certificate."),
+    *TLS,
     Setting(
         "otlp_endpoint",
         _http_url,
@@ -410,8 +408,7 @@ class BridgeSettings:
         """Make them of what `protocol.settings.resolve` returned."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known["instance"] = known["instance"] or _default_instance()
-        if (known["tls_cert_file"] is None) != (known["tls_key_file"] is None):
-            raise SettingError("tls_cert_file and tls_key_file go together: give both or none")
+        raise_if_half(known)
         return cls(**known)
 
     def lost_after_of(self, queue: str) -> float:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
-from airflow_mqtt.config.settings import Setting, choice, existing_file, flag, matching, seconds
+from airflow_mqtt.config.settings import Setting, choice, flag, matching, seconds
+from airflow_mqtt.config.tls import TLS, raise_if_half
 from airflow_mqtt.monitor.keys import INTERVALS, Order
 from airflow_mqtt.monitor.tables import TABLES
 from airflow_mqtt.protocol.errors import SettingError
@@ -29,9 +30,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "First levels of the topics. The bridge of a team has a root of its own: give that to see the team's fleet.",
         "airflow",
     ),
-    Setting("tls_ca_file", existing_file, "a PEM file", "Authorities to trust for mqtts://. Default: the system's."),
-    Setting("tls_cert_file", existing_file, "a PEM file", "Client certificate for mqtts://."),
-    Setting("tls_key_file", existing_file, "a PEM file", "Key of the client certificate."),
+    *TLS,
     Setting(
         "once",
         flag,
@@ -44,7 +43,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "view",
         choice(*TABLES),
         ", ".join(TABLES),
-        "Which table to begin with; with --once, the only one to print. Default: workers; with --once, all.",
+        "Which table to begin with; with --once, the only one to print. Default: workers; with --once, all. A job is"
+        " listed from its first change after the command began; how many wait and run is always whole.",
     ),
     Setting("filter", str, "words", "Show the rows that hold all of these words.", ""),
     Setting(
@@ -76,8 +76,7 @@ class MonitorSettings:
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Build from what `config.settings.resolve` returns."""
         known = cls(**{field.name: values[field.name] for field in fields(cls)})
-        if (known.tls_cert_file is None) != (known.tls_key_file is None):
-            raise SettingError("tls_cert_file and tls_key_file go together: give both or none")
+        raise_if_half(values)
         known.orders()
         return known
 

@@ -14,7 +14,6 @@ from airflow_mqtt.config.broker_url import EXPECTED, BrokerUrl, parse_broker_url
 from airflow_mqtt.config.settings import (
     Setting,
     choice,
-    existing_file,
     expanded,
     flag,
     integer,
@@ -24,6 +23,7 @@ from airflow_mqtt.config.settings import (
     seconds,
     text,
 )
+from airflow_mqtt.config.tls import TLS, raise_if_half
 from airflow_mqtt.protocol.codec import MAX_DECODED_BYTES
 from airflow_mqtt.protocol.errors import SettingError
 from airflow_mqtt.protocol.messages import MAX_EXTRA, MAX_INTERVAL, MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXTS, sanitise
@@ -125,9 +125,7 @@ SETTINGS: tuple[Setting, ...] = (
         "30",
     ),
     Setting("mqtt_version", choice("auto", "5", "3.1.1"), "auto, 5 or 3.1.1", "auto tries 5, then 3.1.1.", "auto"),
-    Setting("tls_ca_file", existing_file, "a PEM file", "Authorities to trust for mqtts://. Default: the system's."),
-    Setting("tls_cert_file", existing_file, "a PEM file", "Client certificate for mqtts://."),
-    Setting("tls_key_file", existing_file, "a PEM file", "Key of the client certificate."),
+    *TLS,
     Setting(
         "max_message_bytes",
         integer(16_384, MAX_DECODED_BYTES),
@@ -301,8 +299,7 @@ class WorkerSettings:
         known["name"] = known["name"] or host_name()
         known["state_dir"] = (known["state_dir"] or default_state_dir(known["name"])).absolute()
         known["python"] = known["python"] or sys.executable
-        if (known["tls_cert_file"] is None) != (known["tls_key_file"] is None):
-            raise SettingError("tls_cert_file and tls_key_file go together: give both or none")
+        raise_if_half(known)
         rules.of(known["maintenance_when"], known["maintenance_until"])
         return cls(**known)
 

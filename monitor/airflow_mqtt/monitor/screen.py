@@ -40,6 +40,12 @@ _ABOVE: Final = 6
 #: Cells of a text in `--once`, where nothing else bounds it.
 _LONGEST: Final = 200
 
+#: What the help says of what is missing.
+_UNKNOWN: Final = (
+    "A job is listed from its first change after this began: its status is not retained.",
+    "How many wait and run is always whole: the bridge counts them.",
+)
+
 _HINT: Final = "w workers  u queues  j jobs  / filter  < > sort  r reverse  h help  q quit"
 
 _COUNTED: Final = (
@@ -94,7 +100,7 @@ def once(picture: Picture, where: Where, view: View, tables: Iterable[str], *, n
         column = table.column(order.column if order else table.sorts_by)
         descending = order.descending if order else column.descending
         rows = ordered(table, at, sorts_by=column.name, descending=descending, wanted=view.wanted)
-        lines += ["", *_listed(table, at, rows)]
+        lines += ["", *filter(None, [_known(picture) if table is TABLES["jobs"] else ""]), *_listed(table, at, rows)]
     return lines
 
 
@@ -168,14 +174,21 @@ def _words(picture: Picture, view: View, where: Where) -> Line:
     spans: list[Span] = []
     if view.wanted:
         spans.append((f"{view.rows} hold {plain(view.wanted)!r} (Esc: all)  ", WARN))
-    if view.table == "jobs" and picture.listens_since is not None and picture.held_jobs < picture.running:
-        since = time.strftime("%H:%M:%S", time.localtime(picture.listens_since))
-        spans.append((f"known are {picture.held_jobs} of {picture.running}: those that moved since {since}  ", WARN))
+    if view.table == "jobs" and (known := _known(picture)):
+        spans.append((f"{known}  ", WARN))
     if picture.dropped:
         said = ", ".join(f"{count} {why}" for why, count in sorted(picture.dropped.items()))
         spans.append((f"left out: {said}  ", WARN))
     first = f"{view.table} {view.first + 1}-{min(view.rows, view.first + view.page)} of {view.rows}"
     return (*spans, (f"{first if view.rows else view.table + ': none'}  {_HINT}", DIM))
+
+
+def _known(picture: Picture) -> str:
+    """Say how many of the jobs that workers hold are known, if not all: the status of a job is not retained."""
+    if picture.listens_since is None or picture.held_jobs >= picture.running:
+        return ""
+    since = time.strftime("%H:%M:%S", time.localtime(picture.listens_since))
+    return f"known are {picture.held_jobs} of {picture.running}: those that moved since {since}"
 
 
 def _missing(picture: Picture, where: Where) -> str:
@@ -220,6 +233,7 @@ def _help() -> list[Line]:
     for key in KEYS:
         names = " ".join("space" if name == " " else name for name in key.keys)
         lines.append(((f"  {names:<12}", TITLE), (key.help, PLAIN)))
+    lines += [(), *(((text, PLAIN),) for text in _UNKNOWN)]
     return [*lines, (), (("any key goes back", DIM),)]
 
 

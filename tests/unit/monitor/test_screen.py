@@ -129,6 +129,9 @@ def test_queues_and_jobs(picture):
 def test_it_says_which_jobs_it_cannot_know(picture):
     queue(picture, "edge", running=12)
     assert "known are 2 of 12" in text(picture, after(View(), "j"))[4]
+    assert any("known are 2 of 12" in line for line in once(picture, WHERE, View(), ["jobs"], now=NOW))
+    assert not any("known are" in line for line in once(picture, WHERE, View(), ["workers", "queues"], now=NOW))
+    assert "from its first change" in "\n".join(text(picture, press(View(), "h"), 100, 40))
 
 
 def test_trouble_is_said(picture):

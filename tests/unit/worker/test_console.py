@@ -15,6 +15,7 @@ import pytest
 
 from airflow_mqtt.cli.main import main
 from airflow_mqtt.protocol.errors import RefusedError
+from airflow_mqtt.worker import console
 from airflow_mqtt.worker.core.commands import Act, Command
 from airflow_mqtt.worker.core.effects import Answer
 from airflow_mqtt.worker.frames import Unpacker, pack
@@ -51,6 +52,14 @@ def test_a_worker_says_what_it_does(device) -> None:
     )  # fmt: skip
     (job,) = found["jobs"]
     assert (job["job"], job["state"], job["dag_id"], job["task_id"]) == ("a", "running", "d", EVIL)
+
+
+def test_a_job_is_named_as_far_as_it_has_a_name(device) -> None:
+    ti = {"dag_id": "d", "task_id": "t", "run_id": "r", "map_index": 3, "try_number": 1}
+    device.start("a", workload={"type": "ExecuteTask", "ti": ti})
+    device.start("b", workload={"type": "ExecuteCallback"})
+    jobs = asked(device, Act.STATUS)["jobs"]
+    assert [console._job(job) for job in jobs] == ["a attempt 1, running: d.t[3] of r", "b attempt 1, running"]
 
 
 def test_maintenance_that_was_set_on_the_device_outlives_it(device) -> None:

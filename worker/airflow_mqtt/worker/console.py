@@ -36,13 +36,19 @@ LOOK_PAUSE = 0.5
 
 INTERRUPTED = 130  # as a shell counts SIGINT
 
+ON_OFF = (
+    "on: no more jobs are taken, those that run go on; it outlives a restart. off: takes back what was set here;"
+    " what an operator wishes, and maintenance_when, go on to hold."
+)
+EPILOG = "Exit codes: 0 done, 1 refused, or no worker runs, 2 a wrong setting, 130 interrupted."
+
 
 def add_actions(actions: Any) -> list[argparse.ArgumentParser]:
     """Add the sub-commands to `airflow-mqtt worker`; return their parsers."""
     status = _action(actions, "status", "Say what the worker on this device does.", _status)
     status.add_argument("--output", "-o", choices=("text", "json"), default="text", help="Default: text.")
     maintenance = _action(actions, "maintenance", "Take this device out of service, or back.", _maintenance)
-    maintenance.add_argument("wish", metavar="on|off", choices=("on", "off"), help="It outlives a restart.")
+    maintenance.add_argument("wish", metavar="on|off", choices=("on", "off"), help=ON_OFF)
     maintenance.add_argument("--comment", "-c", default="", help="Why; operators see it.")
     stop = _action(actions, "stop", "Stop the worker as SIGTERM does: what runs may end.", _stop)
     stop.add_argument("--wait", "-w", action="store_true", help="Wait until it is gone, and say how far it is.")
@@ -58,7 +64,7 @@ def add_actions(actions: Any) -> list[argparse.ArgumentParser]:
 
 def _action(actions: Any, name: str, text: str, do: Callable[..., int]) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = actions.add_parser(
-        name, help=text, description=f"{text} Run it as the worker's user; it needs no network."
+        name, help=text, description=f"{text} Run it as the worker's user; it needs no network.", epilog=EPILOG
     )
     parser.set_defaults(do=do)
     return parser
@@ -181,9 +187,11 @@ def _maintained(worker: dict[str, Any]) -> str:
 
 
 def _job(job: dict[str, Any]) -> str:
-    of = ".".join(str(job[name]) for name in ("dag_id", "task_id") if job[name])
+    index = job["map_index"]
+    mapped = f"[{index}]" if isinstance(index, int) and index >= 0 else ""
+    of = ".".join(str(job[name]) for name in ("dag_id", "task_id") if job[name]) + mapped
     run_id = f" of {job['run_id']}" if job["run_id"] else ""
-    return f"{job['job']} attempt {job['attempt']}, {job['state']}: {of}{run_id}"
+    return f"{job['job']} attempt {job['attempt']}, {job['state']}{': ' if of else ''}{of}{run_id}"
 
 
 def _figures(health: dict[str, Any]) -> list[tuple[str, Any]]:

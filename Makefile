@@ -121,4 +121,4 @@ format: setup ## rewrite the code in the house's format
 	@$(BIN)/ruff check --fix .
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-* .demo build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-* .demo .demo-fleet build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

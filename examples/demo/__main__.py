@@ -2,7 +2,6 @@
 
 import argparse
 import importlib.metadata
-import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from demo.processes import MissingProgramError, Server, StartError
 from demo.site import EXAMPLE_DAGS, AirflowSite
 
 ROOT = Path(__file__).resolve().parents[2]
+DIRECTORY = ROOT / ".demo"
 
 
 class Demo:
@@ -96,7 +96,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="demo", description=__doc__)
     parser.add_argument("--keep", action="store_true", help="leave all of it running")
     parser.add_argument("--stop", action="store_true", help="stop what --keep left running")
-    parser.add_argument("--directory", type=Path, default=ROOT / ".demo")
+    parser.add_argument(
+        "--directory", type=Path, default=DIRECTORY, help="where all of it is kept; it is emptied first"
+    )
     options = parser.parse_args()
     if options.stop:
         print("stopped: " + (", ".join(kept.stop(options.directory)) or "nothing was running"))
@@ -104,7 +106,11 @@ def main() -> int:
     if kept.still_running(options.directory):
         print("A demo is still running. Stop it first: make demo-stop", file=sys.stderr)
         return 1
-    shutil.rmtree(options.directory, ignore_errors=True)
+    try:
+        kept.empty(options.directory, usual=DIRECTORY)
+    except StartError as error:
+        print(error, file=sys.stderr)
+        return 1
     return show(options.directory, keep=options.keep)
 
 

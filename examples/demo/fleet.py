@@ -2,16 +2,14 @@
 
 import argparse
 import json
-import shutil
 import signal
 import sys
-import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from airflow_mqtt.config.bridge import SETTINGS
-from demo import edge
+from demo import edge, kept
 from demo.brokers import any_broker
 from demo.example import Teller
 from demo.processes import MissingProgramError, Server, StartError, find_program, free_port, listens
@@ -21,36 +19,48 @@ from fleet.workers import Fleet
 ROOT = Path(__file__).resolve().parents[2]
 DAGS = ROOT / "examples/fleet/dags"
 
+#: Not below that of `make demo`, which is emptied.
+DIRECTORY = ROOT / ".demo-fleet"
+
 #: As `examples/fleet/dags` names them.
 QUEUES = 4
+
+#: Signals that end it.
+ENDS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="demo.fleet", description=__doc__)
     parser.add_argument("--simulated", type=int, default=200, help="workers that only speak the protocol (200)")
     parser.add_argument("--real", type=int, default=3, help="workers that run tasks (3)")
-    parser.add_argument("--directory", type=Path, default=ROOT / ".demo/fleet")
+    parser.add_argument(
+        "--directory", type=Path, default=DIRECTORY, help="where all of it is kept; it is emptied first"
+    )
     options = parser.parse_args()
-    wanted = threading.Event()
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        wanted.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
-    shutil.rmtree(options.directory, ignore_errors=True)
+    for number in ENDS:
+        signal.signal(number, _end)
     try:
         with ExitStack() as stack:
-            _show(stack, options.directory, options.simulated, options.real, wanted)
-            print("\nstopping", flush=True)
+            kept.empty(options.directory, usual=DIRECTORY)
+            _show(stack, options.directory, options.simulated, options.real)
+    except KeyboardInterrupt:
+        pass  # that is how it ends
     except (MissingProgramError, StartError, TimeoutError) as error:
         print(f"\n{error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _show(stack: ExitStack, directory: Path, simulated: int, real: int, wanted: threading.Event) -> None:
-    """Start all of it, say where to look, and wait. What was started ends with `stack`, in reverse."""
+def _end(_number: int, _frame: FrameType | None) -> None:
+    """Stop, wherever we are; whoever is impatient does not stop the stopping."""
+    for number in ENDS:
+        signal.signal(number, signal.SIG_IGN)
+    print("\nstopping", flush=True)
+    raise KeyboardInterrupt
+
+
+def _show(stack: ExitStack, directory: Path, simulated: int, real: int) -> None:
+    """Start all of it, say where to look, and watch. What was started ends with `stack`, in reverse."""
     teller = Teller()
     names = [f"edge-{number}" for number in range(1, real + 1)]
     database = _postgres(stack)
@@ -69,14 +79,14 @@ def _show(stack: ExitStack, directory: Path, simulated: int, real: int, wanted: 
     site.migrate()
     stack.callback(site.stop)
     site.start()
-    metrics = f"127.0.0.1:{free_port()}" if _has_metrics() else ""
+    metrics = f"127.0.0.1:{free_port()}"
     with edge.Watch(broker.url("monitor")) as watch:
         bridge = edge.bridge(
             directory / "bridge",
             broker_url=broker.url("bridge"),
             database_url=database,
             execution_api_url=site.execution_api_url,
-            options=["--metrics-address", metrics] if metrics else [],
+            options=["--metrics-address", metrics],
         )
         start(bridge)
         watch.await_state("bridge/status", "leading", timeout=60, servers=[bridge])
@@ -91,29 +101,25 @@ def _show(stack: ExitStack, directory: Path, simulated: int, real: int, wanted: 
         for name in names:
             watch.await_state(f"worker/{name}/status", "idle", "running", timeout=60, servers=started)
     teller.say("workers", f"{simulated} simulated, {real} real")
-    prometheus = _prometheus(directory / "prometheus", metrics) if metrics else None
+    prometheus = _prometheus(directory / "prometheus", metrics)
     if prometheus:
         start(prometheus[1])
     _explain(broker.url("monitor"), site.url, metrics, prometheus[0] if prometheus else "")
-    while not wanted.wait(1.0):
+    while True:
+        time.sleep(1.0)
         site.check()
         for server in started:
             if not server.alive:
                 raise StartError(f"{server.name} ended with exit code {server.returncode}\n{server.tail()}")
 
 
-def _explain(monitor: str, page: str, metrics: str, prometheus: str) -> None:
-    print(f"\n  The page:    {page} (no password), and the Dag fleet_load there")
+def _explain(monitor: str, site: str, metrics: str, prometheus: str) -> None:
+    print(f"\n  The page:    {site}/plugin/mqtt (no password)")
+    print(f"  Its tasks:   {site}/dags/fleet_load")
     print(f"  top:         AIRFLOW_MQTT_BROKER_URL='{monitor}' {edge.program()} top")
-    if metrics:
-        print(f"  Prometheus:  {prometheus or 'not installed (apt-get install prometheus)'}")
-        print(f"  Its figures: http://{metrics}/metrics")
+    print(f"  Prometheus:  {prometheus or 'not installed (apt-get install prometheus)'}")
+    print(f"  Its figures: http://{metrics}/metrics")
     print("  Stop it all: Ctrl-C", flush=True)
-
-
-def _has_metrics() -> bool:
-    """Whether this release's bridge has figures for Prometheus."""
-    return any(setting.name == "metrics_address" for setting in SETTINGS)
 
 
 def _postgres(stack: ExitStack) -> str:
@@ -133,7 +139,9 @@ def _prometheus(directory: Path, metrics: str) -> tuple[str, Server] | None:
     directory.mkdir(parents=True)
     config = directory / "prometheus.yml"
     scrape = {"job_name": "bridge", "static_configs": [{"targets": [metrics]}]}
-    config.write_text(json.dumps({"global": {"scrape_interval": "5s"}, "scrape_configs": [scrape]}))  # JSON is YAML
+    rules = str(ROOT / "deploy/monitoring/airflow-mqtt.rules.yml")
+    said = {"global": {"scrape_interval": "5s"}, "rule_files": [rules], "scrape_configs": [scrape]}
+    config.write_text(json.dumps(said))  # JSON is YAML
     port = free_port()
     command = [
         program, f"--config.file={config}", f"--storage.tsdb.path={directory / 'data'}",

@@ -2,14 +2,30 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from demo.processes import Server
+from demo.processes import Server, StartError
 
 FILE = "processes.json"
+
+#: Says that a directory is a demo's, and may be emptied by the next one.
+MARK = ".airflow-mqtt-demo"
+
+
+def empty(directory: Path, *, usual: Path) -> None:
+    """Make `directory`, without what the last demo left; `StartError` for one that somebody else has put things into.
+
+    The `usual` one is nobody else's.
+    """
+    if directory != usual and directory.exists() and any(directory.iterdir()) and not (directory / MARK).exists():
+        raise StartError(f"{directory} is no demo's: give a --directory that is empty, or not there")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / MARK).touch()
 
 
 def started(pid: int) -> str | None:

@@ -13,6 +13,7 @@ from airflow.configuration import conf
 from airflow.plugins_manager import AirflowPlugin
 
 from airflow_mqtt.executor import remote_logs
+from airflow_mqtt.executor.page_files import version
 
 #: Where Airflow mounts what we serve.
 PREFIX: Final = "/mqtt"
@@ -58,9 +59,9 @@ class MqttPlugin(AirflowPlugin):  # type: ignore[misc]
             "name": "MQTT fleet",  # `ui/page/main.js` registers itself by this name
             "destination": "nav",
             "url_route": "mqtt",  # `HOME` of `ui/page/h.js`
-            "bundle_url": _address("/page/main.js"),
-            "icon": _address("/page/icon.svg"),
-            "icon_dark_mode": _address("/page/icon_dark.svg"),
+            "bundle_url": _address(f"/page/{version()}/main.js"),
+            "icon": _address(f"/page/{version()}/icon.svg"),
+            "icon_dark_mode": _address(f"/page/{version()}/icon_dark.svg"),
         }
     ]
 

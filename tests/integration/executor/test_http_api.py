@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from airflow_mqtt.database import tables
+from airflow_mqtt.executor import page_files
 from airflow_mqtt.protocol.jobs import JobEvent
 from integration.executor.world import TO_RUNNING
 
@@ -85,6 +86,38 @@ def test_no_process_pays_for_it_before_it_is_asked():
     )
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.split() == []
+
+
+# --- the page's own files ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(client):
+    """What the plugin tells Airflow's page: where ours is."""
+    (app,) = [one for one in client().get("/api/v2/plugins").json()["plugins"] if one["name"] == "mqtt"]
+    return app["react_apps"][0]
+
+
+def test_its_files_are_served_as_what_they_are(client, page):
+    addresses = [page["bundle_url"], page["icon"], page["bundle_url"].replace("main.js", "page.css")]
+    answers = [client(None).get(address) for address in addresses]
+    assert [answered.headers["content-type"] for answered in answers] == [
+        "text/javascript; charset=utf-8", "image/svg+xml", "text/css; charset=utf-8",
+    ]  # fmt: skip
+    for missing in ("%2e%2e/%2e%2e/app.py", "..%2fapp.py", "../app.py", "", "api"):
+        assert client(None).get(page["bundle_url"].replace("main.js", missing)).status_code == 404
+
+
+def test_a_browser_keeps_its_files_until_they_are_others(client, page):
+    first = client(None).get(page["bundle_url"])
+    assert first.headers["cache-control"] == "public, max-age=31536000, immutable"
+    seen = {"If-None-Match": first.headers["etag"]}
+    again = client(None).get(page["bundle_url"], headers=seen)
+    assert (again.status_code, again.content) == (304, b"")
+    # A tab that was opened before an upgrade, and a server that is upgraded after another: not to be kept.
+    address = page["bundle_url"].replace(page_files.version(), "0" * 16)
+    older = client(None).get(address)
+    assert (older.content, older.headers["cache-control"]) == (first.content, "no-cache")
 
 
 def test_generators_of_clients_are_told_what_there_is(client):

@@ -1,11 +1,11 @@
 """The page's files, read as text: what they may not do is held here, what they do in tests/browser."""
 
 import re
-from pathlib import Path
 
 import airflow_mqtt.executor.ui.static as served
+from airflow_mqtt.executor import page_files
 
-FILES = sorted((Path(served.__file__).parent / "page").iterdir())
+FILES = sorted(page_files.FILES.iterdir())
 MODULES = {path.name: path.read_text() for path in FILES if path.suffix == ".js"}
 
 
@@ -26,3 +26,15 @@ def test_no_text_becomes_markup_or_code():
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
             name
         )
+
+
+def test_other_files_have_another_version(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_files, "FILES", tmp_path)
+    versions = []
+    for name, content in [("a.js", "1"), ("b.js", ""), ("b.js", "2"), ("a.js", "12")]:
+        (tmp_path / name).write_text(content)
+        versions.append(page_files.version.__wrapped__())
+    (tmp_path / "b.js").rename(tmp_path / "c.js")
+    versions.append(page_files.version.__wrapped__())
+    assert len(set(versions)) == len(versions)
+    assert page_files.version.__wrapped__() == versions[-1]

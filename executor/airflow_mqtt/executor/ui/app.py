@@ -11,7 +11,7 @@ from airflow_mqtt.executor.ui.static import PageFiles
 
 #: Below where Airflow mounts it.
 API: Final = "/api/v1"
-PAGE: Final = "/page"
+PAGE: Final = "/page/{version}"
 
 
 def make_app() -> FastAPI:

@@ -1,6 +1,6 @@
 // What an operator does to workers and jobs, one or many: each act asks first, and says what became of it for each.
 
-import { Fragment, address, h, useEffect, useRef, useState } from "./h.js";
+import { Fragment, address, h, useEffect, useId, useRef, useState } from "./h.js";
 import { post, usePolled } from "./api.js";
 import { count, shown } from "./format.js";
 import { Badge, Button, Notice, Text } from "./parts.js";
@@ -86,21 +86,32 @@ function Ask({ request, onClose, onDone }) {
       const values = Object.fromEntries(act.fields.map((field) => [field.name, value(field, texts[field.name])]));
       const { results } = await post(request.path, { ...request.body, ...values });
       onDone(results);
-      if (results.every((each) => DONE.has(each.outcome))) onClose();
+      // The browser then gives the focus back to where it was, and tells us of the end.
+      if (results.every((each) => DONE.has(each.outcome))) dialog.current?.close();
       else setStep({ busy: false, error: null, results });
     } catch (error) {
       setStep({ busy: false, error: error.message, results: null });
     }
   };
+  const prefix = useId();
   const missing = act.fields.some((field) => field.required && !texts[field.name].trim());
   return h(
     "dialog",
-    { ref: dialog, className: "mqtt-dialog", onClose, "aria-label": act.title },
+    {
+      ref: dialog,
+      className: "mqtt-dialog",
+      role: act.danger ? "alertdialog" : "dialog",
+      "aria-labelledby": `${prefix}-title`,
+      "aria-describedby": `${prefix}-asks`,
+      onClose,
+      // While it is underway nobody knows what becomes of it: Escape must not take the answer away.
+      onCancel: (event) => step.busy && event.preventDefault(),
+    },
     h(
       "form",
       { onSubmit: go },
-      h("h2", null, `${act.title}: ${count(targets.length, request.noun)}`),
-      h("p", null, act.asks),
+      h("h2", { id: `${prefix}-title` }, `${act.title}: ${count(targets.length, request.noun)}`),
+      h("p", { id: `${prefix}-asks` }, act.asks),
       h(
         "ul",
         { className: "mqtt-targets" },
@@ -110,7 +121,7 @@ function Ask({ request, onClose, onDone }) {
       step.results
         ? h(
             "ul",
-            { className: "mqtt-results" },
+            { className: "mqtt-results", role: "status" },
             step.results.map((each) => h("li", { key: each.name }, h(Text, { value: `${each.name}: ${each.text}`, wide: true }))),
           )
         : act.fields.map((field) =>
@@ -120,7 +131,7 @@ function Ask({ request, onClose, onDone }) {
       h(
         "footer",
         null,
-        h(Button, { onClick: () => dialog.current.close() }, step.results ? "Close" : "Go back"),
+        h(Button, { disabled: step.busy, onClick: () => dialog.current.close() }, step.results ? "Close" : "Go back"),
         step.results
           ? null
           : h(Button, { type: "submit", colour: act.danger ? "red" : "brand", disabled: step.busy || missing }, act.title),

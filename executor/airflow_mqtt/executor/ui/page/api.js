@@ -3,11 +3,12 @@
 
 import { useEffect, useState } from "./h.js";
 
-const API = new URL("../api/v1/", import.meta.url);
-const EVERY_MS = 5000;
+const API = new URL("../../api/v1/", import.meta.url);
+export const EVERY_MS = 5000;
 
 // Asking again changes nothing about these: they say that the person or the address is wrong.
 const FINAL = new Set([400, 401, 403, 404, 422]);
+export const isFinal = (error) => FINAL.has(error.status);
 
 export class Refused extends Error {
   constructor(status, text) {
@@ -69,8 +70,8 @@ function refreshAll() {
   for (const look of watchers) look();
 }
 
-// Calls `look(signal)` now, each five seconds while the page is seen, and after an act; never two at once. `look` returns
-// whether there is any sense in looking again.
+// Calls `look(signal)` now, again and again while the page is seen, and after an act; never two at once. `look` returns
+// after how many milliseconds to look again, or null when there is no sense in it.
 export function watch(look) {
   const controller = new AbortController();
   let timer = null;
@@ -86,13 +87,14 @@ export function watch(look) {
       return;
     }
     busy = true;
-    over = !(await look(controller.signal));
+    const pause = await look(controller.signal);
+    over = pause === null;
     busy = false;
     if (again) {
       again = false;
       go();
     } else if (!over && !controller.signal.aborted) {
-      timer = setTimeout(go, EVERY_MS);
+      timer = setTimeout(go, pause);
     }
   };
   document.addEventListener("visibilitychange", go);
@@ -107,8 +109,8 @@ export function watch(look) {
 }
 
 // What `path` answers, kept fresh: {data, error, at}. `data` is the last good answer, also of another filter of the same
-// list until the new one is there; `at` is when it was known to be true.
-export function usePolled(path) {
+// list until the new one is there; `at` is when it was known to be true. It is asked for each `every` milliseconds.
+export function usePolled(path, every = EVERY_MS) {
   const [seen, setSeen] = useState({ data: null, error: null, at: null });
   useEffect(() => {
     if (path === null) {
@@ -128,11 +130,11 @@ export function usePolled(path) {
           if (!signal.aborted) setSeen({ data, error: null, at });
         }
       } catch (error) {
-        if (signal.aborted) return false;
-        setSeen((before) => ({ ...before, data: FINAL.has(error.status) ? null : before.data, error }));
-        return !FINAL.has(error.status);
+        if (signal.aborted) return null;
+        setSeen((before) => ({ ...before, data: isFinal(error) ? null : before.data, error }));
+        return isFinal(error) ? null : EVERY_MS;
       }
-      return true;
+      return every;
     });
   }, [path]);
   return seen;

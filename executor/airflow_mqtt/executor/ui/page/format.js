@@ -1,14 +1,31 @@
 // Figures and texts for people. Texts of devices may hold anything: they go into the page as text, and what steers a
-// terminal or turns the direction of a line is shown as a sign of its own.
+// terminal, turns the direction of a line or cannot be seen is shown as a sign of its own.
 
 // eslint-disable-next-line no-control-regex
 const STEERS = /[\u0000-\u001f\u007f]/g;
-const TURNS = /[\u0080-\u009f\u200e\u200f\u202a-\u202e\u2066-\u2069]/g;
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
 
 export function shown(text) {
   return String(text ?? "")
     .replace(STEERS, (sign) => (sign === "\u007f" ? "\u2421" : String.fromCharCode(0x2400 + sign.charCodeAt(0))))
-    .replace(TURNS, "\ufffd");
+    .replace(UNSEEN, "\ufffd");
+}
+
+// A log, line by line: structured (JSON) or plain, either as a device has sent it.
+export function readable(text) {
+  return text
+    .split("\n")
+    .map((line) => {
+      try {
+        const { timestamp = "", level = "", event, error_detail: error } = JSON.parse(line);
+        if (event === undefined) return line;
+        return [timestamp, level.toUpperCase(), typeof event === "string" ? event : JSON.stringify(event), error ? JSON.stringify(error) : ""].filter(Boolean).join("  ");
+      } catch {
+        return line;
+      }
+    })
+    .map(shown)
+    .join("\n");
 }
 
 const STEPS = [

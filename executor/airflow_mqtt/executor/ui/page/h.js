@@ -1,7 +1,7 @@
 // React and its router as Airflow's page shares them: Airflow 3.1, 3.2 and 3.3 put both on `globalThis`. Nothing else
 // of theirs is used, so that one page works with all three: colours and fonts are the page's own CSS variables.
 
-export const { createElement: h, Fragment, useEffect, useRef, useState } = globalThis.React;
+export const { createElement: h, Fragment, useEffect, useId, useRef, useState } = globalThis.React;
 export const { Link, useLocation, useNavigate, useSearchParams } = globalThis.ReactRouterDOM;
 
 // Where Airflow's router shows us. `url_route` of the plugin says the same.

@@ -1,11 +1,11 @@
 // The page of jobs, and one of them with its history and log.
 
 import { address, h, place, useEffect, useRef, useState } from "./h.js";
-import { get, usePolled, watch } from "./api.js";
-import { count, duration, shown, since, time } from "./format.js";
+import { EVERY_MS, get, isFinal, usePolled, watch } from "./api.js";
+import { duration, readable, shown, since, time } from "./format.js";
 import { Followed, cancelRequest, ended, taskOf, useAsk } from "./acts.js";
 import {
-  Badge, Button, ChoiceFilter, Drawer, Facts, Notice, Paging, Section, Table, Text, TextFilter, To, Trouble, When,
+  Badge, Button, ChoiceFilter, Drawer, Facts, Notice, Paging, Section, Selected, Table, Text, TextFilter, To, Trouble, When,
   contains, pageOf, useChoice, useSelection,
 } from "./parts.js";
 import { Acts } from "./bridge.js";
@@ -59,7 +59,7 @@ function columns(team, open) {
   ];
 }
 
-export function Jobs({ me, team, followed, follow }) {
+export function Jobs({ me, team, followed }) {
   const [parameters, set] = useChoice();
   const order = pageOf(parameters, ORDER);
   const polled = usePolled(
@@ -78,15 +78,16 @@ export function Jobs({ me, team, followed, follow }) {
   const selection = useSelection(id, rows);
   const [ask, dialog] = useAsk((request) => {
     selection.clear();
-    follow(request.body.ids);
+    followed.add(request.body.ids, team);
   });
+  const following = followed.of(team);
   const living = selection.rows.filter((job) => !ended(job));
   return h(
     "div",
     null,
     h(Trouble, { polled }),
-    followed.slice(0, FOLLOWED).map((each) => h(Followed, { key: each, id: each, team, onClose: () => follow([], each) })),
-    followed.length > FOLLOWED ? h(Notice, { kind: "orange" }, `and ${followed.length - FOLLOWED} more whose end was asked for`) : null,
+    following.slice(0, FOLLOWED).map((each) => h(Followed, { key: each, id: each, team, onClose: () => followed.drop(each) })),
+    following.length > FOLLOWED ? h(Notice, { kind: "orange" }, `and ${following.length - FOLLOWED} more whose end was asked for`) : null,
     h(
       "div",
       { className: "mqtt-bar" },
@@ -98,15 +99,11 @@ export function Jobs({ me, team, followed, follow }) {
       h(TextFilter, { name: "worker", label: "Worker" }),
       h(Paging, { total: polled.data?.total ?? 0, noun: "job" }),
     ),
-    me.act && selection.rows.length
-      ? h(
-          "div",
-          { className: "mqtt-bar mqtt-acts" },
-          h("strong", null, `${count(selection.rows.length, "job")} selected`),
-          h(Button, { className: "mqtt-danger", disabled: living.length === 0, onClick: () => ask(cancelRequest(living, team)) }, "Cancel…"),
-          h(Button, { onClick: selection.clear }, "Select none"),
-        )
-      : null,
+    h(
+      Selected,
+      { selection, noun: "job" },
+      h(Button, { className: "mqtt-danger", disabled: living.length === 0, onClick: () => ask(cancelRequest(living, team)) }, "Cancel…"),
+    ),
     h(Table, {
       columns: columns(team, (job) => set({ open: job.id })),
       rows,
@@ -116,7 +113,7 @@ export function Jobs({ me, team, followed, follow }) {
       empty: polled.data ? "No job is like that." : "…",
     }),
     parameters.has("open")
-      ? h(Job, { key: parameters.get("open"), id: parameters.get("open"), team, me, follow, onClose: () => set({ open: null }) })
+      ? h(Job, { key: parameters.get("open"), id: parameters.get("open"), team, me, followed, onClose: () => set({ open: null }) })
       : null,
     dialog,
   );
@@ -152,9 +149,9 @@ const EVENT_COLUMNS = [
   { title: "Reason", cell: (event) => h(Text, { value: event.reason }) },
 ];
 
-function Job({ id: wanted, team, me, follow, onClose }) {
+function Job({ id: wanted, team, me, followed, onClose }) {
   const polled = usePolled(address(`jobs/${part(wanted)}`, { team_name: team }));
-  const [ask, dialog] = useAsk((request) => follow(request.body.ids));
+  const [ask, dialog] = useAsk((request) => followed.add(request.body.ids, team));
   const job = polled.data;
   return h(
     Drawer,
@@ -181,7 +178,8 @@ function Job({ id: wanted, team, me, follow, onClose }) {
 const LOG_LIMIT = 500_000;
 
 function Log({ job, team }) {
-  const [attempt, setAttempt] = useState(job.attempt);
+  const [chosen, setChosen] = useState(null);
+  const attempt = chosen ?? job.attempt;
   return h(
     "div",
     null,
@@ -191,7 +189,7 @@ function Log({ job, team }) {
       job.attempt > 1
         ? h(
             "select",
-            { className: "mqtt-input", "aria-label": "Attempt", value: attempt, onChange: (event) => setAttempt(Number(event.target.value)) },
+            { className: "mqtt-input", "aria-label": "Attempt", value: attempt, onChange: (event) => setChosen(Number(event.target.value)) },
             Array.from({ length: job.attempt }, (_, before) => h("option", { key: before, value: before + 1 }, `attempt ${before + 1}`)),
           )
         : null,
@@ -212,42 +210,26 @@ function LogText({ id: wanted, team, attempt }) {
           for (;;) {
             const before = read.current.offset;
             const more = await get(address(`jobs/${part(wanted)}/log`, { team_name: team, attempt, offset: before }));
-            if (signal.aborted) return false;
+            if (signal.aborted) return null;
             read.current = { offset: more.next_offset, text: read.current.text + more.text };
             setLog({ text: read.current.text, complete: more.complete, error: null });
-            if (read.current.text.length >= limit) return false;
-            if (more.next_offset === before || more.complete) return !more.complete;
+            if (more.complete || read.current.text.length >= limit) return null;
+            if (more.next_offset === before) return EVERY_MS;
           }
         } catch (error) {
-          if (signal.aborted) return false;
+          if (signal.aborted) return null;
           setLog((seen) => ({ ...seen, error: error.message }));
-          return true;
+          return isFinal(error) ? null : EVERY_MS;
         }
       }),
     [limit],
   );
-  if (log.error) return h(Notice, null, shown(log.error));
   const more = !log.complete && log.text.length >= limit;
   return h(
     "div",
     null,
+    log.error ? h(Notice, null, shown(log.error)) : null,
     h("pre", { className: "mqtt-log" }, log.text ? readable(log.text) : "Nothing yet."),
     more ? h(Button, { onClick: () => setLimit(limit + LOG_LIMIT) }, "More") : null,
   );
-}
-
-// Lines are structured (JSON) or plain; either may come from a device.
-function readable(text) {
-  return text
-    .split("\n")
-    .map((line) => {
-      try {
-        const { timestamp = "", level = "", event, ...rest } = JSON.parse(line);
-        return [timestamp, level.toUpperCase(), typeof event === "string" ? event : JSON.stringify(event), rest.error_detail ? JSON.stringify(rest.error_detail) : ""].filter(Boolean).join("  ");
-      } catch {
-        return line;
-      }
-    })
-    .map(shown)
-    .join("\n");
 }

@@ -256,6 +256,18 @@ export function useSelection(id, shownRows) {
   };
 }
 
+// What can be done to the rows that are ticked, as long as there are any.
+export function Selected({ selection, noun, children }) {
+  if (!selection.rows.length) return null;
+  return h(
+    "div",
+    { className: "mqtt-bar mqtt-acts" },
+    h("strong", null, `${count(selection.rows.length, noun)} selected`),
+    children,
+    h(Button, { onClick: selection.clear }, "Select none"),
+  );
+}
+
 // Names and values, without those that are not known.
 export function Facts({ facts }) {
   return h(
@@ -263,15 +275,21 @@ export function Facts({ facts }) {
     { className: "mqtt-facts" },
     facts
       .filter(([, value]) => value !== null && value !== undefined && value !== "" && !(Array.isArray(value) && !value.length))
-      .map(([name, value]) => [
-        h("dt", { key: `${name}:` }, shown(name)),
-        h("dd", { key: name }, typeof value === "object" && !Array.isArray(value) ? value : h(Text, { value: Array.isArray(value) ? value.join(", ") : value, wide: true })),
+      .map(([name, value], place) => [
+        h("dt", { key: `${place} name` }, shown(name)),
+        h("dd", { key: place }, typeof value === "object" && !Array.isArray(value) ? value : h(Text, { value: Array.isArray(value) ? value.join(", ") : value, wide: true })),
       ]),
   );
 }
 
-// One worker or job, beside its list.
+// One worker or job, beside its list. Whoever works with the keyboard is taken there, and back.
 export function Drawer({ title, onClose, children }) {
+  const drawer = useRef(null);
+  useEffect(() => {
+    const before = document.activeElement;
+    drawer.current.focus();
+    return () => before?.focus?.();
+  }, []);
   useEffect(() => {
     const close = (event) => {
       if (event.key === "Escape" && !document.querySelector("dialog[open]")) onClose();
@@ -281,7 +299,7 @@ export function Drawer({ title, onClose, children }) {
   }, []);
   return h(
     "aside",
-    { className: "mqtt-drawer", "aria-label": shown(title) },
+    { ref: drawer, className: "mqtt-drawer", "aria-label": shown(title), tabIndex: -1 },
     h(
       "header",
       null,

@@ -2,10 +2,10 @@
 
 import { address, h, place } from "./h.js";
 import { usePolled } from "./api.js";
-import { bytes, count, duration, percent, since, time } from "./format.js";
+import { bytes, duration, percent, since, time } from "./format.js";
 import { WorkerButtons, taskOf, useAsk } from "./acts.js";
 import {
-  Badge, Button, ChoiceFilter, Drawer, Facts, Paging, Section, Table, Text, TextFilter, To, Trouble, When,
+  Badge, ChoiceFilter, Drawer, Facts, Paging, Section, Selected, Table, Text, TextFilter, To, Trouble, When,
   contains, pageOf, useChoice, useSelection,
 } from "./parts.js";
 import { Acts } from "./bridge.js";
@@ -33,7 +33,7 @@ function Slots({ worker }) {
   return h(
     "span",
     { className: "mqtt-slots", title: `${worker.used} used, ${worker.free} free` },
-    h("meter", { min: 0, max: 1, value: share }),
+    h("meter", { min: 0, max: 1, value: share, "aria-label": "Slots used" }),
     ` ${worker.used} / ${worker.slots}`,
   );
 }
@@ -98,15 +98,7 @@ export function Workers({ me, team }) {
       h(TextFilter, { name: "label", label: "Label", placeholder: "site=plant-4" }),
       h(Paging, { total: polled.data?.total ?? 0, noun: "worker" }),
     ),
-    me.act && selection.rows.length
-      ? h(
-          "div",
-          { className: "mqtt-bar mqtt-acts" },
-          h("strong", null, `${count(selection.rows.length, "worker")} selected`),
-          h(WorkerButtons, { workers: selection.rows, team, ask }),
-          h(Button, { onClick: selection.clear }, "Select none"),
-        )
-      : null,
+    h(Selected, { selection, noun: "worker" }, h(WorkerButtons, { workers: selection.rows, team, ask })),
     h(Table, {
       columns: columns((worker) => set({ open: worker.name })),
       rows,

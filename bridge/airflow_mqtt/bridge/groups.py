@@ -3,8 +3,9 @@
 Jobs of one queue that ask for the same labels are a *group*. Those that ask for none are a group of each queue that is
 served. One that asks for labels is *open* from its first job on, and the workers that have them all are found through
 what they say that they have, without a look at the others. Nor is it looked at for a worker that has not the rarest of
-them: ten thousand jobs may ask for a device each, and for what all devices have. It stays open for a while when no job
-waits in it: the next one comes, and the workers of it are known.
+them: ten thousand jobs may ask for a device each, and for what all devices have. A kind of jobs that not every worker
+runs is a label, too (`labels.of_kinds`). A group stays open for a while when no job waits in it: the next one comes,
+and the workers of it are known.
 """
 
 from collections.abc import Collection, Mapping

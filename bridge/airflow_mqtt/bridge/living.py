@@ -17,6 +17,7 @@ from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
 from airflow_mqtt.bridge.groups import Groups
 from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
+from airflow_mqtt.database.labels import of_kinds
 from airflow_mqtt.database.ledger import Group, Snapshot, Waiting
 from airflow_mqtt.database.records import Job, Worker
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
@@ -272,7 +273,8 @@ class Living:
         """Note which of its queues a worker may serve."""
         name, queues = worker.name, worker.queues
         allowed = frozenset(queue for queue in queues if self.access.may_serve(name, queue))
-        self._drop_offers(*self.groups.serve(name, allowed, worker.info.labels if worker.info else {}))
+        had = {} if worker.info is None else {**worker.info.labels, **dict(of_kinds(worker.info.kinds))}
+        self._drop_offers(*self.groups.serve(name, allowed, had))
         self.unallowed.pop(name, None)
         if allowed != queues:
             self.unallowed[name] = queues - allowed

@@ -4,14 +4,14 @@ A worker says itself which labels it has. Whoever may serve a queue is trusted w
 labels: those choose among the workers of a queue, and keep nobody out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, JobKind
 
 #: (key, value), and those that a job asks for, in order: equal wishes are equal values.
 Label = tuple[str, str]
@@ -22,6 +22,10 @@ MAX_LABELS: Final = 16
 
 #: Characters of them that a person is shown.
 _SHOWN: Final = 200
+
+#: What the label of a kind begins with: no text of a message or a task may hold it. And kinds that have one.
+_KIND: Final = "\0kind "
+_SPECIAL: Final = frozenset(JobKind) - {JobKind.AIRFLOW}
 
 
 def checked(value: Any) -> Labels:
@@ -36,6 +40,14 @@ def checked(value: Any) -> Labels:
                     " characters"
                 )
     return tuple(sorted(value.items()))
+
+
+def of_kinds(kinds: Iterable[str]) -> Labels:
+    """Return the kinds of jobs that not every worker runs, as labels that no operator and no task can write.
+
+    So a job of such a kind is looked at for those workers alone that run it, as one that asks for labels is.
+    """
+    return tuple((f"{_KIND}{kind}", "") for kind in kinds if kind in _SPECIAL)
 
 
 @lru_cache(maxsize=4096)
@@ -61,5 +73,5 @@ def fit(labels: Labels, had: Mapping[str, str]) -> bool:
 
 def shown(labels: Labels) -> str:
     """Return `labels` as a person writes them."""
-    text = ", ".join(f"{key}={value}" for key, value in labels)
+    text = ", ".join(key[1:] if key.startswith(_KIND) else f"{key}={value}" for key, value in labels)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -94,7 +94,8 @@ class Waiting:
 
     @property
     def group(self) -> Group:
-        return self.queue, self.labels
+        special = labels.of_kinds((self.kind,))
+        return self.queue, special + self.labels if special else self.labels
 
     @property
     def order(self) -> tuple[int, float, str]:

@@ -4,6 +4,7 @@ import pytest
 
 from airflow_mqtt.database import labels
 from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import JobKind, WorkerInfo
 
 
 def test_equal_wishes_are_one_value():
@@ -35,6 +36,17 @@ def test_all_that_are_asked_for_must_be_there():
     assert labels.fit((), had) and labels.fit((), {})
     assert labels.fit((("camera", "yes"), ("site", "north")), had)
     assert not labels.fit((("camera", "no"),), had) and not labels.fit((("gpu", "yes"),), had)
+
+
+def test_a_kind_that_not_every_worker_runs_is_a_label_that_nobody_can_write():
+    ((key, value),) = labels.of_kinds([kind.value for kind in JobKind] + ["unknown"])
+    with pytest.raises(PayloadError):
+        labels.checked({key: value})
+    said = {"version": "1", "instance": "i", "queues": [], "kinds": [], "slots": 1}
+    WorkerInfo.from_object(said)
+    with pytest.raises(PayloadError, match="labels"):
+        WorkerInfo.from_object(said | {"labels": {key: value}})
+    assert labels.shown(((key, value), ("a", "1"))) == "kind airflow-connection-test, a=1"
 
 
 def test_what_a_person_is_shown_is_short():

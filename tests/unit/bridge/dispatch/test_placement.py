@@ -13,6 +13,7 @@ from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.labels import fit
 from airflow_mqtt.protocol import PROTOCOL_VERSION
 from airflow_mqtt.protocol.jobs import JobEvent, JobState
+from airflow_mqtt.protocol.messages import JobKind
 from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
 from bridge_samples import NOW, info, job, living_of, status, worker
 
@@ -156,6 +157,20 @@ def test_what_fits_nowhere_costs_nothing_however_much_of_it_waits(monkeypatch):
     living.put_job(job(id="one", labels=(("device", "x7"),)))
     assert placed(living) == [("one", "w7")]
     assert looked_at == [("default", (("device", "x7"),))]
+
+
+def test_a_job_of_a_kind_that_few_run_costs_the_others_nothing(monkeypatch):
+    """A connection is tested by what has the Task SDK of Airflow 3.3. The others come and go, and are not asked."""
+    test = job(id="test", kind=JobKind.CONNECTION_TEST.value)
+    living = living_of(test, *(offer(f"w{n}") for n in range(500)))
+    while living.stirred:
+        assert not placed(living)
+    asked = []
+    monkeypatch.setattr(living, "can_take", lambda *of, real=living.can_take: asked.append(of) or real(*of))
+    living.put_job(job(id="task"))
+    assert placed(living) == [("task", "w0")] and len(asked) == 1
+    living.put_worker(offer("able", kinds=list(JobKind)))
+    assert placed(living) == [("test", "able")]
 
 
 def test_only_workers_that_are_ready_are_given_jobs():

@@ -25,6 +25,8 @@ def test_labels_that_nobody_has_are_named():
     living = living_of(job(labels=CAMERA), job(id="plain"), worker())
     assert queue_statuses(living, NOW)["default"].note == "jobs wait: no worker of queue 'default' has camera=yes"
     assert queue_statuses(living, NOW)["default"].queued == 2
+    test = living_of(job(kind="airflow-connection-test"), worker())
+    assert "no worker of queue 'default' has kind airflow-connection-test" in queue_statuses(test, NOW)["default"].note
     wide = living_of(job(labels=CAMERA, slots=3), worker(info=info(labels=dict(CAMERA))), worker(name="w"))
     assert "needs 3 slots; the largest worker of queue 'default' with camera=yes has 2" in (
         queue_statuses(wide, NOW)["default"].note

@@ -1,12 +1,9 @@
-"""From the scheduler into the table."""
+"""From the scheduler into the table: new dispatches, what a task asks for, and revocation."""
 
 import json
-import threading
-import time
 import uuid
 from select import select as select_fds
 
-import jwt
 import pytest
 from sqlalchemy import create_engine, inspect, select, text
 
@@ -229,148 +226,7 @@ def test_postgresql_wakes_the_bridge_on_commit(world):
         assert [note.payload for note in raw.notifies] == ["north"]
 
 
-# --- tokens -----------------------------------------------------------------------------------------------
-
-
-def claims(token):
-    return jwt.decode(token, options={"verify_signature": False})
-
-
-def test_a_token_past_half_its_life_is_renewed(world):
-    executor = world.executor()
-    ti, job = world.queue(executor)
-    executor.sync()
-    assert world.job(job.id).token == job.token  # young
-    world.set_job(job.id, token_at=0.0, news=False)
-    executor._next_housekeeping = 0
-    executor.sync()
-    renewed = world.job(job.id)
-    assert renewed.token != job.token
-    assert renewed.token_at > 0
-    assert renewed.news  # the leader has the old one in memory
-    assert claims(renewed.token)["sub"] == str(ti.id)
-
-
-def test_scope_of_a_renewed_token_follows_the_start_gate(world):
-    from airflow_mqtt.executor import compat
-
-    executor = world.executor()
-    _, waiting = world.queue(executor)
-    _, started = world.queue(executor)
-    world.drive(started.id, *TO_RUNNING)
-    for job in (waiting, started):
-        world.set_job(job.id, token_at=0.0)
-    executor.sync()
-    scopes = [claims(world.job(job.id).token).get("scope") for job in (waiting, started)]
-    assert scopes == (["workload", "execution"] if compat.SCOPED_TOKENS else [None, None])
-
-
-def test_the_bridges_refresh_wins_over_ours(world):
-    from airflow_mqtt.executor import store
-
-    executor = world.executor()
-    _, job = world.queue(executor)
-    world.set_job(job.id, token_at=1.0)
-    with world.session() as session:
-        limits = {"waiting_before": 10.0, "started_before": 10.0}
-        (row,) = store.aging_tokens(session, "1", "", living=["1"], **limits)
-    world.set_job(job.id, token="refreshed", token_at=2.0)
-    with world.session() as session:
-        assert not store.renew_token(session, row, "ours", 3.0)
-    assert world.job(job.id).token == "refreshed"
-
-
-def test_tokens_of_ended_jobs_are_left_alone(world):
-    executor = world.executor()
-    _, job = world.queue(executor)
-    world.drive(job.id, *TO_RUNNING, JobEvent.SUCCEED)
-    world.set_job(job.id, token_at=0.0)
-    executor.sync()
-    assert world.job(job.id).token_at == 0.0
-
-
-@pytest.mark.parametrize("state", ["success", "failed", None])  # as it stopped, as Airflow found it dead, long ago
-@pytest.mark.parametrize(
-    "events",
-    [(), TO_RUNNING, (*TO_RUNNING, JobEvent.CANCEL)],
-    ids=["queued", "running", "cancelling"],
-)
-def test_the_token_of_a_job_that_nobody_adopted_is_renewed(world, state, events):
-    """A final state that is stored on the device would wait for ever: an operator's "failed" is not adopted."""
-    dead = world.executor(world.scheduler(state) if state else 4711)
-    ti, job = world.queue(dead)
-    world.drive(job.id, *events)
-    world.set_job(job.id, token="expired", token_at=0.0)
-    world.executor(world.scheduler()).sync()
-    renewed = world.job(job.id)
-    assert claims(renewed.token)["sub"] == str(ti.id)
-    assert claims(renewed.token)["exp"] > time.time()
-    assert renewed.token_at > 0
-    assert renewed.owner == dead._owner  # it is not adopted: nobody waits for its end
-
-
-def test_the_token_of_a_callback_that_nobody_has_taken_over_is_renewed(world, monkeypatch):
-    _, job = world.queue(world.executor(job_id=4711))
-    world.set_job(job.id, workload_type="ExecuteCallback", token_at=0.0)
-    heir = world.executor(world.scheduler())
-    monkeypatch.setattr(heir, "_take_over", lambda: None)
-    heir.sync()
-    assert world.job(job.id).token_at > 0
-
-
-def test_tokens_of_another_living_scheduler_are_its_own_to_renew(world):
-    one, two = world.executor(world.scheduler()), world.executor(world.scheduler())
-    _, job = world.queue(one)
-    world.set_job(job.id, token_at=0.0)
-    two.sync()
-    assert world.job(job.id).token_at == 0.0
-    one.sync()
-    assert world.job(job.id).token_at > 0
-
-
-def test_a_young_token_of_a_job_without_a_scheduler_is_left_alone(world):
-    _, job = world.queue(world.executor(job_id=4711))
-    world.executor(world.scheduler()).sync()
-    assert world.job(job.id).token == job.token
-
-
-def test_tokens_of_jobs_without_a_scheduler_are_renewed_by_their_own_team(world):
-    _, ours = world.queue(world.executor(job_id=4711, team_name="north"))
-    _, shared = world.queue(world.executor(job_id=4711))
-    for job in (ours, shared):
-        world.set_job(job.id, token_at=0.0)
-    living = world.scheduler()
-    world.executor(living, team_name="north").sync()
-    assert (world.job(ours.id).token_at > 0, world.job(shared.id).token_at) == (True, 0.0)
-    renewed = world.job(ours.id)
-    world.executor(living).sync()
-    assert world.job(shared.id).token_at > 0
-    assert world.job(ours.id) == renewed
-
-
-def test_of_two_schedulers_that_renew_one_token_the_first_wins(world, monkeypatch):
-    from airflow_mqtt.executor import store
-
-    _, job = world.queue(world.executor(job_id=4711))
-    world.set_job(job.id, token_at=0.0)
-    first, second = world.executor(world.scheduler()), world.executor(world.scheduler())
-    real, won = store.renew_token, []
-
-    def after_the_first(session, row, token, now):
-        monkeypatch.setattr(store, "renew_token", real)
-        first.sync()
-        won.append(world.job(job.id))
-        won.append(real(session, row, token, now))
-
-    monkeypatch.setattr(store, "renew_token", after_the_first)
-    second.sync()
-    renewed, again = won
-    assert renewed.token_at > 0
-    assert again is False
-    assert world.job(job.id) == renewed
-
-
-# --- what a task asks for -----------------------------------------------------------------------------------
+# --- what a task asks for
 
 
 def test_labels_and_a_deadline_stand_beside_the_workload(world):
@@ -417,7 +273,7 @@ def test_a_task_that_asks_for_what_cannot_be_fails_with_what_to_write(world):
     assert not executor.has_task(ti)
 
 
-# --- revoke -----------------------------------------------------------------------------------------------
+# --- revoke
 
 
 def test_revoke_ends_a_job_that_waits_without_a_word(world):
@@ -479,81 +335,7 @@ def test_revoke_never_raises(world, monkeypatch):
     assert not executor.has_task(ti)
 
 
-# --- several schedulers -----------------------------------------------------------------------------------
-
-
-def test_adoption(world):
-    from airflow.models.taskinstance import TaskInstance
-
-    dead = world.executor(job_id=1)
-    queued, job = world.queue(dead)
-    running, at_work = world.queue(dead)
-    ended, done = world.queue(dead)
-    revoked, gone = world.queue(dead)
-    unknown = world.queued_task(external_executor_id="never-seen")
-    world.drive(at_work.id, *TO_RUNNING)
-    world.drive(done.id, *TO_RUNNING, JobEvent.LOSE, reason="silent")
-    world.drive(gone.id, JobEvent.CANCEL, reason="revoked by the scheduler")
-    for one in (at_work, done, gone):
-        world.set_job(one.id, report_pending=False)  # the dead one had heard of them
-
-    heir = world.executor(job_id=2)
-    with world.session() as session:
-        tis = [session.get(TaskInstance, ti.id) for ti in (queued, running, ended, revoked, unknown)]
-        left = heir.try_adopt_task_instances(tis)
-        assert {ti.id for ti in left} == {revoked.id, unknown.id}
-    assert {world.job(one.id).owner for one in (job, at_work, done)} == {"2"}
-    assert heir.slots_occupied == 3
-    heir.sync()
-    assert heir.event_buffer == {running.key: ("running", at_work.id), ended.key: ("failed", "silent")}
-    assert heir.slots_occupied == 2
-
-
-def test_adoption_is_in_the_schedulers_transaction(world):
-    from airflow.models.taskinstance import TaskInstance
-
-    ti, job = world.queue(world.executor(job_id=1))
-    heir = world.executor(job_id=2)
-    with world.session() as session:
-        # Airflow has written by then: on SQLite a second writer would wait for it for ever.
-        found = session.get(TaskInstance, ti.id)
-        found.queued_by_job_id = None
-        session.flush()
-        assert heir.try_adopt_task_instances([found]) == []
-        session.rollback()
-    assert world.job(job.id).owner == "1"
-
-
-def test_adopting_nothing(world):
-    assert world.executor().try_adopt_task_instances([]) == []
-
-
-def test_schedulers_hear_only_of_their_own_jobs(world):
-    one, two = world.executor(job_id=1), world.executor(job_id=2)
-    first, job_1 = world.queue(one)
-    second, job_2 = world.queue(two)
-    world.drive(job_1.id, *TO_RUNNING, JobEvent.SUCCEED, final_state="success")
-    world.drive(job_2.id, *TO_RUNNING)
-    workers = [threading.Thread(target=executor.sync) for executor in (two, one)]
-    for thread in workers:
-        thread.start()
-    for thread in workers:
-        thread.join()
-    assert one.event_buffer == {first.key: ("success", None)}
-    assert two.event_buffer == {second.key: ("running", job_2.id)}
-
-
-def test_teams_of_one_scheduler_hear_only_of_their_own_jobs(world):
-    """One scheduler process has one executor a team, and all of them have its job id."""
-    shared, north = world.executor(job_id=1), world.executor(job_id=1, team_name="north")
-    assert north.supports_multi_team
-    ours, job = world.queue(north)
-    assert job.team_name == "north"
-    world.drive(job.id, *TO_RUNNING)
-    shared.sync()
-    north.sync()
-    assert shared.event_buffer == {}
-    assert north.event_buffer == {ours.key: ("running", job.id)}
+# --- settings
 
 
 def test_a_password_over_plain_mqtt_is_warned_of(world, monkeypatch, capsys):

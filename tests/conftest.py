@@ -5,8 +5,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.orm import Session
 
 import servers
+from airflow_mqtt.database import tables
 
 # No time is asserted anywhere, by Hypothesis neither: other work on the machine is no defect.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -44,3 +47,18 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """The URL of an empty database, once of each kind."""
     name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
     return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def engine(database_url: str) -> Iterator[sa.Engine]:
+    """A database of each kind with our tables, as those who are not the leader write to it."""
+    made = sa.create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
+    tables.metadata.create_all(made)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def session(engine: sa.Engine) -> Iterator[Session]:
+    with Session(engine) as made:
+        yield made

@@ -53,8 +53,10 @@ def _resolved(settings: Any, given: dict[str, Any]) -> dict[str, Any]:
     return resolve(settings, [Source(lambda one: one.flag, {name: str(value) for name, value in given.items()})])
 
 
-class End:
-    """One end of the wire. `received` holds (topic, payload, retained) in the order of arrival."""
+class End(ABC):
+    """One end of the wire, in a thread of its own. `received` holds (topic, payload, retained) in the order of arrival."""
+
+    _thread: threading.Thread
 
     def __init__(self) -> None:
         self.received: list[Message] = []
@@ -78,6 +80,22 @@ class End:
 
     def wait_up(self, count: int = 1, timeout: float = PATIENCE) -> None:
         wait_for(lambda: self.ups >= count, what=f"connection {count}", timeout=timeout)
+
+    def start(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait_up()
+        except TimeoutError:
+            self.__exit__()
+            raise
+        return self
+
+    @abstractmethod
+    def __exit__(self, *_: object) -> None: ...
 
 
 class BridgeEnd(End):
@@ -103,19 +121,6 @@ class BridgeEnd(End):
     @property
     def v5(self) -> bool:
         return self.link._v5
-
-    def start(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __enter__(self) -> Self:
-        self.start()
-        try:
-            self.wait_up()
-        except TimeoutError:
-            self.__exit__()
-            raise
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
@@ -150,7 +155,7 @@ class BridgeEnd(End):
         asyncio.run_coroutine_threadsafe(self.link._client.unsubscribe(list(filters)), self._loop).result(20)
 
 
-class _Threaded(End, ABC):
+class _Threaded(End):
     """Something with a selector that turns round in a thread. `do` runs a function there."""
 
     def __init__(self) -> None:
@@ -158,10 +163,6 @@ class _Threaded(End, ABC):
         self._commands: queue.Queue[tuple[Callable[[], Any], queue.Queue[Any]]] = queue.Queue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker's link", daemon=True)
-
-    def start(self) -> Self:
-        self._thread.start()
-        return self
 
     @abstractmethod
     def _run(self) -> None: ...
@@ -186,15 +187,6 @@ class _Threaded(End, ABC):
         if self._thread.is_alive():
             self.do(last)
             self._thread.join(30)
-
-    def __enter__(self) -> Self:
-        self.start()
-        try:
-            self.wait_up()
-        except TimeoutError:
-            self.__exit__()
-            raise
-        return self
 
 
 class WorkerEnd(_Threaded):

@@ -1,8 +1,7 @@
 """What people do to workers and jobs, on each database: what comes of it, and the record."""
 
 import pytest
-from sqlalchemy import create_engine, insert, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import insert, select, update
 
 from airflow_mqtt.database import acts, operations, tables, transitions
 from airflow_mqtt.database.acts import Act, Order
@@ -15,21 +14,13 @@ INFO = '{"queues": ["a", "b"]}'
 
 
 @pytest.fixture
-def engine(database_url):
-    made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
-    tables.metadata.create_all(made)
-    with made.begin() as connection:
+def engine(engine):
+    """With two workers."""
+    with engine.begin() as connection:
         for name in ("edge-1", "edge-2"):
             row = {"name": name, "state": "idle", "seen_at": 1.0, "info": INFO}
             connection.execute(insert(tables.worker).values(**row))
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def session(engine):
-    with Session(engine) as made:
-        yield made
+    return engine
 
 
 def act(session, kind, *names, **more):

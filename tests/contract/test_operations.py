@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from select import select as select_fds
 
 import pytest
-from sqlalchemy import create_engine, event, select, update
+from sqlalchemy import event, select, update
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import operations, tables, transitions
@@ -20,20 +20,6 @@ ROW = {
     "token_at": 1.0, "queue": "default", "priority": 1, "slots": 1, "subject": "ti-1", "owner": "42",
 }  # fmt: skip
 WISHABLE = sorted(HELD - {JobState.CANCELLING})
-
-
-@pytest.fixture
-def engine(database_url):
-    made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
-    tables.metadata.create_all(made)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
-def session(engine):
-    with Session(engine) as made:
-        yield made
 
 
 @contextmanager

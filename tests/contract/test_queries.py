@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import create_engine, event, insert
-from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.access import OPEN, Access
@@ -32,12 +31,6 @@ def engine(database_url):
     upgrade(made)
     yield made
     made.dispose()
-
-
-@pytest.fixture
-def session(engine):
-    with Session(engine) as made:
-        yield made
 
 
 def worker(name, queues=("a",), state="idle", wished=None, **values):

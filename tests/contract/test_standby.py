@@ -14,14 +14,6 @@ from airflow_mqtt.database.engine import Database, make_engine
 
 
 @pytest.fixture
-def engine(database_url):
-    made = sa.create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
-    tables.metadata.create_all(made)
-    yield made
-    made.dispose()
-
-
-@pytest.fixture
 def as_bridge(engine, database_url):
     """Run a coroutine function with a bridge's database."""
 

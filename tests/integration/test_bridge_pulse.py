@@ -4,19 +4,10 @@ import os
 import time
 
 import pytest
-import sqlalchemy as sa
 
 from airflow_mqtt.database import tables
 from demo import edge
 from servers import mosquitto, running, wait_for
-
-
-@pytest.fixture
-def engine(database_url):
-    made = sa.create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
-    tables.metadata.create_all(made)
-    yield made
-    made.dispose()
 
 
 @pytest.fixture

@@ -54,6 +54,22 @@ def _bound(home: Path):
     settings.dispose_orm()
 
 
+@pytest.fixture
+def run(capsys):
+    """Run a command `airflow mqtt …` in this process and return what it printed."""
+    from airflow.cli import cli_parser
+
+    parser = cli_parser.get_parser()
+
+    def run_command(*arguments):
+        args = parser.parse_args(["mqtt", *arguments])
+        capsys.readouterr()
+        args.func(args)
+        return capsys.readouterr().out
+
+    return run_command
+
+
 @pytest.fixture(autouse=True)
 def _clean(world: World):
     world.clear()

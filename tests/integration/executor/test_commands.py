@@ -22,22 +22,6 @@ WISHES = [
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command in this process and return what it printed."""
-    from airflow.cli import cli_parser
-
-    parser = cli_parser.get_parser()
-
-    def run_command(*arguments):
-        args = parser.parse_args(["mqtt", *arguments])
-        capsys.readouterr()
-        args.func(args)
-        return capsys.readouterr().out
-
-    return run_command
-
-
-@pytest.fixture
 def worker(world):
     with world.session() as session:
         row = {

@@ -19,22 +19,6 @@ HOSTILE = "[/red]\x1b[2Jfine\nnext\u202e[bold]" + "x" * 10_000
 
 
 @pytest.fixture
-def run(capsys):
-    """Run a command in this process and return what it printed."""
-    from airflow.cli import cli_parser
-
-    parser = cli_parser.get_parser()
-
-    def run_command(*arguments):
-        args = parser.parse_args(["mqtt", *arguments])
-        capsys.readouterr()
-        args.func(args)
-        return capsys.readouterr().out
-
-    return run_command
-
-
-@pytest.fixture
 def terminal(monkeypatch):
     """Answer what a person is asked."""
 

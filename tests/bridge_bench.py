@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import operations, tables, transitions
+from schema import with_tables
 from servers import wait_for
 
 SUBJECT = "0198f0aa-0000-7000-8000-00000000000"
@@ -20,8 +21,7 @@ class Site:
 
     def __init__(self, url, broker, api, tmp_path):
         self.url, self.broker, self.api, self.directory = url, broker, api, tmp_path
-        self.engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-        tables.metadata.create_all(self.engine)
+        self.engine = with_tables(url)
         self.bridges = []
 
     def start_bridge(self, *flags, program=("-m", "airflow_mqtt.cli")):

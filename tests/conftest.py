@@ -8,8 +8,8 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.orm import Session
 
+import schema
 import servers
-from airflow_mqtt.database import tables
 
 # No time is asserted anywhere, by Hypothesis neither: other work on the machine is no defect.
 hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -52,8 +52,7 @@ def database_url(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def engine(database_url: str) -> Iterator[sa.Engine]:
     """A database of each kind with our tables, as those who are not the leader write to it."""
-    made = sa.create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
-    tables.metadata.create_all(made)
+    made = schema.with_tables(database_url)
     yield made
     made.dispose()
 

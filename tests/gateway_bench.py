@@ -25,6 +25,7 @@ from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol.messages import Ack, Request, Response
 from airflow_mqtt.protocol.topics import Topics
 from bridge_samples import RULES
+from schema import with_tables
 
 
 @dataclass
@@ -41,8 +42,7 @@ class Bench:
     """A gateway, and what its two sides have seen: `calls` of the API, `answers` to workers."""
 
     def __init__(self, path):
-        self.engine = sa.create_engine(f"sqlite:///{path}")
-        tables.metadata.create_all(self.engine)
+        self.engine = with_tables(f"sqlite:///{path}")
         self.execute(sa.insert(tables.bridge).values(epoch=1, beat=0))
         self.ledger = SqliteLedger(str(path), "", 1, renewed=lambda: None)
         self.calls: list[Seen] = []

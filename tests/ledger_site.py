@@ -9,6 +9,7 @@ from airflow_mqtt.database.postgres import PostgresLedger
 from airflow_mqtt.database.sqlite import SqliteLedger
 from airflow_mqtt.protocol.jobs import HELD, JobState
 from bridge_samples import NOW
+from schema import with_tables
 
 EPOCH = 3
 
@@ -24,8 +25,7 @@ class Site:
 
     def __init__(self, url):
         self.url = url
-        self.others = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-        tables.metadata.create_all(self.others)
+        self.others = with_tables(url)
         self.do(*(sa.insert(tables.bridge).values(team_name=team, epoch=EPOCH, beat=0) for team in ("", "b")))
         self.ledger = new_ledger(url)
 

@@ -18,6 +18,7 @@ from airflow_mqtt.database import postgres_url as postgres_url_module
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import is_transient, refusal
 from airflow_mqtt.protocol.errors import RefusedError
+from schema import with_tables
 
 
 def error_of(url, *, work=None):
@@ -36,14 +37,8 @@ def error_of(url, *, work=None):
     return asyncio.run(attempt())
 
 
-def make_tables(url):
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-    tables.metadata.create_all(engine)
-    return engine
-
-
 def change(url, *statements):
-    engine = make_tables(url)
+    engine = with_tables(url)
     with engine.begin() as connection:
         for statement in statements:
             connection.exec_driver_sql(statement)
@@ -51,7 +46,7 @@ def change(url, *statements):
 
 
 def test_tables_that_are_there_are_accepted(database_url):
-    make_tables(database_url).dispose()
+    with_tables(database_url).dispose()
     assert error_of(database_url) is None
 
 
@@ -70,7 +65,7 @@ def test_no_file(sqlite_url):
 
 
 def test_a_file_that_goes_while_it_is_used_may_come_back(sqlite_url):
-    make_tables(sqlite_url).dispose()
+    with_tables(sqlite_url).dispose()
 
     async def gone(engine):
         Path(make_url(sqlite_url).database).unlink()
@@ -83,7 +78,7 @@ def test_a_file_that_goes_while_it_is_used_may_come_back(sqlite_url):
 
 
 def test_a_locked_file_is_waited_for(sqlite_url):
-    make_tables(sqlite_url).dispose()
+    with_tables(sqlite_url).dispose()
     with closing(sqlite3.connect(make_url(sqlite_url).database)) as writer:
         writer.execute("BEGIN EXCLUSIVE")
         engine._look(make_url(sqlite_url).database)
@@ -116,7 +111,7 @@ def test_a_user_without_rights(postgres_url):
 
 
 def test_what_passes_by_itself(postgres_url):
-    make_tables(postgres_url).dispose()
+    with_tables(postgres_url).dispose()
 
     async def ended_by_the_server(engine):
         async with engine.connect() as connection:
@@ -144,7 +139,7 @@ def test_what_passes_by_itself(postgres_url):
 
 
 def test_what_one_message_holds_is_no_fault_of_the_database(postgres_url):
-    make_tables(postgres_url).dispose()
+    with_tables(postgres_url).dispose()
 
     async def too_large(engine):
         async with engine.begin() as connection:
@@ -160,13 +155,13 @@ def test_what_one_message_holds_is_no_fault_of_the_database(postgres_url):
 )
 def test_the_options_of_libpq_are_understood(postgres_url, query):
     """`sql_alchemy_conn` of Airflow has them, and people copy that."""
-    make_tables(postgres_url).dispose()
+    with_tables(postgres_url).dispose()
     assert error_of(f"{postgres_url}?{query}") is None
 
 
 @pytest.mark.parametrize("name", sorted({*postgres_url_module.IGNORED, *postgres_url_module.TRANSLATED}))
 def test_each_option_that_is_no_setting_of_the_server_is_understood(postgres_url, name):
-    make_tables(postgres_url).dispose()
+    with_tables(postgres_url).dispose()
     value = {
         "options": "-c%20geqo=off",
         "hostaddr": "127.0.0.1",
@@ -206,14 +201,14 @@ def libpq_options():
 
 
 def test_a_setting_that_the_server_has_not_is_no_missing_table(postgres_url):
-    make_tables(postgres_url).dispose()
+    with_tables(postgres_url).dispose()
     for query in ("keepalivez=1", "options=-c%20nosuch=1", "jit=perhaps", "sslmode=perhaps"):
         error = error_of(f"{postgres_url}?{query}")
         assert isinstance(error, RefusedError) and "migrate" not in str(error) and "database_url" in str(error), error
 
 
 def test_nothing_but_a_missing_table_is_told_as_one(postgres_url):
-    make_tables(postgres_url).dispose()
+    with_tables(postgres_url).dispose()
     for statement in (
         "SELECT nosuch(1)",
         "SELEC 1",
@@ -232,7 +227,7 @@ def test_nothing_but_a_missing_table_is_told_as_one(postgres_url):
 
 
 def test_a_token_is_not_in_the_text_of_an_error(database_url):
-    make_tables(database_url).dispose()
+    with_tables(database_url).dispose()
 
     async def fail(engine):
         async with engine.begin() as connection:

@@ -3,12 +3,12 @@
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import create_engine, insert, select
+from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import operations, tables
 from plans import Plans
-from schema import upgrade
+from schema import engine_of, upgrade
 
 ROW = {
     "kind": "airflow", "workload_type": "ExecuteTask", "workload": "{}", "token": "t", "token_at": 0.0, "queue": "a",
@@ -20,7 +20,7 @@ NOW = 1e6
 @pytest.fixture
 def engine(database_url):
     """Much history, and a little that lives."""
-    made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
+    made = engine_of(database_url)
     upgrade(made)  # between indexes that are as good, SQLite takes the one that came last
     ended = [
         {"id": str(uuid4()), "state": "succeeded", "finished_at": 9.0, "task_id": f"task-{number}"}

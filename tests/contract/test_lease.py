@@ -10,6 +10,7 @@ from airflow_mqtt.database import connections, tables
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError, is_transient
 from proxy import Proxy
+from schema import with_tables
 
 
 def bridge(url, name):
@@ -34,8 +35,7 @@ def run_with_two(url, test):
             await one.engine.dispose()
             await other.engine.dispose()
 
-    engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-    tables.metadata.create_all(engine)
+    engine = with_tables(url)
     engine.dispose()
     asyncio.run(between())
 

@@ -6,11 +6,11 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, MetaData, Select, create_engine, insert, inspect, or_, select, text
+from sqlalchemy import Engine, MetaData, Select, insert, inspect, or_, select, text
 from sqlalchemy.pool import NullPool
 
 from airflow_mqtt.database import tables
-from schema import config, downgrade, upgrade
+from schema import config, downgrade, engine_of, upgrade
 
 VERSION_TABLE = "alembic_version_mqtt"
 
@@ -18,7 +18,7 @@ VERSION_TABLE = "alembic_version_mqtt"
 @pytest.fixture
 def engine(database_url: str):
     # Each connection is a new one, which has read nothing of the tables as they were before.
-    made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"), poolclass=NullPool)
+    made = engine_of(database_url, poolclass=NullPool)
     yield made
     made.dispose()
 

@@ -4,7 +4,7 @@ import json
 from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import create_engine, event, insert
+from sqlalchemy import event, insert
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.access import OPEN, Access
@@ -13,7 +13,7 @@ from airflow_mqtt.database.queries.jobs import Jobs
 from airflow_mqtt.database.queries.paging import Page
 from airflow_mqtt.database.queries.workers import Workers
 from airflow_mqtt.protocol.errors import PayloadError
-from schema import upgrade
+from schema import engine_of, upgrade
 
 JOB = {
     "team_name": "", "kind": "airflow", "workload_type": "ExecuteTask", "workload": "{}", "token": "t", "token_at": 1.0,
@@ -27,7 +27,7 @@ MARKUP = "<b>[/red]\x1b[2J%_*'\"\\"
 
 @pytest.fixture
 def engine(database_url):
-    made = create_engine(database_url.replace("postgresql://", "postgresql+psycopg2://"))
+    made = engine_of(database_url)
     upgrade(made)
     yield made
     made.dispose()

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from airflow_mqtt.database import tables
 from proxy import Proxy
+from schema import with_tables
 from servers import free_port, wait_for
 
 
@@ -142,8 +143,7 @@ def test_two_slashes_are_a_mistake_in_the_settings(start):
 
 @pytest.fixture
 def migrated(sqlite_url):
-    engine = sa.create_engine(sqlite_url)
-    tables.metadata.create_all(engine)
+    engine = with_tables(sqlite_url)
     engine.dispose()
     return sqlite_url
 

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from airflow_mqtt.database import tables
 from demo import edge
 from demo.processes import find_program
+from schema import with_tables
 from servers import mosquitto, running, wait_for
 
 
@@ -40,8 +41,7 @@ def broker(tmp_path):
 
 
 def test_both_connect_and_check_the_broker(broker, tmp_path, sqlite_url):
-    engine = sa.create_engine(sqlite_url)
-    tables.metadata.create_all(engine)
+    engine = with_tables(sqlite_url)
     dags = tmp_path / "dags"
     dags.mkdir()
     ca = ["--tls-ca-file", str(tmp_path / "pki" / "ca.crt")]

@@ -44,6 +44,7 @@ from airflow_mqtt.protocol.messages import (
 )
 from airflow_mqtt.protocol.topics import Topics
 from bridge_samples import RULES, info, status, worker
+from schema import with_tables
 
 #: What a device says, and where below its own topics.
 OF_A_WORKER: dict[type[Message], tuple[str, Message]] = {
@@ -98,8 +99,7 @@ class Site:
     """A leader without a broker, over a real database: `hear` brings one message of a worker through its rounds."""
 
     def __init__(self, url):
-        self.engine = sa.create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-        tables.metadata.create_all(self.engine)
+        self.engine = with_tables(url)
         self.execute(sa.insert(tables.bridge).values(epoch=1, beat=0))
         self.url, self.sent = url, []
         self.ledger = None

@@ -243,6 +243,7 @@ def test_tables_that_are_not_there_are_said_in_one_line(run, without_tables, com
     assert caught.value.code == "the database has not the tables of airflow-mqtt: run `airflow db migrate`"
 
 
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)  # whose database is not the one that is meant
 @pytest.mark.parametrize("kind", ["nobody answers", "no directory", "no database"])
 def test_a_database_that_does_not_answer_is_said_in_one_line(world, tmp_path, kind):
     """As a process: Airflow itself must not have met it before."""

@@ -79,7 +79,8 @@ def audit(world):
     return [(*row[:-1], json.loads(row.extra)["outcome"]) for row in rows]
 
 
-def test_no_process_pays_for_it_before_it_is_asked():
+@pytest.mark.parametrize("world", ["sqlite"], indirect=True)  # no database is in this
+def test_no_process_pays_for_it_before_it_is_asked(world):
     look = (
         "import sys, airflow_mqtt.executor.plugin;"
         "print(*(one for one in sys.modules if one.startswith(('fastapi', 'airflow_mqtt.executor.ui'))))"

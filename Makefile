@@ -107,8 +107,8 @@ env: ## write .env (passwords, keys, ports) for compose.yaml; one that is there 
 test-compose: setup ## compose.yaml and the images on a Docker engine (Debian: installs and starts it if none answers)
 	@python=$$(sh scripts/python) && "$$python" scripts/compose/run_tests.py $(ARGS)
 
-servers: # Mosquitto, PostgreSQL and PgBouncer, Prometheus, what a network namespace needs, and sudo
-	@sh scripts/install-debian mosquitto postgresql pgbouncer prometheus iproute2 util-linux sudo
+servers: # Mosquitto, PostgreSQL and PgBouncer, Prometheus, what a network namespace needs, nftables and sudo
+	@sh scripts/install-debian mosquitto postgresql pgbouncer prometheus iproute2 util-linux nftables sudo
 
 check: setup ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ class Peer:
         clean: bool = True,
         will: tuple[str, bytes] | None = None,
         version: mqtt.MQTTProtocolVersion = mqtt.MQTTv5,
+        source: str = "",
     ) -> None:
         self.url = parse_broker_url(url)
         self.received: list[tuple[str, bytes, bool]] = []
@@ -30,6 +31,7 @@ class Peer:
         self.disconnects = 0
         self._v5 = version == mqtt.MQTTv5
         self._clean = clean
+        self._source = source  # the address that it comes from
         self._answered = threading.Event()
         options = {} if self._v5 else {"clean_session": clean}
         options["reconnect_on_failure"] = False
@@ -57,7 +59,7 @@ class Peer:
             properties = Properties(PacketTypes.CONNECT)
             properties.SessionExpiryInterval = 0 if self._clean else 3600
         options = {"clean_start": self._clean, "properties": properties} if self._v5 else {}
-        self.client.connect(self.url.host, self.url.port, **options)
+        self.client.connect(self.url.host, self.url.port, bind_address=self._source, **options)
         self.client.loop_start()
         wait_for(self._settled, what="an answer to CONNECT", timeout=10)
         if not self._answered.is_set():

@@ -1,5 +1,6 @@
 """compose.yaml, started once: it runs the example Dag, and loses nothing while its parts are killed and paused."""
 
+import re
 import socket
 import subprocess
 import time
@@ -68,6 +69,14 @@ def test_a_device_reaches_only_the_broker(site: ComposeSite) -> None:
         networks = [*site.inspect("edge-1")["NetworkSettings"]["Networks"].values()]
         gateways = [*(network["Gateway"] for network in networks), docker_bridge()]
         assert not any(reaches(site, "edge-1", host, port) for host in gateways if host)
+
+
+def test_both_bridges_serve_their_metrics_to_the_site(site: ComposeSite) -> None:
+    read = "import urllib.request as u; print(u.urlopen('http://{}:9883/metrics', timeout=20).read().decode())"
+    said = [site.execute("bridge-1", "python3", "-c", read.format(bridge)) for bridge in ("bridge-1", "bridge-2")]
+    leading = re.findall(r"^airflow_mqtt_leading\{.*\} (\d)", "\n".join(said), re.MULTILINE)
+    assert sorted(leading) == ["0", "1"]
+    assert not reaches(site, "edge-1", "bridge-1", 9883)
 
 
 @pytest.mark.parametrize("part", PARTS)

@@ -405,7 +405,7 @@ class BridgeSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Make them of what `protocol.settings.resolve` returned."""
+        """Make them of what `config.settings.resolve` returned."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known["instance"] = known["instance"] or _default_instance()
         raise_if_half(known)

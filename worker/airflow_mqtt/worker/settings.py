@@ -294,7 +294,7 @@ class WorkerSettings:
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Build from what `protocol.settings.resolve` returns."""
+        """Build from what `config.settings.resolve` returns."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known["name"] = known["name"] or host_name()
         known["state_dir"] = (known["state_dir"] or default_state_dir(known["name"])).absolute()

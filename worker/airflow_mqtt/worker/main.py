@@ -58,7 +58,7 @@ _MAY_PASS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno
 
 
 def run(values: dict[str, Any]) -> int:
-    """Run a worker with `values` (of `protocol.settings.resolve`); return the exit code.
+    """Run a worker with `values` (of `config.settings.resolve`); return the exit code.
 
     `SettingError` for what the settings together do not allow; 1 when the worker must not run or go on, 3 when its name
     is in use, 74 (EX_IOERR) when its disk fails. Runners go on, whatever it is.

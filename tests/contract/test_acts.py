@@ -81,8 +81,31 @@ def test_what_no_worker_could_read_is_refused_for_all(session):
         act(session, Act.SET_COMMENT, "edge-1", "edge-2", comment="x" * 10_000)
 
 
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        (Act.SET_SLOTS, {"slots": 10**30}), (Act.ADD_QUEUES, {"queues": ["a\ud800"]}),
+        (Act.REMOVE_QUEUES, {"queues": ["x"] * 10_000}), (Act.SHUTDOWN, {"comment": "\x00"}),
+    ],
+)  # fmt: skip
+def test_nor_is_anything_done_where_nobody_is_there(session, kind, more):
+    with pytest.raises(PayloadError):
+        act(session, kind, "edge-9", **more)
+    assert record(session) == []
+
+
+def test_what_one_worker_cannot_be_told_keeps_nobody_else(session):
+    """Some are done in a transaction of their own before: none of them may be hidden by an error."""
+    session.execute(update(tables.worker).where(tables.worker.c.name == "edge-1").values(desired="{"))
+    done = act(session, Act.SET_COMMENT, "edge-1", "edge-2", comment="hello")
+    assert outcomes(done) == {"edge-1": Wish.UNFIT, "edge-2": Wish.WISHED}
+    assert "worker edge-1 cannot be told: not a document of wishes" in done[0].text
+    assert [row[-1] for row in record(session)] == ["unfit", "wished"]
+
+
 def test_the_record_holds_what_a_database_takes(session):
-    act(session, Act.SET_COMMENT, "edge-9", comment="\x00" + "x" * 10_000)
+    detail = "\x00" + "x" * 10_000
+    acts.record(session, "", Act.CANCEL, {"job-1": "gone"}, detail=detail, by="cli:anna", now=7.0)
     ((*_, detail, _),) = record(session)
     assert len(detail) == MAX_TEXT and "\x00" not in detail
 

@@ -5,7 +5,7 @@ of it. `operations` has the acts themselves, which a scheduler uses too; what it
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final
@@ -13,10 +13,10 @@ from typing import Any, Final
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.database import operations, tables
+from airflow_mqtt.database import desired, operations, tables
 from airflow_mqtt.database.operations import Cancellation, Ending, Wish
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import sanitise
+from airflow_mqtt.protocol.messages import Desired, sanitise
 
 
 class Act(StrEnum):
@@ -98,6 +98,7 @@ _WISHES: Final = {
     Wish.UNHEARD: "worker {name} has not said yet which queues it serves; try again once it has been online",
     Wish.CONTESTED: "others keep changing what is wished of worker {name}; try again",
     Wish.CHANGED: "somebody else has changed what is wished of worker {name} meanwhile; look again",
+    Wish.UNFIT: "worker {name} cannot be told: {why}",
 }
 
 _ENDINGS: Final = {
@@ -117,23 +118,32 @@ def on_workers(
 
     In the order of their names, for all alike: two operators who act on the same workers must not wait for each other.
     """
-    way = _ON_WORKERS[order.act]
-    values = _values(order, way)
-    results = []
-    for name in sorted(set(names)):
-        wish = way.operation(session, team_name, name, *values, seen=order.seen.get(name))
-        results.append(Result(name, wish, _WISHES[wish].format(act=order.act, name=name)))
+    do = partial(_ON_WORKERS[order.act].operation, session, team_name)
+    values = values_of(order)
+    results = [_done(order, name, values, do) for name in sorted(set(names))]
     record(session, team_name, order.act, outcomes_of(results), detail=detail_of(order), by=by, now=now)
     return results
 
 
-def _values(order: Order, way: _Way) -> tuple[Any, ...]:
+def values_of(order: Order) -> tuple[Any, ...]:
+    """Return what goes with an act on workers. Raises `PayloadError` for what is missing, or no worker could read."""
+    way = _ON_WORKERS[order.act]
     if not way.value:
         return ()
     value = getattr(order, way.value)
     if way.mandatory and not (value.strip() if isinstance(value, str) else value):
         raise PayloadError(f"{order.act} needs {way.value}: say it")
+    desired.revised(replace(Desired(revision=0), **{way.value: value}))
     return (value,)
+
+
+def _done(order: Order, name: str, values: tuple[Any, ...], do: Callable[..., Wish]) -> Result:
+    why = ""
+    try:
+        wish = do(name, *values, seen=order.seen.get(name))
+    except PayloadError as error:  # of this one alone: others are done, or have been
+        wish, why = Wish.UNFIT, str(error)
+    return Result(name, wish, _WISHES[wish].format(act=order.act, name=name, why=why))
 
 
 def detail_of(order: Order) -> str:

@@ -33,7 +33,11 @@ def revised(desired: Desired) -> Desired:
 
     Raises `PayloadError` for what a worker could not read: a comment or a list of queues that is too long.
     """
-    return Desired.from_object({**orjson.loads(render(desired)), "revision": desired.revision + 1})
+    try:
+        document = orjson.loads(render(desired))
+    except TypeError as error:  # a number or a text that JSON has no form for
+        raise PayloadError(f"no worker can be told that: {error}") from None
+    return Desired.from_object({**document, "revision": desired.revision + 1})
 
 
 def request_maintenance(desired: Desired, comment: str) -> Desired:

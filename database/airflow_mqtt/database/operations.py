@@ -134,6 +134,7 @@ class Wish(StrEnum):
     UNHEARD = "unheard"  # it has never said which queues it was started with
     CONTESTED = "contested"  # others kept writing; nothing was written
     CHANGED = "changed"  # it is not what was seen any more: somebody else was first; nothing was written
+    UNFIT = "unfit"  # with what is wished of it already, no worker could read it; nothing was written
 
 
 def request_maintenance(

@@ -45,7 +45,14 @@ def on_jobs(team_name: str, job_ids: Iterable[str], *, by: str, reason: str) -> 
     for some in _batches(job_ids):
         with compat.own_session() as session:
             done = acts.on_jobs(session, team_name, some, by=by, now=time.time(), reason=told)
-            _audit(session, Act.CANCEL, acts.outcomes_of(done), by=by, detail=told, tasks=_tasks_of(session, some))
+            _audit(
+                session,
+                Act.CANCEL,
+                acts.outcomes_of(done),
+                by=by,
+                detail=told,
+                tasks=_tasks_of(session, team_name, some),
+            )
         results += done
     return results
 
@@ -75,9 +82,9 @@ def _audit(
         session.add(Log(event=f"mqtt {act}", owner=owner, extra=orjson.dumps(extra).decode(), **task))
 
 
-def _tasks_of(session: Session, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _tasks_of(session: Session, team_name: str, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return job id -> its task, as the audit log has it; of what is no task, nothing."""
-    rows = session.execute(select(*_TASK).where(_job.id.in_(job_ids)))
+    rows = session.execute(select(*_TASK).where(_job.team_name == team_name, _job.id.in_(job_ids)))
     return {
         row.id: {name: row[place] for place, name in enumerate(row._fields) if place} for row in rows if row.task_id
     }

@@ -60,11 +60,11 @@ def drain(args: Namespace) -> None:
         confirm(f"Drain all {len(names)} workers?", yes=args.yes)
     order = Order(Act.REQUEST_MAINTENANCE, comment=args.comment)
     results = acting.on_workers(args.team_name, order, names, by=who())
-    tell([result for result in results if not result.is_done])
     try:
-        _wait(args.team_name, names, args.timeout)
+        _wait(args.team_name, [result.name for result in results if result.is_done], args.timeout)
     except KeyboardInterrupt:
         _end("Not waited for any longer", INTERRUPTED)
+    tell([result for result in results if not result.is_done])  # the others are drained all the same
 
 
 def _wait(team_name: str, names: Sequence[str], timeout: float | None) -> None:

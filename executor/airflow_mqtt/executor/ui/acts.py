@@ -19,9 +19,12 @@ router = APIRouter()
 
 _Names = Annotated[list[Word], Field(min_length=1, max_length=MAX_LIMIT)]
 
+#: What a database has a column for.
+_Revision = Annotated[int, Field(ge=0, lt=2**31)]
+
 #: What the status of an answer says when the only worker or job of a request came to nothing.
 _STATUSES: Final = {
-    Wish.GONE: 404, Wish.UNHEARD: 409, Wish.CONTESTED: 409, Wish.CHANGED: 409,
+    Wish.GONE: 404, Wish.UNHEARD: 409, Wish.CONTESTED: 409, Wish.CHANGED: 409, Wish.UNFIT: 422,
     Ending.GONE: 404, Ending.ENDED: 409,
 }  # fmt: skip
 
@@ -39,7 +42,7 @@ class ActOnWorkers(_Request):
     comment: Annotated[str, Field(max_length=MAX_TEXT)] = ""
     queues: Annotated[list[Word], Field(max_length=MAX_TEXTS)] = []
     slots: int | None = None
-    seen: dict[str, int] = {}
+    seen: dict[str, _Revision] = {}
 
 
 class CancelJobs(_Request):

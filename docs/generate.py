@@ -61,7 +61,7 @@ def _status_examples() -> list[tuple[str, str, messages.Message]]:
     )
     queue = messages.QueueStatus(
         queued=3, running=1, oldest_age=12.4, workers_online=0, free_slots=0, ts=at,
-        note="jobs wait and no worker serves queue 'edge' now",
+        note="jobs wait: nothing is heard of the workers of queue 'edge'",
     )  # fmt: skip
     job = messages.JobStatus(
         state="running", attempt=1, worker="edge-1", queue="edge", dag_id="edge_site", task_id="read_sensors",

@@ -18,7 +18,7 @@ from schema import engine_of, upgrade
 JOB = {
     "team_name": "", "kind": "airflow", "workload_type": "ExecuteTask", "workload": "{}", "token": "t", "token_at": 1.0,
     "queue": "a", "priority": 1, "slots": 1, "subject": "ti", "owner": "42", "attempt": 1, "state": "queued",
-    "queued_at": 1.0, "worker": None, "finished_at": None, "dag_id": "", "reason": "", "log_bytes": 0, "log_size": 0,
+    "labels": "{}", "queued_at": 1.0, "worker": None, "finished_at": None, "dag_id": "", "reason": "", "log_bytes": 0, "log_size": 0,
 }  # fmt: skip
 BY_NAME = Page(sort="name")
 BY_AGE = Page(sort="queued_at")
@@ -39,12 +39,14 @@ def worker(name, queues=("a",), state="idle", wished=None, **values):
     row = {
         "name": name, "state": state, "seen_at": 5.0, "status": json.dumps(status), "info": json.dumps(info),
         "desired": json.dumps(wished or {}), "revision": 3, "removal": False, "clock_offset": None, "team_name": "",
+        "journal": "j", "note": "",
     }  # fmt: skip
     return row | values
 
 
 def add(session, table, *rows):
-    session.execute(insert(table), list(rows))
+    if rows:
+        session.execute(insert(table), list(rows))
     session.commit()
 
 
@@ -178,12 +180,52 @@ def test_queues(session):
     assert found == {
         "a": {**idle, "waiting": 2, "oldest_at": 10.0, "running": 1, "workers": 2, "free": 1},
         "b": {**idle, "workers": 1, "free": 1},
-        "c": {**idle, "waiting": 1, "oldest_at": 1.0, "note": "jobs wait and no worker serves queue 'c' now"},
+        "c": {**idle, "waiting": 1, "oldest_at": 1.0, "note": "jobs wait: nothing is heard of the workers of queue 'c'"},
         "d": {
             **idle, "waiting": 1, "oldest_at": 1.0,
-            "note": "jobs wait and no worker serves queue 'd' now; not allowed to: stranger (airflow mqtt allow)",
+            "note": "jobs wait: no worker serves queue 'd'; not allowed to: stranger (airflow mqtt allow)",
         },
     }  # fmt: skip
+
+
+CAMERA = '{"camera":"yes"}'
+
+
+@pytest.mark.parametrize(
+    ("jobs", "workers", "note"),
+    [
+        ([{}], [worker("w")], ""),
+        ([{"labels": CAMERA}], [worker("w")], "jobs wait: no worker of queue 'a' has camera=yes"),
+        ([{"labels": CAMERA}, {"id": "2"}], [worker("w", labels={"camera": "yes"})], ""),
+        ([{"labels": CAMERA, "slots": 5}, {"id": "2", "slots": 4}], [worker("v", status={"slots": 9}), worker("w", labels={"camera": "yes"})],
+         "jobs wait: it needs 5 slots; the largest worker of queue 'a' with camera=yes has 4"),
+        ([{"slots": 5}], [worker("w")], "jobs wait: it needs 5 slots; the largest worker of queue 'a' has 4"),
+        ([{}], [worker("w", note="its version is below 0.2.0")],
+         "jobs wait: no worker of queue 'a' takes jobs now (1 are there; w: its version is below 0.2.0)"),
+        ([{}], [worker("w", journal="")], "jobs wait: no worker of queue 'a' takes jobs now (1 are there)"),
+        ([{}], [worker("w", info={"protocol": 10**6})], "jobs wait: no worker of queue 'a' takes jobs now (1 are there)"),
+        ([{}], [worker("w", state="maintenance mode")], "jobs wait: no worker of queue 'a' takes jobs now (1 are there)"),
+        ([{}], [worker("w", info={"queues": 3}), worker("x", desired="{")], ""),
+        ([{"labels": "nonsense"}], [], ""),
+    ],
+)  # fmt: skip
+def test_why_jobs_wait_is_said_as_the_bridge_says_it(session, jobs, workers, note):
+    """It knows labels, slots, and whom the leading bridge gives no jobs."""
+    add_jobs(session, *({"id": "1", **job} for job in jobs))
+    add_workers(session, *workers)
+    (row,) = queues.list_queues(session, "", OPEN)
+    assert (row["note"], row["waiting"]) == (note, len(jobs))
+    assert (row["free"] == 0) == ("takes jobs now" in note or not workers)
+
+
+def test_why_one_job_waits(session):
+    add_workers(session, worker("w"), worker("x", ["b"], labels={"camera": "yes"}))
+    asked = (("camera", "yes"),)
+    assert queues.why_it_waits(session, "", ("a", asked), 1, OPEN) == "no worker of queue 'a' has camera=yes"
+    assert queues.why_it_waits(session, "", ("b", asked), 1, Access(listed=True)) == "no worker serves queue 'b'"
+    assert queues.is_served(session, "", "a", OPEN)
+    assert not queues.is_served(session, "", "a", Access(listed=True))
+    assert not queues.is_served(session, "", "c", OPEN)
 
 
 def ids(session, wanted=None, page=BY_AGE):
@@ -205,6 +247,7 @@ def test_jobs_are_found_and_sorted(session):
     assert ids(session, Jobs(dag_id="etl_%")) == ["1"]
     assert ids(session, Jobs(dag_id="etl_*", queue="a")) == ["2"]
     assert ids(session, Jobs(worker="edge-*")) == ["2", "3"]
+    assert ids(session, Jobs(worker="edge-1", states=["running"])) == ["2"]
     assert jobs.list_jobs(session, "", Jobs(), Page(sort="worker", limit=1)).total == 3
     assert not {"token", "workload"} & set(jobs.find_job(session, "", "1"))
     assert jobs.find_job(session, "north", "1") is None
@@ -306,8 +349,11 @@ def crowd(engine, session):
         *({"id": f"w{number}", "queue": f"q{number % 20}", "queued_at": float(number)} for number in range(WAITING)),
         *({"id": f"e{number}", "state": "succeeded", "finished_at": 1.0, "worker": "x"} for number in range(ENDED)),
     )
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql("VACUUM ANALYZE" if engine.dialect.name == "postgresql" else "ANALYZE")
+    act = {"team_name": "", "at": 1.0, "by": "cli:x", "act": "shutdown", "detail": "", "outcome": "wished"}
+    add(session, tables.act, *({**act, "subject": f"edge-{number % WORKERS:05}"} for number in range(2 * WORKERS)))
+    if engine.dialect.name == "postgresql":  # autovacuum does that; nobody does it in a file of SQLite
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql("VACUUM ANALYZE")
     return session
 
 
@@ -319,8 +365,11 @@ LOOKS = {
     "a worker": (lambda session: workers.find_worker(session, "", "edge-00007", OPEN), 1, 1),
     "jobs": (lambda session: jobs.list_jobs(session, "", Jobs(), Page("queued_at", limit=50)), 2, 50),
     "jobs of a worker": (
-        lambda session: jobs.list_jobs(session, "", Jobs(states=jobs.LIVING, worker="edge-00007"), BY_AGE), 2, 1,
+        lambda session: jobs.list_jobs(session, "", Jobs(states=jobs.LIVING, worker="edge-00007"), BY_AGE), 1, 1,
     ),
+    "jobs of a dag": (lambda session: jobs.list_jobs(session, "", Jobs(dag_id="nothing"), BY_AGE), 1, 0),
+    "acts": (lambda session: overview.list_acts(session, "", Page(limit=50)), 2, 50),
+    "acts on a worker": (lambda session: overview.list_acts(session, "", Page(limit=50), "edge-00007"), 1, 2),
     "queues": (lambda session: queues.list_queues(session, "", OPEN), 3, 20 + HELD + WORKERS),
 }  # fmt: skip
 
@@ -348,7 +397,10 @@ def test_a_look_costs_a_few_statements_and_the_rows_of_a_page(engine, crowd, loo
     assert sum(read) <= rows + 1  # the count is a row
 
 
-SMALL = ("ix_mqtt_job_held", "ix_mqtt_job_waiting", "ix_mqtt_job_queued")
+SMALL = (
+    "ix_mqtt_job_held", "ix_mqtt_job_waiting", "ix_mqtt_job_asking", "ix_mqtt_job_queued", "ix_mqtt_act_subject",
+    "ix_mqtt_act_team",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -358,7 +410,9 @@ SMALL = ("ix_mqtt_job_held", "ix_mqtt_job_waiting", "ix_mqtt_job_queued")
         ("a worker", {"ix_mqtt_job_held"}),
         ("jobs", {"ix_mqtt_job_queued"}),
         ("jobs of a worker", {"ix_mqtt_job_held"}),
-        ("queues", {"ix_mqtt_job_waiting", "ix_mqtt_job_held"}),
+        ("queues", {"ix_mqtt_job_waiting", "ix_mqtt_job_asking", "ix_mqtt_job_held"}),
+        ("acts", {"ix_mqtt_act_team"}),
+        ("acts on a worker", {"ix_mqtt_act_subject"}),
     ],
 )
 def test_a_look_finds_its_jobs_by_an_index(engine, crowd, look, indexes):
@@ -373,4 +427,13 @@ def test_a_look_finds_its_jobs_by_an_index(engine, crowd, look, indexes):
     if look == "queues" and engine.dialect.name == "postgresql":
         assert "Seq Scan on mqtt_job" not in plan  # any small index will do: all that lives is read
         return
+    if look == "acts" and engine.dialect.name == "postgresql":
+        assert "Sort" not in plan  # the primary key is in this order, too
+        return
     assert {index for index in SMALL if index in plan} >= indexes, plan
+    if look in ("queues", "jobs"):
+        assert "TEMP B-TREE FOR ORDER BY" not in plan
+    if look == "queues" and engine.dialect.name == "sqlite":  # no row is read to count them
+        assert {line for line in plan.splitlines() if "ix_mqtt_job_" in line and "COVERING" not in line} <= {
+            line for line in plan.splitlines() if "ix_mqtt_job_asking" in line
+        }

@@ -18,7 +18,7 @@ from airflow_mqtt.database import sqlite, tables, transitions
 from airflow_mqtt.database.engine import Database, make_engine
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.database.ledger import Change, Chunk, Seen, Transition, Writes, fields_of
-from airflow_mqtt.database.retention import BATCH, UNHEARD
+from airflow_mqtt.database.retention import BATCH, UNHEARD, old_acts
 from airflow_mqtt.protocol.jobs import JobEvent
 from bridge_samples import worker
 from ledger_site import new_ledger
@@ -92,8 +92,44 @@ def test_another_teams_jobs_are_that_teams_business(site: Site) -> None:
 def test_for_ever(site: Site) -> None:
     site.retention = 0
     add(site, "old", ended=START)
+    add_acts(site, START)
     site.forget(NOW)
     assert owners(site) == [{"old"}] * 3
+    assert acts(site) == [START]
+
+
+def add_acts(site: Site, *times: float, team_name: str = "") -> None:
+    row = {"team_name": team_name, "by": "cli:anna", "act": "shutdown", "subject": "edge-1", "outcome": "wished"}
+    with site.engine.begin() as connection:
+        connection.execute(sa.insert(tables.act), [{**row, "at": at} for at in times])
+
+
+def acts(site: Site, team_name: str = "") -> list[float]:
+    """When people did what is still recorded."""
+    with site.engine.connect() as connection:
+        act = tables.act.c
+        return list(connection.scalars(sa.select(act.at).where(act.team_name == team_name).order_by(act.at)))
+
+
+def test_what_people_did_long_ago_goes_too(site: Site) -> None:
+    young = [NOW - KEEP + 1, NOW]
+    add_acts(site, *young, *([NOW - KEEP - 1] * (BATCH + 1)))
+    add_acts(site, START, team_name="b")
+    assert site.forget(NOW) == 2  # some at a time
+    assert acts(site) == young
+    assert acts(site, "b") == [START]
+
+
+def test_it_is_found_by_its_age(site: Site) -> None:
+    """However many acts there are, and without statistics, which nobody makes on SQLite."""
+    add_acts(site, *([NOW] * 2000), START)
+    statement = str(old_acts("", NOW - DAY).compile(site.engine, compile_kwargs={"literal_binds": True}))
+    explain = "EXPLAIN QUERY PLAN" if site.dialect == "sqlite" else "EXPLAIN"
+    with site.engine.connect() as connection:
+        if site.dialect == "postgresql":
+            connection.exec_driver_sql("ANALYZE mqtt_act")
+        plan = "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}"))
+    assert "ix_mqtt_act_at" in plan
 
 
 @pytest.mark.parametrize("retention", [KEEP, 0])

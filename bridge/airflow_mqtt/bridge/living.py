@@ -14,7 +14,7 @@ from sortedcontainers import SortedList
 
 from airflow_mqtt.bridge.bounds import Lines, Once
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
-from airflow_mqtt.bridge.dispatch.placement import Pause, may_be_given_jobs
+from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.groups import Groups
 from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
 from airflow_mqtt.database.labels import of_kinds
@@ -306,6 +306,10 @@ class Living:
 
     # --- room ---------------------------------------------------------------------------------------------
 
+    def members(self, group: Group) -> list[Worker]:
+        """The workers that may be given jobs of `group`, as long as it is open."""
+        return [self.workers[name] for name in self.groups.members(group)]
+
     def free(self, name: str) -> int:
         """Slots of a worker that none of our rows holds. Not what it reports: a report is older than a claim."""
         worker = self.workers.get(name)
@@ -321,7 +325,7 @@ class Living:
     def _room(self, name: str) -> int:
         """Slots in which a worker may be given jobs."""
         worker = self.workers.get(name)
-        return max(0, self.free(name)) if worker is not None and may_be_given_jobs(worker) else 0
+        return max(0, self.free(name)) if worker is not None and worker.may_be_given_jobs else 0
 
     def _offer(self, name: str, room: int, group: Group) -> None:
         if not room:
@@ -349,7 +353,7 @@ class Living:
     def can_take(self, name: str, group: Group, now: float) -> bool:
         """Whether a worker may be given jobs of `group` now, if it has free slots."""
         worker = self.workers.get(name)
-        if worker is None or group not in self.groups.of(name) or not may_be_given_jobs(worker):
+        if worker is None or group not in self.groups.of(name) or not worker.may_be_given_jobs:
             return False
         return not (name in self.pauses and self.pauses[name].lasts(now))
 

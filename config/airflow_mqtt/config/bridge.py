@@ -297,8 +297,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "retention",
         _retention,
         "0, or 3600 to 315360000 seconds",
-        "How long an ended job is kept, with its events and its log, which Airflow's UI then no longer shows."
-        " 0 keeps them for ever.",
+        "How long an ended job is kept, with its events and its log, which Airflow's UI then no longer shows, and the"
+        " record of what people did. 0 keeps them for ever.",
         "2592000",
     ),
     Setting(

@@ -14,8 +14,8 @@ from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
 from airflow_mqtt.protocol.kinds import Kind
-from airflow_mqtt.protocol.messages import MAX_INTEGER, Desired, JobStatus, WorkerInfo, WorkerStatus
-from airflow_mqtt.protocol.workers import WorkerState
+from airflow_mqtt.protocol.messages import MAX_INTEGER, Desired, JobStatus, WorkerInfo, WorkerStatus, understands
+from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -283,6 +283,20 @@ class Worker:
     @property
     def slots(self) -> int:
         return self.status.slots if self.status else 0
+
+    @property
+    def may_be_given_jobs(self) -> bool:
+        return may_be_given_jobs(self.state, self.note, self.journal, self.info.protocol if self.info else None)
+
+
+def may_be_given_jobs(state: str, note: str, journal: str, protocol: int | None) -> bool:
+    """Whether a worker with these columns, and this protocol of its info if it has one, may be given jobs.
+
+    Not before it was introduced, not when that was to a newer bridge which led before this one, and not with a note of
+    why not: see `bridge.dispatch.fleet.noted`.
+    """
+    introduced = journal and protocol is not None and understands(protocol)
+    return bool(introduced) and state in PLACEABLE and not note
 
 
 #: What `Worker.of` reads, in this order.

@@ -1,4 +1,4 @@
-"""Which jobs ended long ago, and what is deleted with them: for the bridge's `retention`, and for `airflow mqtt purge`.
+"""Which jobs and acts are of long ago, and what goes with them: for the bridge's `retention`, and `airflow mqtt purge`.
 
 The jobs go first: who appends a log or an event holds the row of its job, so nothing is added behind our back.
 """
@@ -14,7 +14,7 @@ from airflow_mqtt.database.operations import changed
 _job = tables.job.c
 _act = tables.act.c
 
-#: Jobs of one transaction, with all that belongs to them. It holds SQLite's only lock for some 10 ms.
+#: Jobs of one transaction, with all that belongs to them, and acts of one. It holds SQLite's only lock for some 10 ms.
 BATCH: Final = 500
 
 #: A job whose end no scheduler has heard yet stays for at least so many seconds, whatever was asked for.
@@ -56,8 +56,14 @@ def delete_jobs(session: Session, team_name: str, *, before: float, now: float) 
 
 
 def delete_acts(session: Session, team_name: str, before: float) -> int:
-    """Delete the record of acts of before `before`; return how many."""
-    return changed(session, delete(tables.act).where(_act.team_name == team_name, _act.at < before))
+    """Delete a batch of the record of acts of before `before`; return how many."""
+    return changed(session, old_acts(team_name, before))
+
+
+def old_acts(team_name: str, before: float) -> Delete:
+    """Return the statement that deletes up to `BATCH` acts of before `before`, the oldest first."""
+    oldest = select(_act.id).where(_act.team_name == team_name, _act.at < before).order_by(_act.at).limit(BATCH)
+    return delete(tables.act).where(_act.id.in_(oldest))
 
 
 def _which(team_name: str, before: float, unheard_before: float) -> tuple[ColumnElement[bool], ...]:

@@ -113,11 +113,21 @@ job = Table(
     Index("ix_mqtt_job_task", "dag_id", "run_id", "task_id", "map_index", "try_number"),
     Index("ix_mqtt_job_finished", "team_name", "finished_at"),
     # For those who look: what waits, by queue; what a worker holds; the newest. No state is in them, so that most
-    # transitions write no index. Whoever wants the first two says `LIVES` and where `worker` is.
-    _partial("ix_mqtt_job_waiting", "team_name", "queue", "queued_at", where=f"{LIVES} AND worker IS NULL"),
-    _partial("ix_mqtt_job_held", "team_name", "worker", "slots", where=f"{LIVES} AND worker IS NOT NULL"),
-    Index("ix_mqtt_job_queued", "queued_at", "id"),
-)
+    # transitions write no index. Whoever wants one that holds a part says of which, in its words. The first two hold
+    # all that is counted of a queue, so that no row is read for it; the columns that are the same in each of their
+    # entries are there for SQLite, which looks at them again. Labels may be longer than PostgreSQL lets an index hold:
+    # of jobs that ask for some, the rows are read.
+    _partial(
+        "ix_mqtt_job_waiting", "team_name", "queue", "queued_at", "slots", "finished_at", "worker", "labels",
+        where=f"{LIVES} AND worker IS NULL AND labels = '{{}}'",
+    ),
+    _partial(
+        "ix_mqtt_job_held", "team_name", "worker", "queue", "slots", "finished_at",
+        where=f"{LIVES} AND worker IS NOT NULL",
+    ),
+    _partial("ix_mqtt_job_asking", "team_name", "queue", where=f"{LIVES} AND worker IS NULL AND labels <> '{{}}'"),
+    Index("ix_mqtt_job_queued", "team_name", "queued_at", "id"),
+)  # fmt: skip
 
 job_event = Table(
     "mqtt_job_event",
@@ -182,7 +192,7 @@ access = Table(
     Column("revision", Integer, nullable=False, server_default=text("0")),  # raised by each change
 )
 
-#: What people did: one row for each act and each worker or job that it was done to. See `acts`.
+#: What people did: one row for each act and each worker or job that it was done to. See `acts`. Retention deletes them.
 act = Table(
     "mqtt_act",
     metadata,
@@ -195,7 +205,8 @@ act = Table(
     Column("detail", Text, nullable=False, server_default=""),  # its comment, queues, slots or reason
     Column("outcome", Text, nullable=False),  # operations.Wish, operations.Ending
     Index("ix_mqtt_act_team", "team_name", "id"),
-    Index("ix_mqtt_act_subject", "subject", "id"),
+    Index("ix_mqtt_act_subject", "team_name", "subject", "id"),
+    Index("ix_mqtt_act_at", "team_name", "at"),
 )
 
 bridge = Table(

@@ -6,10 +6,12 @@ from typing import Any, Final
 from sqlalchemy import Select, and_, func, not_, or_, select, union, update
 from sqlalchemy.orm import Session
 
-from airflow_mqtt.database import labels, notes, tables
+from airflow_mqtt.database import labels, tables
 from airflow_mqtt.database.operations import UNSTARTED, changed, notify
+from airflow_mqtt.database.queries import queues
 from airflow_mqtt.database.records import WORKER_COLUMNS, Worker, understood
 from airflow_mqtt.database.transitions import creation, move
+from airflow_mqtt.executor import fleet
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
 from airflow_mqtt.protocol.kinds import CALLBACK, KINDS
 
@@ -88,11 +90,9 @@ def why_it_waits(session: Session, job_id: str, now: float) -> str:
     waited = f", since it had not begun after {max(0.0, now - job.queued_at):.0f} s ([scheduler] task_queued_timeout)"
     if job.state != JobState.QUEUED:
         return f"{waited}: worker {job.worker} has it and has not begun it"
-    rows = session.execute(select(*_WORKER).where(_worker.team_name == job.team_name))
-    serving = [worker for worker in understood(Worker.of, (tuple(row) for row in rows)) if job.queue in worker.queues]
-    asked = labels.parse(job.labels)
-    fitting = [worker for worker in serving if worker.info is not None and labels.fit(asked, worker.info.labels)]
-    return f"{waited}: {notes.of_wait(job.queue, asked, job.slots, serving, fitting)}"
+    access = fleet.enforced(session, job.team_name)
+    why = queues.why_it_waits(session, job.team_name, (job.queue, labels.parse(job.labels)), job.slots, access)
+    return f"{waited}: {why}"
 
 
 def workers(session: Session, team_name: str, most: int) -> list[Worker]:

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.config.bridge import SETTINGS
 from airflow_mqtt.database import tables
+from airflow_mqtt.database.queries import queues
 from airflow_mqtt.executor.long_lines import Line
 from airflow_mqtt.protocol import task_log
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
@@ -156,7 +157,9 @@ def _unserved(session: Session, job: Any) -> bool:
     """Whether a job waits for a worker in a queue that none serves now."""
     from airflow_mqtt.executor import fleet  # noqa: PLC0415 - Airflow imports our logging_config early
 
-    return job.state == JobState.QUEUED and job.queue not in fleet.served(session, job.team_name)
+    if job.state != JobState.QUEUED:
+        return False
+    return not queues.is_served(session, job.team_name, job.queue, fleet.enforced(session, job.team_name))
 
 
 def _of(ti: Any) -> ColumnElement[bool]:

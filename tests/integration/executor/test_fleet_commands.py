@@ -105,7 +105,13 @@ def test_one_job_is_one_document_for_programs(run, world):
     world.drive(job.id, *TO_RUNNING)
     shown = json.loads(run("show-job", job.id, "-o", "json"))
     assert [event["event"] for event in shown["events"]] == ["queue", "dispatch", "accept", "start"]
-    assert shown["job"]["state"] == "running"
+    assert (shown["job"]["state"], shown["job"]["note"]) == ("running", "")
+
+
+def test_why_one_job_waits(run, world, fleet):
+    _, job = world.queue(world.executor(), queue="nobody's")
+    assert json.loads(run("show-job", job.id, "-o", "json"))["job"]["note"] == 'no worker serves queue "nobody\'s"'
+    assert "no worker serves" in run("show-job", job.id, "-o", "plain")
 
 
 def test_jobs_by_pattern(run, world):
@@ -263,6 +269,16 @@ def test_drain_waits_until_nothing_runs(run, world, fleet, quick):
     other.join()
     assert "1 of 2 drained; 1 jobs on edge-1" in text
     assert text.splitlines()[-1] == "2 of 2 drained"
+
+
+def test_drain_waits_for_the_others_when_one_cannot_be_told(run, world, fleet, quick, capsys):
+    with world.session() as session:
+        this = update(tables.worker).where(tables.worker.c.name == "edge-1")
+        session.execute(this.values(desired="{"))
+    in_maintenance(world, "north-1")
+    with pytest.raises(SystemExit, match="Worker edge-1 cannot be told: not a document of wishes"):
+        run("drain", "*", "-c", "new firmware", "--timeout", "60")
+    assert "2 of 2 drained" in capsys.readouterr().out
 
 
 def test_drain_gives_up_with_a_code_of_its_own(run, world, fleet, quick, capsys):

@@ -218,6 +218,23 @@ def test_jobs_and_what_happened_to_one(get, world):
     assert get("/jobs/nothing", status=404)["detail"] == "There is no job nothing"
 
 
+def test_why_a_job_waits(get, world):
+    _, job = world.queue(world.executor(), queue="a")
+    assert get(f"/jobs/{job.id}")["note"] == "no worker serves queue 'a'"
+    assert (get(f"/jobs/{job.id}")["labels"], get(f"/jobs/{job.id}")["not_after"]) == ({}, None)
+    world.drive(job.id, *TO_RUNNING)
+    assert get(f"/jobs/{job.id}")["note"] == ""
+
+
+def test_a_job_of_another_team_is_gone_and_its_task_is_not_told(post, get, world):
+    _, job = world.queue(world.executor())
+    world.set_job(job.id, team_name="north")
+    post("/jobs/cancel", ids=[job.id], status=404)
+    get(f"/jobs/{job.id}", status=404)
+    assert audit(world) == [("mqtt cancel", "anna", None, None, "gone")]
+    assert world.job(job.id).state == "queued"
+
+
 def test_queues_and_bridges(get, world):
     world.worker("edge-1", "a")
     world.queue(world.executor(), queue="b")
@@ -240,7 +257,7 @@ def test_nothing_is_sent_twice(client, world):
     [
         ("/workers", {"limit": "all"}), ("/workers", {"limit": 10_000}), ("/workers", {"state": "nonsense"}),
         ("/workers", {"sort": "nonsense"}), ("/workers", {"name": "\x00"}), ("/jobs", {"dag_id": "x" * 10_000}),
-        ("/jobs", {"sort": "token"}), ("/acts", {"offset": -1}),
+        ("/jobs", {"sort": "token"}), ("/acts", {"offset": -1}), ("/workers", {"label": ["x"] * 17}),
     ],
 )  # fmt: skip
 def test_what_makes_no_sense_is_said_in_one_text(get, path, parameters):
@@ -299,6 +316,8 @@ def test_the_second_of_two_operators_sees_what_the_first_did(get, post, world):
     [
         ("/workers/request-maintenance", {"names": ["edge-1"]}, 422),
         ("/workers/set-slots", {"names": ["edge-1"], "slots": -1}, 422),
+        ("/workers/set-slots", {"names": ["edge-1"], "slots": 10**30}, 422),
+        ("/workers/remove", {"names": ["edge-1"], "seen": {"edge-1": 10**30}}, 422),
         ("/workers/set-comment", {"names": ["edge-1"], "comment": "x" * 10_000}, 422),
         ("/workers/set-comment", {"names": ["edge-1"], "coment": "x"}, 422),
         ("/workers/add-queues", {"names": ["edge-1"], "queues": ["\x00"]}, 422),

@@ -206,7 +206,7 @@ class World:
     def worker(self, name: str, *queues: str, state: str = "idle", **values: Any) -> None:
         """Make a worker as the bridge writes it, which may serve what it says that it serves."""
         info = {"version": "1", "instance": "i", "queues": list(queues), "kinds": ["airflow"], "slots": 2}
-        row = {"name": name, "state": state, "seen_at": time.time(), "info": json.dumps(info)}
+        row = {"name": name, "state": state, "seen_at": time.time(), "journal": "j", "info": json.dumps(info)}
         with self.session() as session:
             session.execute(insert(tables.worker).values(**row | values))
             operations.allow(session, "", name, queues)

@@ -54,7 +54,7 @@ def picture() -> Picture:
     worker(made, "edge-2", state="running", running=1, free=1)
     worker(made, "edge-1")
     worker(made, "edge-3", state="offline", reason="lost")
-    queue(made, "edge", queued=3, oldest_age=75, running=2, note="jobs wait and no worker serves queue 'edge' now")
+    queue(made, "edge", queued=3, oldest_age=75, running=2, note="jobs wait: no worker serves queue 'edge'")
     queue(made, "a/b.c")
     job(made, "read", NOW - 60)
     job(made, "write", NOW - 10, state="cancelling", reason="airflow: heartbeat answered 409")

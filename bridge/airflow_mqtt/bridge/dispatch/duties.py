@@ -175,7 +175,4 @@ class Duties:
 def why_it_waits(living: Living, group: Group, slots: int) -> str:
     """Return why a job of `group` that needs so many slots waits."""
     queue, labels = group
-    serving, fitting = (
-        [living.workers[name] for name in living.groups.members(one)] for one in ((queue, ()), (queue, labels))
-    )
-    return notes.of_wait(queue, labels, slots, serving, fitting)
+    return notes.of_wait(queue, labels, slots, living.members((queue, ())), living.members(group))

@@ -5,10 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from airflow_mqtt.database.records import Worker
-from airflow_mqtt.protocol.messages import understands
-from airflow_mqtt.protocol.workers import PLACEABLE
-
 if TYPE_CHECKING:
     from airflow_mqtt.bridge.draft import Draft
     from airflow_mqtt.bridge.living import Living, Offer, Size
@@ -38,14 +34,6 @@ def after_rejection(now: float) -> Pause:
 def after_silence(before: Pause | None, now: float) -> Pause:
     """A worker that lives and does not answer its orders: longer each time, or its free slots would get them all."""
     return Pause(now, 10.0 if before is None else min(600.0, 2 * before.seconds))
-
-
-def may_be_given_jobs(worker: Worker) -> bool:
-    """Not before it was introduced, not when that was to a newer bridge which led before this one, and not with a note
-    of why not: see `fleet.noted`.
-    """
-    introduced = worker.journal and worker.info is not None and understands(worker.info.protocol)
-    return bool(introduced) and worker.state in PLACEABLE and not worker.note
 
 
 def place(draft: "Draft", *, by: str) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.engine import Database
-from airflow_mqtt.database.retention import BATCH, UNHEARD, belongings, deletions, ended
+from airflow_mqtt.database.retention import BATCH, UNHEARD, belongings, deletions, ended, old_acts
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ IDLE_PAUSE: Final = 600.0
 
 
 class Retention:
-    """Deletes jobs that ended more than `retention` seconds ago; 0 keeps them for ever.
+    """Deletes jobs that ended, and the record of acts, more than `retention` seconds ago; 0 keeps them for ever.
 
     `pause` is the number of seconds to wait before the next `step`: a new leader begins after a short one, so that
     its first work is what came while nobody led.
@@ -35,12 +35,12 @@ class Retention:
 
     async def step(self, now: float) -> None:
         """Delete one batch. Raises `DeposedError`."""
-        forgotten = await self._forget_jobs(now) if self._retention else 0
-        if forgotten:
-            log.info("deleted %d jobs that ended more than %.0f s ago", forgotten, self._retention)
-        else:
+        jobs, acts = (await self._forget_jobs(now), await self._forget_acts(now)) if self._retention else (0, 0)
+        if jobs or acts:
+            log.info("deleted %d jobs that ended, and %d acts, more than %.0f s ago", jobs, acts, self._retention)
+        if not jobs:
             await self._forget_orphans()
-        self.pause = BUSY_PAUSE if forgotten == BATCH else IDLE_PAUSE
+        self.pause = BUSY_PAUSE if BATCH in (jobs, acts) else IDLE_PAUSE
 
     async def _forget_jobs(self, now: float) -> int:
         unheard_before = now - max(self._retention, UNHEARD)
@@ -48,6 +48,11 @@ class Retention:
             return await _forget_jobs(
                 connection, self._database.team_name, before=now - self._retention, unheard_before=unheard_before
             )
+
+    async def _forget_acts(self, now: float) -> int:
+        async with self._database.write() as connection:
+            deleted = await connection.execute(old_acts(self._database.team_name, now - self._retention))
+        return deleted.rowcount
 
     async def _forget_orphans(self) -> None:
         """Look at the next page of logs and events for such as belong to no job, round and round.

@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
-from airflow_mqtt.database.queries.paging import Found, Page, as_dict, count_of, matches, order_of, page_of
+from airflow_mqtt.database.access import EVERY
+from airflow_mqtt.database.queries.paging import Found, Page, as_dict, matches, order_of, page_of, read
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 _job = tables.job.c
@@ -18,8 +19,8 @@ _event = tables.job_event.c
 COLUMNS: Final = (
     _job.id, _job.kind, _job.workload_type, _job.subject, _job.state, _job.attempt, _job.reason, _job.cancel_reason,
     _job.dag_id, _job.run_id, _job.task_id, _job.map_index, _job.try_number, _job.queue, _job.worker, _job.priority,
-    _job.slots, _job.queued_at, _job.dispatched_at, _job.accepted_at, _job.started_at, _job.finished_at,
-    _job.final_state,
+    _job.slots, _job.labels, _job.not_after, _job.queued_at, _job.dispatched_at, _job.accepted_at, _job.started_at,
+    _job.finished_at, _job.final_state,
 )  # fmt: skip
 
 _SORTS: Final[dict[str, ColumnElement[Any]]] = {
@@ -48,16 +49,17 @@ class Jobs:
 
 def list_jobs(session: Session, team_name: str, wanted: Jobs, page: Page) -> Found:
     """Return a page of jobs."""
-    which = _which(session, team_name, wanted)
-    rows = page_of(session, select(*COLUMNS).where(*which).order_by(*order_of(page, _SORTS, _job.id)), page)
-    return Found(count_of(session, select(_job.id).where(*which)), [as_dict(row) for row in rows])
+    query = select(*COLUMNS).where(*_which(session, team_name, wanted))
+    sorts = _SORTS if not _are_held(wanted) else {**_SORTS, "queued_at": _job.queued_at + 0}
+    total, rows = page_of(session, query.order_by(*order_of(page, sorts, _job.id)), page)
+    return Found(total, [_shown(row) for row in rows])
 
 
 def find_job(session: Session, team_name: str, job_id: str) -> dict[str, Any] | None:
     """Return one job; None when there is none of this id."""
     query = select(*COLUMNS).where(_job.id == job_id, _job.team_name == team_name)
     row = session.execute(query).one_or_none()
-    return None if row is None else as_dict(row)
+    return None if row is None else _shown(row)
 
 
 def events_of(session: Session, job_id: str) -> list[dict[str, Any]]:
@@ -67,11 +69,24 @@ def events_of(session: Session, job_id: str) -> list[dict[str, Any]]:
     return [as_dict(row) for row in reversed(session.execute(query).all())]
 
 
+def _shown(row: Any) -> dict[str, Any]:
+    return as_dict(row) | {"labels": read(row.labels)}
+
+
+def _are_living(wanted: Jobs) -> bool:
+    return bool(wanted.states) and not TERMINAL.intersection(wanted.states)
+
+
+def _are_held(wanted: Jobs) -> bool:
+    """Whether they are what one worker holds: so few that they are sorted, not sought by their age among all."""
+    return _are_living(wanted) and bool(wanted.worker) and EVERY not in wanted.worker
+
+
 def _which(session: Session, team_name: str, wanted: Jobs) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [_job.team_name == team_name]
     if wanted.states:
         conditions.append(_job.state.in_(wanted.states))
-        if not TERMINAL.intersection(wanted.states):
+        if _are_living(wanted):
             conditions.append(_job.finished_at.is_(None))  # the small indexes hold what lives
     words = {name: getattr(wanted, name) for name in ("dag_id", "run_id", "task_id", "queue", "worker")}
     conditions += [matches(session, _job[name], word) for name, word in words.items() if word]

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.bridges import bridges
-from airflow_mqtt.database.queries.paging import Found, Page, as_dict, count_of, page_of
+from airflow_mqtt.database.queries.paging import Found, Page, as_dict, page_of
 
 _act = tables.act.c
 
@@ -29,5 +29,5 @@ def list_acts(session: Session, team_name: str, page: Page, subject: str = "") -
     if subject:
         which.append(_act.subject == subject)
     columns = (_act.at, _act.by, _act.act, _act.subject, _act.detail, _act.outcome)
-    rows = page_of(session, select(*columns).where(*which).order_by(_act.id.desc()), page)
-    return Found(count_of(session, select(_act.id).where(*which)), [as_dict(row) for row in rows])
+    total, rows = page_of(session, select(*columns).where(*which).order_by(_act.id.desc()), page)
+    return Found(total, [as_dict(row) for row in rows])

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+import orjson
 from sqlalchemy import JSON, ColumnElement, Numeric, Select, cast, func, select
 from sqlalchemy.orm import Session
 
@@ -41,14 +42,17 @@ def order_of(
     return tuple(key.desc() for key in keys) if page.descending else keys
 
 
-def page_of(session: Session, query: Select[Any], page: Page) -> Sequence[Any]:
-    """Return the rows of `page`."""
-    return session.execute(query.offset(page.offset).limit(page.limit)).all()
+def page_of(session: Session, query: Select[Any], page: Page) -> tuple[int, Sequence[Any]]:
+    """Return how many rows `query` finds in all, and those of `page`.
 
-
-def count_of(session: Session, query: Select[Any]) -> int:
-    """Return how many rows `query` finds."""
-    return session.scalar(query.with_only_columns(func.count(), maintain_column_froms=True)) or 0
+    They are counted only where the page does not say by itself how many there are: what few rows are like may be a
+    look at each.
+    """
+    rows = session.execute(query.offset(page.offset).limit(page.limit)).all()
+    if len(rows) < page.limit and (rows or not page.offset):
+        return page.offset + len(rows), rows
+    counted = query.with_only_columns(func.count(), maintain_column_froms=True).order_by(None)
+    return session.scalar(counted) or 0, rows
 
 
 def as_dict(row: Any) -> dict[str, Any]:
@@ -79,6 +83,15 @@ def _escaped(text: str) -> str:
 # --- documents --------------------------------------------------------------------------------------------------
 #
 # They are JSON as text. Both databases read it, each in its own words. Only the bridge and operators write them.
+
+
+def read(document: str) -> dict[str, Any]:
+    """Return a document; an empty one in place of one that nobody can read."""
+    try:
+        found = orjson.loads(document)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def number_in(session: Session, document: ColumnElement[Any], key: str) -> ColumnElement[Any]:

@@ -1,10 +1,9 @@
 """The workers of a team: as they were heard last, and what is wished of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import (
     JSON,
     ColumnElement,
@@ -17,7 +16,6 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    true,
 )
 from sqlalchemy.orm import Session
 
@@ -26,13 +24,13 @@ from airflow_mqtt.database.access import Access
 from airflow_mqtt.database.queries.paging import (
     Found,
     Page,
-    count_of,
     has_label,
     is_sqlite,
     matches,
     number_in,
     order_of,
     page_of,
+    read,
     text_in,
 )
 from airflow_mqtt.protocol.errors import PayloadError
@@ -64,8 +62,7 @@ def list_workers(session: Session, team_name: str, wanted: Workers, page: Page, 
     """Return a page of workers. `access` is what the bridge goes by: it says which queues they may not serve."""
     which = _which(session, team_name, wanted)
     query = select(*_COLUMNS, *_held()).where(*which)
-    rows = page_of(session, query.order_by(*order_of(page, _sorts(session), _worker.name)), page)
-    total = count_of(session, select(_worker.name).where(*which))
+    total, rows = page_of(session, query.order_by(*order_of(page, _sorts(session), _worker.name)), page)
     return Found(total, [_shown(row, access) for row in rows])
 
 
@@ -98,13 +95,18 @@ def _which(session: Session, team_name: str, wanted: Workers) -> list[ColumnElem
     if wanted.states:
         conditions.append(_worker.state.in_(wanted.states))
     if wanted.queue:
-        serves, value = served_queues(session)
-        conditions.append(select(value).select_from(serves).where(matches(session, value, wanted.queue)).exists())
+        conditions.append(serves(session, lambda queue: matches(session, queue, wanted.queue)))
     conditions += [has_label(session, _worker.info, label) for label in wanted.labels]
     return conditions
 
 
-def served_queues(session: Session) -> tuple[FromClause, ColumnElement[Any]]:
+def serves(session: Session, which: Callable[[ColumnElement[Any]], ColumnElement[bool]]) -> ColumnElement[bool]:
+    """Whether a worker serves a queue for which `which` holds."""
+    served, queue = _served_queues(session)
+    return select(queue).select_from(served).where(which(queue)).exists()
+
+
+def _served_queues(session: Session) -> tuple[FromClause, ColumnElement[Any]]:
     """Return the queues of a worker's row as a table that has one column: those wished, or else its own."""
     if is_sqlite(session):
         own, wished = (func.json_extract(document, "$.queues") for document in (_worker.info, _worker.desired))
@@ -121,7 +123,7 @@ def served_queues(session: Session) -> tuple[FromClause, ColumnElement[Any]]:
     return served, served.c.value
 
 
-def slots_of(session: Session) -> ColumnElement[Any]:
+def _slots(session: Session) -> ColumnElement[Any]:
     """Return how many slots a worker has, as it said last."""
     said = (number_in(session, document, "slots") for document in (_worker.status, _worker.info))
     return func.coalesce(*said, 0)
@@ -130,7 +132,7 @@ def slots_of(session: Session) -> ColumnElement[Any]:
 def _free_slots(session: Session) -> ColumnElement[Any]:
     """Return how many slots of a worker are free: by our own rows, since its last word may be older than a claim."""
     _, used = _held()
-    return case((_worker.state.in_([state.value for state in GONE]), 0), else_=slots_of(session) - used)
+    return case((_worker.state.in_([state.value for state in GONE]), 0), else_=_slots(session) - used)
 
 
 def _held() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
@@ -162,9 +164,9 @@ def _sorts(session: Session) -> dict[str, ColumnElement[Any]]:
 
 
 def _shown(row: Any, access: Access) -> dict[str, Any]:
-    status, info = _read(row.status), _read(row.info)
+    status, info = read(row.status), read(row.info)
     wished, trouble = _wished(row)
-    queues = list(info.get("queues") or []) if wished.queues is None else wished.queues
+    queues = queues_of(info, wished.queues)
     slots = status.get("slots", info.get("slots", 0))
     said = notes.of_worker(note=row.note, clock_offset=row.clock_offset, removal=row.removal)
     return {
@@ -195,12 +197,9 @@ def _shown(row: Any, access: Access) -> dict[str, Any]:
     }
 
 
-def _read(document: str) -> dict[str, Any]:
-    try:
-        found = orjson.loads(document)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+def queues_of(info: Mapping[str, Any], wished: Sequence[str] | None) -> list[str]:
+    """Return the queues that a worker serves: those `wished` of it, or else those of its info."""
+    return list((info.get("queues") or ()) if wished is None else wished)
 
 
 def _wished(row: Any) -> tuple[Desired, str]:
@@ -209,12 +208,3 @@ def _wished(row: Any) -> tuple[Desired, str]:
         return desired.parse(row.desired, row.revision), ""
     except PayloadError as error:  # one row that is damaged must not hide all others
         return Desired(revision=row.revision), str(error)
-
-
-def online() -> ColumnElement[bool]:
-    """Whether something is heard of a worker."""
-    return _worker.state.not_in([state.value for state in GONE])
-
-
-#: For a join of a worker with what stands in its documents.
-EACH: Final = true()

@@ -154,10 +154,12 @@ def show_job(args: Namespace) -> None:
         job = jobs.find_job(session, args.team_name, args.job)
         if job is None:
             no_job(args.job)
+        note = queues.note_of_job(session, args.team_name, job, fleet.enforced(session, args.team_name))
         events = jobs.events_of(session, args.job)
         acts = overview.list_acts(session, args.team_name, Page(limit=20), subject=args.job).rows
-    parts = {"job": job, "events": events, "acts": acts}
-    lines = [[_job_line(job)], [_event_line(event) for event in events], [_act_line(act) for act in acts]]
+    parts = {"job": job | {"note": note}, "events": events, "acts": acts}
+    line = _job_line(job) | ({"note": note} if note else {})
+    lines = [[line], [_event_line(event) for event in events], [_act_line(act) for act in acts]]
     print_parts(parts, lines, args.output)
 
 

@@ -2,7 +2,10 @@
 
 import time
 from argparse import Namespace
+from collections.abc import Callable
 from datetime import UTC, datetime
+
+from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import retention
 from airflow_mqtt.database.acts import Act
@@ -26,9 +29,9 @@ def purge(args: Namespace) -> None:
         say(f"There is nothing of before {since}")
         return
     confirm(f"Delete {what}?", yes=args.yes)
-    deleted = _delete_jobs(args.team_name, before, now)
+    deleted = _all(lambda session: retention.delete_jobs(session, args.team_name, before=before, now=now))
+    gone = _all(lambda session: retention.delete_acts(session, args.team_name, before))
     with compat.own_session() as session:
-        gone = retention.delete_acts(session, args.team_name, before)
         outcome = f"{deleted} jobs, {gone} acts"
         acting.record(
             session, args.team_name, Act.PURGE, {"jobs": outcome}, by=who(), detail=f"before {since}", now=now
@@ -36,12 +39,12 @@ def purge(args: Namespace) -> None:
     say(f"Deleted {deleted} jobs and {gone} acts")
 
 
-def _delete_jobs(team_name: str, before: float, now: float) -> int:
+def _all(delete: Callable[[Session], int]) -> int:
     """Delete a batch at a time: each holds SQLite's only lock for a moment."""
     deleted = 0
     while True:
         with compat.own_session() as session:
-            batch = retention.delete_jobs(session, team_name, before=before, now=now)
+            batch = delete(session)
         deleted += batch
         if batch < retention.BATCH:
             return deleted

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-import orjson
 from airflow.executors.executor_loader import ExecutorLoader
 from airflow.utils.log.file_task_handler import FileTaskHandler
 from airflow.utils.log.log_reader import TaskLogReader
@@ -17,6 +16,8 @@ from sqlalchemy.orm import Session
 from airflow_mqtt.config.version import VERSION
 from airflow_mqtt.database import bridges, tables
 from airflow_mqtt.database.errors import said_by
+from airflow_mqtt.database.queries.paging import read
+from airflow_mqtt.database.queries.workers import queues_of
 from airflow_mqtt.executor import compat, db, fleet, remote_logs
 from airflow_mqtt.executor.cli import check
 from airflow_mqtt.executor.cli.check import Lease, Line, LogReaders, Name, Result, Revision, WorkerFacts
@@ -89,7 +90,7 @@ def _of_fleet(session: Session, team_name: str, lease_ttl: float) -> list[Line]:
     found = _lease(session, team_name, lease_ttl)
     teams = session.scalars(select(_bridge.team_name).where(_bridge.team_name != team_name)).all()
     access = fleet.enforced(session, team_name)
-    query = select(_worker.name, _worker.state, _worker.info, _worker.clock_offset).where(
+    query = select(_worker.name, _worker.state, _worker.info, _worker.desired, _worker.clock_offset).where(
         _worker.team_name == team_name
     )
     known = [_worker_facts(row, access) for row in session.execute(query.order_by(_worker.name))]
@@ -124,7 +125,7 @@ def _fresh(session: Session, query: Any) -> Row[Any] | None:
 
 
 def _worker_facts(row: Any, access: Any) -> WorkerFacts:
-    info = orjson.loads(row.info)
-    queues = info.get("queues") or []
-    refused = [queue for queue in queues if not access.may_serve(row.name, queue)]
+    info = read(row.info)
+    served = queues_of(info, read(row.desired).get("queues"))
+    refused = [queue for queue in served if not access.may_serve(row.name, queue)]
     return WorkerFacts(row.name, row.state not in GONE, info.get("version") or "", row.clock_offset, refused)

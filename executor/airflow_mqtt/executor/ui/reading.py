@@ -5,6 +5,7 @@ from typing import Annotated, Any, Final
 from airflow.api_fastapi.core_api.security import GetUserDep
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 
+from airflow_mqtt.database.labels import MAX_LABELS
 from airflow_mqtt.database.queries import jobs, logs, overview, queues, workers
 from airflow_mqtt.database.queries.jobs import Jobs
 from airflow_mqtt.database.queries.paging import MAX_LIMIT, Page
@@ -24,7 +25,7 @@ _JOBS: Final = Page(sort="queued_at", descending=True, limit=100)
 
 Offset = Annotated[int, Query(ge=0, le=2**31)]
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT)]
-Words = Annotated[list[Word], Query()]
+Words = Annotated[list[Word], Query(max_length=MAX_LABELS)]
 
 
 @router.get("/me")
@@ -113,9 +114,10 @@ def show_job(request: Request, _user: Reader, job_id: Word, team_name: Word = ""
     """Show a job, what happened to it, and what was done to it."""
     with compat.own_session() as session:
         job = _job(session, team_name, job_id)
+        note = queues.note_of_job(session, team_name, job, fleet.enforced(session, team_name))
         events = jobs.events_of(session, job_id)
         acts = overview.list_acts(session, team_name, _FEW, subject=job_id).rows
-    return answer(request, {**job, "events": events, "acts": acts})
+    return answer(request, {**job, "note": note, "events": events, "acts": acts})
 
 
 @router.get("/jobs/{job_id}/log")

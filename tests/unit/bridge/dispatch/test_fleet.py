@@ -3,7 +3,6 @@ from dataclasses import replace
 import pytest
 
 from airflow_mqtt.bridge.dispatch import fleet
-from airflow_mqtt.bridge.dispatch.placement import may_be_given_jobs
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.messages import Born, Desired
@@ -145,7 +144,7 @@ def test_a_worker_below_the_least_version_says_why_it_is_given_no_jobs(version, 
     noted = fleet.noted(worker(info=info(version=version)), Version.of("0.2.0"))
     assert note in noted.note and noted.note.isprintable() and len(noted.note) < 200
     assert bool(note) == bool(noted.note)
-    assert may_be_given_jobs(noted) is not bool(note)
+    assert noted.may_be_given_jobs is not bool(note)
     assert fleet.noted(noted, None).note == ""
     assert not note or not fleet.is_saved_alike(worker(info=noted.info), noted)
 

@@ -181,6 +181,21 @@ def test_a_log_is_for_who_may_read_the_logs_of_its_dag(get, world, monkeypatch):
     assert get(f"/jobs/{job.id}")["id"] == job.id
 
 
+def test_a_log_of_a_team_is_asked_for_as_that_teams(get, world, monkeypatch):
+    """An auth manager that knows teams may give another answer for each."""
+    from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+
+    asked = []
+    _, job = world.queue(world.executor())
+    world.set_job(job.id, team_name="north")
+    monkeypatch.setattr("airflow_mqtt.executor.compat.belongs_to_team", lambda *_: True)
+    monkeypatch.setattr(
+        SimpleAuthManager, "is_authorized_dag", lambda self, *, details, **_: asked.append(details) or False
+    )
+    get(f"/jobs/{job.id}/log", status=403, team_name="north")
+    assert [(one.id, one.team_name) for one in asked] == [(job.dag_id, "north")]
+
+
 # --- to look ----------------------------------------------------------------------------------------------------
 
 

@@ -32,16 +32,21 @@ def may_read(user: Any, team_name: str = "") -> bool:
 
 def may_act(user: Any, team_name: str = "") -> bool:
     """Whether `user` may act on them; nobody who may not look."""
-    details = PoolDetails(team_name=team_name or None)
+    details = PoolDetails(**_of_team(team_name))
     pools = get_auth_manager().is_authorized_pool(method="PUT", details=details, user=user)
     return bool(pools and may_read(user, team_name))
 
 
-def may_read_log(user: Any, dag_id: str) -> bool:
-    """Whether `user` may read logs of tasks of this Dag."""
-    details = DagDetails(id=dag_id)
+def may_read_log(user: Any, team_name: str, dag_id: str) -> bool:
+    """Whether `user` may read logs of tasks of this Dag, which is the team's."""
+    details = DagDetails(id=dag_id, **_of_team(team_name))
     entity = DagAccessEntity.TASK_LOGS
     return bool(get_auth_manager().is_authorized_dag(method="GET", access_entity=entity, details=details, user=user))
+
+
+def _of_team(team_name: str) -> dict[str, str]:
+    """Only where there are teams: not every version of Airflow has such a detail."""
+    return {"team_name": team_name} if team_name else {}
 
 
 def reader(user: GetUserDep, team_name: str = "") -> Any:

@@ -133,7 +133,7 @@ def read_log(
     """Read a piece of a job's log, as its worker has sent it."""
     with compat.own_session() as session:
         dag_id = _job(session, team_name, job_id)["dag_id"]
-        if not permissions.may_read_log(user, dag_id):
+        if not permissions.may_read_log(user, team_name, dag_id):
             raise HTTPException(403, f"You may not read logs of tasks of Dag {dag_id}")
         piece = logs.read_log(session, team_name, job_id, attempt, offset)
     assert piece is not None

@@ -103,11 +103,23 @@ def odd_worker(fleet: Fleet) -> str:
 
 
 def add_worker(
-    world: World, name: str, *, state: str = "offline", seen: float = 90_000, **documents: dict[str, Any]
+    world: World,
+    name: str,
+    *,
+    state: str = "offline",
+    seen: float = 90_000,
+    team_name: str = "",
+    **documents: dict[str, Any],
 ) -> None:
     """Add a row as the bridge writes it, of a device that is not there; it was seen `seen` seconds ago."""
     info = {"version": "0.2.0", "queues": ["edge"], "kinds": ["airflow"], "slots": 4, **documents.pop("info", {})}
-    row = {"name": name, "state": state, "seen_at": time.time() - seen, "info": json.dumps(info)}
+    row = {
+        "team_name": team_name,
+        "name": name,
+        "state": state,
+        "seen_at": time.time() - seen,
+        "info": json.dumps(info),
+    }
     with world.session() as session:
         written = {key: json.dumps(document) for key, document in documents.items()}
         session.execute(insert(tables.worker).values(**row, **written))
@@ -268,6 +280,21 @@ def test_what_is_ticked_stays_so_on_another_page_of_the_list(fleet: Fleet, brows
     browser.fill("input[name=name]", "edge-1")
     browser.await_true(f"({ROWS}).length === 1 && ({ROWS})[0].includes('edge-1')")
     assert "1 worker selected" in browser.text()
+
+
+def test_what_is_ticked_is_of_one_team(fleet: Fleet, browser: Browser) -> None:
+    """An act on it would be one on another worker, of the same name."""
+    add_worker(fleet.world, "edge-2", team_name="north")
+    try:
+        browser.open(fleet.url("workers?name=edge-2"))
+        tick(browser, "edge-2")
+        browser.await_text("1 worker selected")
+        browser.fill(".mqtt-head select", "north")
+        browser.await_true(f"({ROWS}).length === 1 && ({ROWS})[0].includes('offline')")
+        assert "selected" not in browser.text()
+    finally:
+        with fleet.world.session() as session:
+            session.execute(delete(tables.worker).where(tables.worker.c.team_name == "north"))
 
 
 def test_many_are_acted_on_at_once(fleet: Fleet, browser: Browser) -> None:

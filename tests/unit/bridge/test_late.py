@@ -126,6 +126,24 @@ async def test_many_that_are_late_are_ended_a_batch_at_a_time(monkeypatch):
     assert ended == [4, 8, 10]
 
 
+async def test_those_that_are_late_cost_no_look_at_the_fleet(monkeypatch):
+    """Each for a device of its own that is away: a thousand of them may be late at once, before a large fleet."""
+    jobs = [waits(id=f"j{n}", labels=(("unit", f"away-{n}"),)) for n in range(20)]
+    b = Bench(*jobs, *(worker(name=f"w{n}", info=info(labels={"unit": str(n)})) for n in range(200)))
+    looked_at = []
+
+    class Workers(dict):
+        def __getitem__(self, name):
+            looked_at.append(name)
+            return super().__getitem__(name)
+
+    await b.turn()
+    b.living.workers = Workers(b.living.workers)
+    await b.turn(60.0)
+    assert all(row.state is JobState.FAILED for row in b.ledger.rows.values())
+    assert len(looked_at) <= len(jobs)
+
+
 @pytest.mark.parametrize(
     ("clock", "told"),
     [

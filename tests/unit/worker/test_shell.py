@@ -168,6 +168,32 @@ def test_what_is_not_of_the_attempt_lives(family, tmp_path: Path) -> None:
     assert all(processes.alive(member) for member in members)
 
 
+CHILDLESS = """
+import os, subprocess
+from airflow_mqtt.worker import processes
+print(processes.adopt_orphans(), processes.has_living_child(), flush=True)
+child = subprocess.Popen(["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 &"], env={})
+print(processes.has_living_child(), flush=True)
+child.wait()
+print(processes.has_living_child(), flush=True)
+processes.kill_attempt("mark", processes.identify(os.getpid()), spare_leader=True)
+print(processes.has_living_child(), flush=True)
+"""
+
+
+def test_who_adopts_orphans_knows_by_its_children_whether_anything_lives() -> None:
+    """What has begun a session, lost its parent and has no mark in its environment is still a child, then."""
+    done = subprocess.run([sys.executable, "-c", CHILDLESS], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
+    assert done.stdout.split() == ["True", "False", "True", "True", "False"]
+
+
+def test_where_the_kernel_tells_of_no_children_there_may_be_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(processes, "PROC", tmp_path)
+    assert processes.has_living_child()
+
+
 def test_tasks_get_no_password() -> None:
     ours = {"AIRFLOW_MQTT_BROKER_URL": "mqtt://u:p@h", "AIRFLOW_HOME": "/a", processes.MARK: "outer", "PATH": "/bin"}
     assert task_environment(ours) == {"AIRFLOW_HOME": "/a", "PATH": "/bin"}

@@ -87,9 +87,21 @@ def wake(process: ProcessId) -> None:
         _send(process.pid, signal.SIGCONT)
 
 
-def adopt_orphans() -> None:
-    """Become the parent of each process below this one that loses its own (prctl(2), PR_SET_CHILD_SUBREAPER)."""
-    _prctl(36, 1)
+def adopt_orphans() -> bool:
+    """Become the parent of each process below this one that loses its own (prctl(2), PR_SET_CHILD_SUBREAPER).
+
+    Return whether the kernel does that: then who has no living child has no living descendant either.
+    """
+    return _prctl(36, 1)
+
+
+def has_living_child() -> bool:
+    """Whether a child of this process lives, also where the kernel does not tell (proc(5), task/TID/children)."""
+    try:
+        lists = [(task / "children").read_text().split() for task in (PROC / "self" / "task").iterdir()]
+    except OSError:
+        return True
+    return any(_stat(int(pid)).get("state", "X") not in "ZX" for pids in lists for pid in pids)
 
 
 def close_memory() -> None:
@@ -102,12 +114,14 @@ def end_with_parent() -> None:
     _prctl(1, signal.SIGKILL)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: int) -> bool:
+    """Return whether the kernel did it."""
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415  not everywhere
 
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
+            return int(ctypes.CDLL(None).prctl(option, value, 0, 0, 0)) == 0
+    return False
 
 
 def kill_attempt(

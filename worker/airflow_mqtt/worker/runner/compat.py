@@ -1,7 +1,10 @@
 """What differs between the versions of the Task SDK (Airflow 3.1 to 3.3), and nothing else."""
 
 import contextlib
+import functools
 import importlib
+import logging
+import logging.config
 import os
 import sys
 import uuid
@@ -15,7 +18,8 @@ from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
-from airflow.sdk.execution_time import supervisor, task_runner
+from airflow.sdk.execution_time import comms, supervisor, task_runner
+from pydantic import TypeAdapter
 
 from airflow_mqtt.protocol.task_log import fitted
 from airflow_mqtt.worker import task_log
@@ -60,6 +64,8 @@ def warm_up() -> None:
             continue
     _take_any_executor()
     _keep_lines_short()
+    _make_type_adapters_once()
+    _clear_caches_of_loggers_once()
     Client(base_url=BASE_URL, token="").close()
     _configure_logging()
 
@@ -85,6 +91,53 @@ def _take_any_executor() -> None:
             return ExecutorName(module_path=name)
 
     ExecutorLoader.lookup_executor_name_by_str = found
+
+
+def _make_type_adapters_once() -> None:
+    """Let a task's process find the `TypeAdapter`s that it uses made already: it made five, always the same three.
+
+    They are of the protocol between the task's process and its supervisor, and of rendered fields
+    (`comms.CommsDecoder`, `task_runner.startup`, `task_runner._serialize_rendered_fields`).
+    """
+    made: list[tuple[Any, TypeAdapter[Any]]] = []  # not all kinds can be hashed
+
+    def adapter(kind: Any) -> TypeAdapter[Any]:
+        for known, found in made:
+            if known is kind:
+                return found
+        made.append((kind, TypeAdapter(kind)))
+        return made[-1][1]
+
+    for module, kinds in ((comms, ("ToTask",)), (task_runner, ("StartupDetails", "JsonValue"))):
+        if getattr(module, "TypeAdapter", None) is TypeAdapter:
+            module.TypeAdapter = adapter
+            for kind in kinds:
+                if hasattr(module, kind):
+                    adapter(getattr(module, kind))
+
+
+def _clear_caches_of_loggers_once() -> None:
+    """Let `dictConfig` clear the caches of all loggers once, and not for each logger that it sets.
+
+    Each task's process configures logging. With 130 loggers of 70 settings that was 9,000 dictionaries, each on a page
+    that had been shared with the parent until then.
+    """
+    configure = logging.config.dictConfig
+    manager = logging.root.manager
+    clear = getattr(manager, "_clear_cache", None)
+    if clear is None:
+        return
+
+    @functools.wraps(configure)
+    def configured(config: Any) -> None:
+        manager._clear_cache = lambda: None  # type: ignore[attr-defined]  # noqa: SLF001
+        try:
+            configure(config)
+        finally:
+            del manager._clear_cache  # type: ignore[attr-defined]  # noqa: SLF001
+            clear()
+
+    logging.config.dictConfig = configured
 
 
 def _keep_lines_short() -> None:

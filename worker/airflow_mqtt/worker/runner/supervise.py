@@ -32,10 +32,10 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
         if _first(files):
             me = processes.identify(os.getpid())
             files.write_runner(me)
-            processes.adopt_orphans()
+            adopts = processes.adopt_orphans()
             compat.part_from_parent()
             os.environ[processes.MARK] = files.mark
-            end_the_rest = functools.partial(processes.kill_attempt, files.mark, me, spare_leader=True)
+            end_the_rest = functools.partial(_end_the_rest, files.mark, me, adopts=adopts)
             compat.hear_of_ends(end_the_rest)
             # What the task has started must not run beside its retry, whatever the exit code: the SDK's process exits 0
             # once it has reported a failure. And at once: the SDK waits a minute for whoever holds its output open.
@@ -51,6 +51,12 @@ def main(state_dir: Path, order: dict[str, Any]) -> NoReturn:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _end_the_rest(mark: str, me: processes.ProcessId, *, adopts: bool) -> None:
+    """Kill what the task has left behind. Mostly that is nothing, which must not cost a look at all processes."""
+    if not adopts or processes.has_living_child():
+        processes.kill_attempt(mark, me, spare_leader=True)
 
 
 def _detach(files: JobFiles) -> None:

@@ -32,6 +32,40 @@ def lean():
 lean()
 """
 
+#: A Dag that counts, from its parse before the fork to the end of its task, what each task's process did anew.
+COUNTING = """
+import atexit, logging
+from pathlib import Path
+from airflow.sdk import dag, task
+from pydantic import TypeAdapter
+
+made, cleared = [], []
+make, clear = TypeAdapter.__init__, logging.Manager._clear_cache
+
+def counted(self, type, **options):
+    made.append(str(type))
+    make(self, type, **options)
+
+def counted_clear(self):
+    cleared.append(1)
+    clear(self)
+
+TypeAdapter.__init__, logging.Manager._clear_cache = counted, counted_clear
+
+@atexit.register
+def note():
+    Path({file!r}).write_text(f"{{len(cleared)}} {{made}}")
+
+@dag(schedule=None)
+def counting():
+    @task
+    def noop():
+        return 1
+    noop()
+
+counting()
+"""
+
 #: Modules that a no-op imports anew, though the warm process could have them. May only become fewer.
 ANEW: frozenset[str] = frozenset()
 
@@ -85,6 +119,23 @@ def test_a_task_imports_nothing_that_its_parent_has_not(
     wait_for(found.exists, what="the modules of the task")
     anew = set(found.read_text().split()) - _warm(worker)
     assert {name for name in anew if not name.startswith("unusual_prefix_")} == ANEW  # but the Dag file itself
+
+
+@pytest.mark.skipif(not SDK.startswith("1.3."), reason="the counts are those of the newest Airflow")
+def test_what_all_tasks_make_alike_is_made_before_they_are(
+    bridge: FakeBridge, worker: WorkerProcess, tmp_path: Path
+) -> None:
+    """Validators of the SDK's own messages: five a task. Caches of all loggers: cleared for each of 70 settings."""
+    found = tmp_path / "counts"
+    (tmp_path / "worker/dags/counting.py").write_text(COUNTING.format(file=str(found)))
+    order = workload("noop")
+    order["ti"]["dag_id"] = "counting"
+    job = bridge.run("noop", workload=order | {"dag_rel_path": "counting.py"})
+    assert bridge.event(job, "finished").exit_code == 0
+    wait_for(found.exists, what="the counts of the task")
+    cleared, _, made = found.read_text().partition(" ")
+    assert made == "[]"
+    assert int(cleared) <= 2
 
 
 def _warm(worker: WorkerProcess) -> set[str]:

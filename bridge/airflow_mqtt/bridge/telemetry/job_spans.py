@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 
 from airflow_mqtt.bridge.telemetry import spans
 from airflow_mqtt.bridge.telemetry.spans import Span
@@ -32,6 +32,13 @@ _COLUMNS: Final = (
 )  # fmt: skip
 
 
+def _history(jobs: list[str]) -> Select[Any]:
+    """Return the first events of each of `jobs`. One that was rejected a thousand times leaves room for the others."""
+    number = func.row_number().over(partition_by=_event.job_id, order_by=_event.id).label("number")
+    events = select(tables.job_event, number).where(_event.job_id.in_(jobs)).subquery()
+    return select(events).where(events.c.number <= _EVENTS).order_by(events.c.id)
+
+
 class JobSpans:
     """Goes through the ended jobs in their order. The place where it is belongs to this leader."""
 
@@ -45,7 +52,7 @@ class JobSpans:
         while True:
             jobs, history = await self._next(now - LAG)
             for job in jobs:
-                span = spans.of_job(job, history[job.id][:_EVENTS])
+                span = spans.of_job(job, history[job.id])
                 if span is not None:
                     self._add(span)
                 self._after = (job.finished_at, job.id)
@@ -61,7 +68,6 @@ class JobSpans:
         async with self._database.read() as connection:
             jobs = (await connection.execute(query)).all()
             if jobs:
-                theirs = select(tables.job_event).where(_event.job_id.in_([job.id for job in jobs]))
-                for row in await connection.execute(theirs.order_by(_event.id).limit(_BATCH * _EVENTS)):
+                for row in await connection.execute(_history([job.id for job in jobs])):
                     history[row.job_id].append(row)
         return jobs, history

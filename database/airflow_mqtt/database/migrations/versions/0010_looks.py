@@ -19,10 +19,11 @@ depends_on = None
 WAITING = "finished_at IS NULL AND worker IS NULL"
 HELD = "finished_at IS NULL AND worker IS NOT NULL"
 
-#: Of indexes that look alike to it, SQLite takes the one that was made last: those of the leader.
-LEADERS = (
-    ("ix_mqtt_job_living", "finished_at IS NULL"),
-    ("ix_mqtt_job_news", "news = 1 AND (finished_at IS NULL OR report_pending = 1)"),
+#: Of indexes that look alike to it, SQLite takes the one that was made last: those of leader and schedulers.
+LAST = (
+    ("ix_mqtt_job_report", ("team_name", "owner"), "report_pending = 1"),
+    ("ix_mqtt_job_living", ("team_name",), "finished_at IS NULL"),
+    ("ix_mqtt_job_news", ("team_name",), "news = 1 AND (finished_at IS NULL OR report_pending = 1)"),
 )
 
 
@@ -36,7 +37,7 @@ def upgrade() -> None:
     _drop("mqtt_act", "ix_mqtt_act_subject")
     op.create_index("ix_mqtt_act_subject", "mqtt_act", ["team_name", "subject", "id"])
     op.create_index("ix_mqtt_act_at", "mqtt_act", ["team_name", "at"])
-    _make_leaders_last()
+    _make_last()
 
 
 def downgrade() -> None:
@@ -46,14 +47,14 @@ def downgrade() -> None:
     _create("ix_mqtt_job_waiting", "team_name", "queue", "queued_at", where=WAITING)
     _create("ix_mqtt_job_held", "team_name", "worker", "slots", where=HELD)
     op.create_index("ix_mqtt_job_queued", "mqtt_job", ["queued_at", "id"])
-    _make_leaders_last()
+    _make_last()
 
 
-def _make_leaders_last() -> None:
+def _make_last() -> None:
     if op.get_context().dialect.name == "sqlite":
-        for name, where in LEADERS:
+        for name, columns, where in LAST:
             _drop("mqtt_job", name)
-            _create(name, "team_name", where=where)
+            _create(name, *columns, where=where)
 
 
 def _drop(table: str, *indexes: str) -> None:

@@ -30,6 +30,9 @@ LIMIT = 20_000
 
 VARIANTS = [("max_packet_size", "5"), ("max_packet_size", "3.1.1"), ("message_size_limit", "5")]
 
+#: Acknowledges what is too large, and ends the connection all the same.
+ACKNOWLEDGES = ("message_size_limit", "3.1.1")
+
 
 @contextmanager
 def limited(directory: Path, option: str) -> Iterator[servers.Mosquitto]:
@@ -102,7 +105,7 @@ def test_a_call_that_cannot_pass_fails_alone(tmp_path: Path, option: str, versio
         assert bool(learnt) == (option != "max_packet_size" or version != "5")
 
 
-@pytest.mark.parametrize(("option", "version"), VARIANTS)
+@pytest.mark.parametrize(("option", "version"), [*VARIANTS, ACKNOWLEDGES])
 def test_an_order_and_an_answer_that_cannot_pass_fail_alone(tmp_path: Path, option: str, version: str) -> None:
     """Before: the bridge was cut off at each order, and no device got a job."""
     with limited(tmp_path / "broker", option) as broker, FakeExecutionApi() as api:
@@ -144,10 +147,10 @@ def _answer_within(worker: FakeWorker, id_: str, seconds: float) -> int | None:
 
 
 def test_a_broker_that_acknowledges_what_it_drops_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`message_size_limit` with MQTT 3.1.1. Before: the call waited for ever, and with it all of its job."""
+    """It keeps the connection, with a bound of `max_queued_messages`. Before: the call waited for ever, and with it all of its job."""
     monkeypatch.setattr(calls, "RESEND_CALL_AFTER", 0.5)
     monkeypatch.setattr(trial, "WAIT", 2.0)
-    overrides = {"max_packet_size": None, "message_size_limit": LIMIT}
+    overrides = {"max_packet_size": None, "message_size_limit": LIMIT, "max_queued_messages": 1000}
     with (
         servers.mosquitto(tmp_path, accounts=[NAME], overrides=overrides) as broker,
         FakeBridge(broker.url("bridge"), NAME) as bridge,

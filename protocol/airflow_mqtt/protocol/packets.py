@@ -1,8 +1,9 @@
 """How large a packet the broker takes: as it says, or as is learnt from being cut off. Pure.
 
 A broker that speaks MQTT 5 says its Maximum Packet Size in CONNACK (section 3.2.2.3.6), and refuses with 0x95 what is
-larger for another reason. With MQTT 3.1.1 it ends the connection, or says nothing at all: some acknowledge a message
-that they drop, and of those nothing can be learnt.
+larger for another reason. With MQTT 3.1.1 it ends the connection, and may have acknowledged the packet before that
+(Mosquitto with `message_size_limit` and no bound of `max_queued_messages`); or it says nothing at all: some acknowledge
+a message that they drop, and of those nothing can be learnt here.
 """
 
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ class PacketLimit:
     learnt: int | None = None
     announced: int | None = None
     passed: int = 0  # the largest that it has acknowledged on this connection
+    latest: int = 0  # the packet acknowledged last, if it was large: it has passed once the connection outlives that
     suspect: int = 0  # of the largest that were under way when connections ended, the least
     times: int = 0  # how many such connections there were
 
@@ -47,16 +49,22 @@ class PacketLimit:
     def connected(self, announced: int | None) -> None:
         """Begin a connection. `announced` is the limit in the CONNACK, if there was one."""
         self.announced = announced
-        self.passed = 0
+        self.passed = self.latest = 0
 
     def acknowledged(self, size: int) -> None:
-        """The broker has taken a packet of `size`."""
-        self.passed = max(self.passed, size)
-        if size >= self.suspect:
+        """The broker has acknowledged a packet of `size`, and taken those that it acknowledged before."""
+        self._settle()
+        self.latest = size if size > LEAST else 0
+
+    def _settle(self) -> None:
+        self.passed = max(self.passed, self.latest)
+        if self.latest and self.latest >= self.suspect:
             self.suspect = self.times = 0
+        self.latest = 0
 
     def refused(self, size: int) -> None:
         """The broker has said that a packet of `size` is too large."""
+        self._settle()
         if size > LEAST:
             self.learnt = max(LEAST, self.passed, size // 2)
             self.suspect = self.times = 0
@@ -64,8 +72,10 @@ class PacketLimit:
     def cut_off(self, size: int) -> bool:
         """The broker has ended the connection; `size` is that of the largest packet that it had not acknowledged.
 
-        Return whether that may be the reason. One that has said its limit has another.
+        One that it has acknowledged just before counts as well. Return whether that may be the reason. A broker that
+        has said its limit has another.
         """
+        size, self.latest = max(size, self.latest), 0
         if self.announced is not None or size <= max(LEAST, self.passed):
             return False
         self.suspect = min(size, self.suspect or size)

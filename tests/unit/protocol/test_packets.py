@@ -57,8 +57,29 @@ def test_a_large_packet_that_passes_clears_the_suspicion() -> None:
         cut_off(limit, *[900 * KIB] * (CUT_OFF_TIMES - 1))
         limit.connected(None)
         limit.acknowledged(900 * KIB)
+        limit.acknowledged(1)
     assert limit.packet is None
     assert not limit.cut_off(800 * KIB)  # larger ones have passed on this connection
+
+
+def test_an_acknowledgement_that_the_connection_does_not_outlive_is_none() -> None:
+    """Mosquitto acknowledges what is above its `message_size_limit`, and ends the connection."""
+    limit = PacketLimit()
+    for _ in range(CUT_OFF_TIMES):
+        limit.connected(None)
+        limit.acknowledged(50 * KIB)
+        assert limit.cut_off(0)
+    assert limit.packet == 25 * KIB
+
+
+def test_links_that_are_lost_later_teach_nothing() -> None:
+    limit = PacketLimit()
+    for _ in range(10):
+        limit.connected(None)
+        limit.acknowledged(50 * KIB)
+        limit.acknowledged(0)
+        assert not limit.cut_off(0)
+    assert limit.packet is None
 
 
 def test_one_that_says_its_limit_cuts_off_for_other_reasons() -> None:

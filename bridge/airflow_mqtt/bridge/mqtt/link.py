@@ -138,13 +138,14 @@ class _Client(aiomqtt.Client):
     def _on_publish(self, *arguments: Any) -> None:
         found = self._under_way.pop(arguments[2], None)
         if found is None:
+            self._limit.acknowledged(0)
             super()._on_publish(*arguments)
             return
         size, packet = found
         self._quota.leave(None, size)
         if _value(arguments[3]) == packets.TOO_LARGE:
             self._limit.refused(packet)
-        elif packet > packets.LEAST:
+        else:
             self._limit.acknowledged(packet)
 
     def _on_message(self, _client: Any, _userdata: Any, message: MQTTMessage) -> None:

@@ -1,5 +1,6 @@
 """What a task costs that the warm process could have done before it forked."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -32,35 +33,39 @@ def lean():
 lean()
 """
 
-#: A Dag that counts, from its parse before the fork to the end of its task, what each task's process did anew.
+#: A sitecustomize that counts what each process makes anew, in the warm process and all that is forked from it.
 COUNTING = """
-import atexit, logging
-from pathlib import Path
+import os, sys
+
+if "airflow_mqtt.worker.runner.host" in sys.orig_argv:
+    import builtins, logging
+    from pydantic import TypeAdapter
+
+    made, cleared = builtins.made_anew = [], []
+    make, clear = TypeAdapter.__init__, logging.Manager._clear_cache
+
+    def counted(self, type, **options):
+        made.append(str(type))
+        make(self, type, **options)
+
+    def counted_clear(self):
+        cleared.append(1)
+        clear(self)
+
+    TypeAdapter.__init__, logging.Manager._clear_cache = counted, counted_clear
+    os.register_at_fork(after_in_child=lambda: (made.clear(), cleared.clear()))
+"""
+
+COUNTED_DAG = """
+import builtins
 from airflow.sdk import dag, task
-from pydantic import TypeAdapter
-
-made, cleared = [], []
-make, clear = TypeAdapter.__init__, logging.Manager._clear_cache
-
-def counted(self, type, **options):
-    made.append(str(type))
-    make(self, type, **options)
-
-def counted_clear(self):
-    cleared.append(1)
-    clear(self)
-
-TypeAdapter.__init__, logging.Manager._clear_cache = counted, counted_clear
-
-@atexit.register
-def note():
-    Path({file!r}).write_text(f"{{len(cleared)}} {{made}}")
 
 @dag(schedule=None)
 def counting():
     @task
     def noop():
-        return 1
+        made, cleared = builtins.made_anew
+        print(f"made anew: {len(made)} and {len(cleared)}")
     noop()
 
 counting()
@@ -123,19 +128,21 @@ def test_a_task_imports_nothing_that_its_parent_has_not(
 
 @pytest.mark.skipif(not SDK.startswith("1.3."), reason="the counts are those of the newest Airflow")
 def test_what_all_tasks_make_alike_is_made_before_they_are(
-    bridge: FakeBridge, worker: WorkerProcess, tmp_path: Path
+    tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge
 ) -> None:
     """Validators of the SDK's own messages: five a task. Caches of all loggers: cleared for each of 70 settings."""
-    found = tmp_path / "counts"
-    (tmp_path / "worker/dags/counting.py").write_text(COUNTING.format(file=str(found)))
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(COUNTING)
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME))
+    process.env["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
+    (tmp_path / "worker/dags/counting.py").write_text(COUNTED_DAG)
     order = workload("noop")
     order["ti"]["dag_id"] = "counting"
-    job = bridge.run("noop", workload=order | {"dag_rel_path": "counting.py"})
-    assert bridge.event(job, "finished").exit_code == 0
-    wait_for(found.exists, what="the counts of the task")
-    cleared, _, made = found.read_text().partition(" ")
-    assert made == "[]"
-    assert int(cleared) <= 2
+    with running(process):
+        bridge.status("idle")
+        job = bridge.run("noop", workload=order | {"dag_rel_path": "counting.py"})
+        assert bridge.event(job, "finished").exit_code == 0
+        bridge.log(job, "made anew: 0 and 1")
 
 
 def _warm(worker: WorkerProcess) -> set[str]:

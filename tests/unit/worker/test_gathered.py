@@ -84,10 +84,12 @@ def post(relay, body, path="/v1/traces", **headers):
 
 
 def taken(relay):
-    deadline = time.monotonic() + 30
-    while (payload := relay.take(time.monotonic() + 60)) is None:
+    """Return what goes out next, however long after the last that is."""
+    deadline, later = time.monotonic() + 30, 0
+    while (payload := relay.take(time.monotonic() + later)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+        later += 60
     return Telemetry.decode(payload)
 
 

@@ -103,6 +103,16 @@ def test_workers_that_may_not_what_they_offer(world, run, leader):
     assert (results["allowed"], says["allowed"][-25:]) == ("warning", "edge-2 edge, edge-2 lathe"), says
 
 
+def test_what_is_wished_of_a_worker_is_what_it_offers_and_a_damaged_row_hides_nobody(world, run, leader):
+    world.worker(DEVICE, "edge", desired='{"queues": ["lathe"]}')
+    world.worker("edge-2", "edge", info="nothing that one could read", desired="{")
+    with world.session() as session:
+        session.execute(update(tables.access).values(document='{"serve": [["*", "edge"]], "calls": {}}'))
+    results, says, _ = run()
+    assert (results["allowed"], says["allowed"][-12:]) == ("warning", "edge-1 lathe"), says
+    assert says["workers"] == "2 of 2 are there"
+
+
 def looked_at(results):
     """Leave the lines of the site out."""
     site = ("executor", "logs", "clock", "tables", "bridge", "workers", "versions")

@@ -4,6 +4,7 @@ import builtins
 import io
 import os
 import selectors
+import signal
 import socket
 import subprocess
 import threading
@@ -16,8 +17,8 @@ import pytest
 
 from airflow_mqtt.worker.frames import Unpacker, pack
 from airflow_mqtt.worker.processes import ProcessId
+from airflow_mqtt.worker.runner import forker, nursery
 from airflow_mqtt.worker.runner import host as warm
-from airflow_mqtt.worker.runner import nursery
 from airflow_mqtt.worker.runner.forker import Forker
 from airflow_mqtt.worker.runner.host import Host
 from airflow_mqtt.worker.runner.nursery import MOST, Nursery, key_of, surplus
@@ -88,7 +89,7 @@ class Worker:
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.setattr(Forker, "_become_supervisor", lambda *_: os._exit(0))
+    monkeypatch.setattr(Forker, "_supervise", lambda *_: os._exit(0))
     made = Worker()
     yield made
     made.channel.close()
@@ -138,6 +139,38 @@ def test_a_parse_that_does_not_end_holds_nobody_up_for_ever(
     _serve(host, worker, lambda: worker.run(_order("a"), _order("b")) | worker.run(_order("c")))
     assert capsys.readouterr().err == "tasks of a.py parse it themselves: its parse does not end\n"
     assert not host._nurseries
+
+
+def test_the_next_supervisor_is_forked_ahead(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def supervise(_: Forker, order: dict[str, Any]) -> None:
+        (tmp_path / order["job"]).write_text(str(os.getpid()))
+        os._exit(0)
+
+    monkeypatch.setattr(Forker, "_supervise", supervise)
+    monkeypatch.setattr(forker, "SPARE_AFTER", 0.0)
+    served = Forker(worker.theirs, tmp_path)
+
+    def spare() -> int:
+        wait_for(lambda: served._spare is not None, what="the spare")
+        return served._spare[0]
+
+    def play() -> None:
+        worker.run(_order("a"))
+        ahead = spare()
+        worker.run(_order("b"), _order("c"))
+        assert (tmp_path / "b").read_text() == str(ahead) != (tmp_path / "c").read_text()
+        os.kill(spare(), signal.SIGKILL)
+        assert worker.run(_order("d")) == {"d"}
+        left.append(spare())
+
+    left: list[int] = []
+    _serve(served, worker, play)
+    os.waitpid(left[0], 0)  # it ends with its parent
+
+
+def test_nobody_is_forked_ahead_where_no_order_has_come(worker: Worker, tmp_path: Path) -> None:
+    host = Host(worker.theirs, tmp_path, 250)
+    assert host._timeout() is None
 
 
 def test_parsed_files_are_not_kept_for_ever(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

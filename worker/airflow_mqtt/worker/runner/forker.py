@@ -1,4 +1,8 @@
-"""A process that forks supervisors, and reaps them: the warm process itself, and each nursery that it has forked."""
+"""A process that forks supervisors, and reaps them: the warm process itself, and each nursery that it has forked.
+
+To fork a process that has the Task SDK loaded takes milliseconds, for its tables of pages alone. So each Forker that
+has started a supervisor forks the next one's process ahead: the *spare* has nothing to do but to wait for its order.
+"""
 
 import contextlib
 import os
@@ -6,12 +10,19 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
 from airflow_mqtt.worker.frames import Unpacker, pack
 
 CANNOT_FORK = 71  # EX_OSERR
+
+#: Seconds from a start to the fork of the next spare: the task that has begun goes first.
+SPARE_AFTER = 0.25
+
+#: A spare that does not take an order in this time is ill.
+SEND_TIMEOUT = 5.0
 
 
 class Forker:
@@ -25,6 +36,8 @@ class Forker:
         self._state_dir = state_dir
         self._unpacker = Unpacker()
         self._children: dict[int, tuple[str, int]] = {}
+        self._spare: tuple[int, socket.socket] | None = None
+        self._spare_due: float | None = None
         self._retired = False
 
     def run(self) -> None:
@@ -41,13 +54,18 @@ class Forker:
             self._alive = True
             while self._alive and not (self._retired and not self._children):
                 self._round()
+        if self._spare is not None:
+            self._spare[1].close()
 
     def _round(self) -> None:
         for key, _ in self._selector.select(self._timeout()):
             key.data()
+        if self._spare_due is not None and time.monotonic() >= self._spare_due:
+            self._spare_due = None
+            self._fork_ahead()
 
     def _timeout(self) -> float | None:
-        return None
+        return None if self._spare_due is None else max(0.0, self._spare_due - time.monotonic())
 
     def _hear_orders(self) -> None:
         try:
@@ -65,18 +83,65 @@ class Forker:
             self._start(order)
 
     def _start(self, order: dict[str, Any]) -> None:
-        try:
-            pid = os.fork()
-        except OSError as error:
-            print(f"cannot fork: {error}", file=sys.stderr, flush=True)  # noqa: T201  into host.log
-            self._report(order["job"], order["attempt"], CANNOT_FORK)
-            return
-        if pid == 0:
-            self._become_supervisor(order)
+        pid = self._taken_by_spare(order)
+        if pid is None:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                print(f"cannot fork: {error}", file=sys.stderr, flush=True)  # noqa: T201  into host.log
+                self._report(order["job"], order["attempt"], CANNOT_FORK)
+                return
+            if pid == 0:
+                self._become_supervisor(order)
         self._children[pid] = (order["job"], order["attempt"])
+        self._spare_due = time.monotonic() + SPARE_AFTER
+
+    def _fork_ahead(self) -> None:
+        if self._spare is not None or self._retired:
+            return
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError:
+                ours.close()
+                return
+            if pid == 0:
+                ours.close()
+                self._await_order(theirs)
+        ours.settimeout(SEND_TIMEOUT)
+        self._spare = pid, ours
+
+    def _await_order(self, channel: socket.socket) -> NoReturn:
+        """Be the spare: the supervisor of the one order that comes, or of none when the parent ends."""
+        try:
+            self._leave()
+            unpacker = Unpacker()
+            while data := channel.recv(262144):
+                for order in unpacker.feed(data):
+                    channel.close()
+                    self._supervise(order)
+        finally:
+            os._exit(0)
+
+    def _taken_by_spare(self, order: dict[str, Any]) -> int | None:
+        """Return who it is; None when there is none, or it has ended. What it got in part it does not begin."""
+        if self._spare is None:
+            return None
+        pid, channel = self._spare
+        self._spare = None
+        with channel:
+            try:
+                channel.sendall(pack(order))
+            except OSError:
+                return None
+        return pid
 
     def _become_supervisor(self, order: dict[str, Any]) -> NoReturn:
         self._leave()
+        self._supervise(order)
+
+    def _supervise(self, order: dict[str, Any]) -> NoReturn:
         from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already
 
         supervise.main(self._state_dir, order)
@@ -91,6 +156,8 @@ class Forker:
                 found.close()
         for descriptor in self._private:
             os.close(descriptor)
+        if self._spare is not None:
+            self._spare[1].close()  # it is to end with its parent, and not with a task
 
     def _reap(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -102,6 +169,9 @@ class Forker:
                 return
             if pid == 0:
                 return
+            if self._spare is not None and pid == self._spare[0]:
+                self._spare[1].close()
+                self._spare = None
             if pid in self._children:
                 self._report(*self._children.pop(pid), os.waitstatus_to_exitcode(status))
 

@@ -86,7 +86,8 @@ class Host(Forker):
 
     def _timeout(self) -> float | None:
         due = min((one.due for one in self._nurseries.values()), default=None)
-        return None if due is None else max(0.0, due - time.monotonic())
+        times = [super()._timeout(), None if due is None else max(0.0, due - time.monotonic())]
+        return min((one for one in times if one is not None), default=None)
 
     def _start(self, order: dict[str, Any]) -> None:
         now = time.monotonic()

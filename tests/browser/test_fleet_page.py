@@ -201,10 +201,12 @@ def test_an_address_that_is_none_of_ours_shows_the_first_page(fleet: Fleet, brow
 
 def test_queues_and_bridge(fleet: Fleet, long_job: Any, browser: Browser) -> None:
     world = fleet.world
-    world.queue(world.executor(), world.queued_task_of_the_run("wait_for_nobody"))
+    _, job = world.queue(world.executor(), world.queued_task_of_the_run("wait_for_nobody"))
     browser.open(fleet.url("queues"))
     browser.await_text("nowhere", "no worker serves queue 'nowhere'")
     assert any(row.startswith("edge 0") for row in browser.run(ROWS))
+    browser.open(fleet.url(f"jobs?open={job.id}"))
+    browser.await_text("Waits because", "no worker serves queue 'nowhere'")
     browser.open(fleet.url("bridge"))
     browser.await_text("Leads", "Epoch", "No bridge stands by.")
 

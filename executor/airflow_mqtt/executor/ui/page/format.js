@@ -75,6 +75,11 @@ export function percent(part, whole = 1) {
   return Number.isFinite(part) && whole > 0 ? `${Math.round((100 * part) / whole)} %` : "";
 }
 
+// Of a worker, or those that a job asks for.
+export function labels(of) {
+  return Object.entries(of.labels ?? {}).map(([name, value]) => `${name}=${value}`);
+}
+
 export function count(number, noun) {
   return `${number.toLocaleString("en")} ${noun}${number === 1 ? "" : "s"}`;
 }

@@ -2,7 +2,7 @@
 
 import { address, h, place, useEffect, useRef, useState } from "./h.js";
 import { EVERY_MS, get, isFinal, usePolled, watch } from "./api.js";
-import { duration, readable, shown, since, time } from "./format.js";
+import { duration, labels, readable, shown, since, time } from "./format.js";
 import { Followed, cancelRequest, ended, taskOf, useAsk } from "./acts.js";
 import {
   Badge, Button, ChoiceFilter, Drawer, Facts, Notice, Paging, Section, Selected, Table, Text, TextFilter, To, Trouble, When,
@@ -122,6 +122,7 @@ export function Jobs({ me, team, followed }) {
 function jobFacts(job, team) {
   return [
     ["State", h(State, { job })],
+    ["Waits because", job.note],
     ["Cancelled because", job.cancel_reason],
     ["Airflow's state", job.final_state],
     ["Run", job.dag_id ? link(runAddress(job), job.run_id) : ""],
@@ -129,6 +130,8 @@ function jobFacts(job, team) {
     ["Try", job.try_number || ""],
     ["Kind", job.kind],
     ["Queue", job.queue],
+    ["Asks for", labels(job)],
+    ["Must begin by", time(job.not_after)],
     ["Worker", job.worker ? link(ofWorker(job, team), job.worker) : ""],
     ["Attempt", job.attempt],
     ["Priority", job.priority],

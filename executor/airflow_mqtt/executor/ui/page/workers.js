@@ -2,7 +2,7 @@
 
 import { address, h, place } from "./h.js";
 import { usePolled } from "./api.js";
-import { bytes, duration, percent, since, time } from "./format.js";
+import { bytes, duration, labels, percent, since, time } from "./format.js";
 import { WorkerButtons, taskOf, useAsk } from "./acts.js";
 import {
   Badge, ChoiceFilter, Drawer, Facts, Paging, Section, Selected, Table, Text, TextFilter, To, Trouble, When,
@@ -17,10 +17,6 @@ export const STATES = [
 
 const ORDER = { sort: "name" };
 const id = (worker) => worker.name;
-
-function labels(worker) {
-  return Object.entries(worker.labels ?? {}).map(([name, value]) => `${name}=${value}`);
-}
 
 // What is odd about a worker, beside its state.
 function oddities(worker) {

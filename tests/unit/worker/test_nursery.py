@@ -90,6 +90,7 @@ class Worker:
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     monkeypatch.setattr(Forker, "_supervise", lambda *_: os._exit(0))
+    monkeypatch.setattr(Forker, "_rehearse", lambda *_: None)
     made = Worker()
     yield made
     made.channel.close()

@@ -66,6 +66,7 @@ def warm_up() -> None:
     _keep_lines_short()
     _make_type_adapters_once()
     _clear_caches_of_loggers_once()
+    _load_coordinators()
     Client(base_url=BASE_URL, token="").close()
     _configure_logging()
 
@@ -114,6 +115,12 @@ def _make_type_adapters_once() -> None:
             for kind in kinds:
                 if hasattr(module, kind):
                     adapter(getattr(module, kind))
+
+
+def _load_coordinators() -> None:
+    """Read what each supervisor reads of the configuration (3.3 and later). What is wrong there, the task says."""
+    with contextlib.suppress(Exception):
+        importlib.import_module("airflow.sdk.execution_time.coordinator").get_coordinator_manager()
 
 
 def _clear_caches_of_loggers_once() -> None:

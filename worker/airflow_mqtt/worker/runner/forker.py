@@ -116,6 +116,7 @@ class Forker:
         """Be the spare: the supervisor of the one order that comes, or of none when the parent ends."""
         try:
             self._leave()
+            self._rehearse()
             unpacker = Unpacker()
             while data := channel.recv(262144):
                 for order in unpacker.feed(data):
@@ -140,6 +141,11 @@ class Forker:
     def _become_supervisor(self, order: dict[str, Any]) -> NoReturn:
         self._leave()
         self._supervise(order)
+
+    def _rehearse(self) -> None:
+        from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already
+
+        supervise.rehearse(self._state_dir)
 
     def _supervise(self, order: dict[str, Any]) -> NoReturn:
         from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already

@@ -27,6 +27,7 @@ from sqlalchemy import delete, insert, select
 
 from airflow_mqtt.database import tables
 from integration.executor.world import World
+from leftovers import end_runners
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -78,6 +79,7 @@ def fleet(site: AirflowSite, world: World, tmp_path_factory: pytest.TempPathFact
             edge.worker(directory / name, broker_url=broker.url(name), dags_folder=site.dags_folder, name=name, queues=queues)
             for name, queues in zip(WORKERS, ("edge", "spare"), strict=True)
         ]  # fmt: skip
+        stack.callback(end_runners, directory)
         for server in (bridge, *devices):
             stack.enter_context(servers.running(server))
         for name, server in zip(WORKERS, devices, strict=True):

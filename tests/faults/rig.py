@@ -21,11 +21,11 @@ import sqlalchemy as sa
 
 import servers
 from airflow_mqtt.database import tables
-from airflow_mqtt.worker import job_files, processes
 from demo.processes import MissingProgramError, Server
 from faults.api import ExecutionApi
 from faults.jobs import Jobs
 from faults.links import Link
+from leftovers import end_runners
 
 DEVICE = Path(__file__).with_name("device")
 ROOT = Path(__file__).resolve().parents[2]
@@ -179,7 +179,7 @@ class Rig:
 
     def _start(self) -> None:
         enter = self._stack.enter_context
-        self._stack.callback(self._end_runners)
+        self._stack.callback(end_runners, self.directory)
         self.broker = enter(servers.mosquitto(self.directory / "broker", accounts=WORKERS, overrides=self._overrides))
         self.url = self.database.new_database()
         self.api = enter(ExecutionApi())
@@ -239,14 +239,6 @@ class Rig:
         """Return the name of the bridge whose lease it is now."""
         with self.jobs.engine.connect() as connection:
             return connection.execute(sa.select(tables.bridge.c.holder)).scalar_one_or_none() or None
-
-    def _end_runners(self) -> None:
-        """End runners that outlived their workers."""
-        for state in self.directory.glob("*/state*"):
-            for files in job_files.directories(state):
-                process = files.read_runner()
-                if process is not None:
-                    processes.kill_attempt(files.mark, process)
 
 
 def _flags(options: dict[str, int]) -> list[str]:

@@ -27,6 +27,9 @@ def main() -> int:
     names = faults.SLICE if arguments.slice else tuple(faults.FAULTS)
     if arguments.only:
         names = tuple(arguments.only.split(","))
+        unknown = sorted(set(names) - set(faults.FAULTS))
+        if unknown:
+            sys.exit(f"there is no row {', '.join(unknown)}; there are {', '.join(faults.FAULTS)}")
     jobs = arguments.jobs or (60 if arguments.slice else 200)
     rows: list[table.Row] = []
     began = time.monotonic()

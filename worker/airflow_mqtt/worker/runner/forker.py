@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,7 +22,7 @@ CANNOT_FORK = 71  # EX_OSERR
 #: Seconds from a start to the fork of the next spare: the task that has begun goes first.
 SPARE_AFTER = 0.25
 
-#: A spare that does not take an order in this time is ill.
+#: A spare or a nursery that does not take an order in this time is ill.
 SEND_TIMEOUT = 5.0
 
 
@@ -99,31 +100,35 @@ class Forker:
     def _fork_ahead(self) -> None:
         if self._spare is not None or self._retired:
             return
+        self._spare = self._forked(self._await_order)
+
+    def _forked(self, become: Callable[[socket.socket], None]) -> tuple[int, socket.socket] | None:
+        """Fork a process that is what `become` makes of its end of a channel; return it and our end, or None."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 pid = os.fork()
             except OSError:
                 ours.close()
-                return
+                return None
             if pid == 0:
-                ours.close()
-                self._await_order(theirs)
+                try:
+                    ours.close()
+                    self._leave()
+                    become(theirs)
+                finally:
+                    os._exit(0)
         ours.settimeout(SEND_TIMEOUT)
-        self._spare = pid, ours
+        return pid, ours
 
-    def _await_order(self, channel: socket.socket) -> NoReturn:
+    def _await_order(self, channel: socket.socket) -> None:
         """Be the spare: the supervisor of the one order that comes, or of none when the parent ends."""
-        try:
-            self._leave()
-            self._rehearse()
-            unpacker = Unpacker()
-            while data := channel.recv(262144):
-                for order in unpacker.feed(data):
-                    channel.close()
-                    self._supervise(order)
-        finally:
-            os._exit(0)
+        self._rehearse()
+        unpacker = Unpacker()
+        while data := channel.recv(262144):
+            for order in unpacker.feed(data):
+                channel.close()
+                self._supervise(order)
 
     def _taken_by_spare(self, order: dict[str, Any]) -> int | None:
         """Return who it is; None when there is none, or it has ended. What it got in part it does not begin."""

@@ -123,18 +123,10 @@ class Host(Forker):
             del self._unfit[next(iter(self._unfit))]
 
     def _found(self, key: Key, now: float) -> Nursery | None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                pid = os.fork()
-            except OSError:
-                ours.close()
-                return None
-            if pid == 0:
-                self._leave()
-                ours.close()
-                tend(theirs, self._state_dir, key, self._warm_bytes)
-        ours.settimeout(nurseries.SEND_TIMEOUT)
+        forked = self._forked(lambda channel: tend(channel, self._state_dir, key, self._warm_bytes))
+        if forked is None:
+            return None
+        pid, ours = forked
         made = self._nurseries[key] = Nursery(key, processes.identify(pid), ours, since=now, used_at=now)
         self._selector.register(ours, selectors.EVENT_READ, functools.partial(self._hear, made))
         return made

@@ -31,9 +31,6 @@ LONGEST_LIFE = 300.0
 #: Who is not done with a file by then is killed, and its tasks parse the file themselves.
 LONGEST_PARSE = 60.0
 
-#: One that does not take an order in this time is ill.
-SEND_TIMEOUT = 5.0
-
 #: Files that are not held and why, at most.
 MOST_UNFIT = 256
 

@@ -407,7 +407,9 @@ def test_unfinished_frames_have_little_room(tmp_path: Path, served: Server) -> N
             with contextlib.suppress(OSError):
                 channel.sendall(half)
         assert _answers(channels[0]) == [400]
-        wait_for(lambda: sum(c.unpacker.waiting for c in served.api._connections.values()) <= MAX_BYTES, what="room")
+        wait_for(
+            lambda: sum(c.unpacker.waiting for c in list(served.api._connections.values())) <= MAX_BYTES, what="room"
+        )
         with _client(tmp_path, "job", "") as client:
             assert client.post("xcoms/d/r/t/x", content="x" * (MAX_BYTES // 2)).status_code == 200
 
@@ -424,7 +426,7 @@ def test_connections_are_bounded_and_the_oldest_go(tmp_path: Path, served: Serve
             assert runner.get("variables/x").status_code == 200
         many = [stack.enter_context(_client(tmp_path, "job", "")) for _ in range(2 * MAX_OF_AN_ATTEMPT)]
         assert [client.get("variables/x").status_code for client in many] == [200] * len(many)
-        assert sum(item.of == ("job", 2) for item in served.api._connections.values()) == MAX_OF_AN_ATTEMPT
+        assert sum(item.of == ("job", 2) for item in list(served.api._connections.values())) == MAX_OF_AN_ATTEMPT
         assert many[0].get("variables/x").status_code == 200  # it comes again
 
 

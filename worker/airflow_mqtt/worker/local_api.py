@@ -88,11 +88,11 @@ class LocalApi:
         except OSError:
             return
         channel.setblocking(False)
+        self._close_oldest(None, MAX_UNKNOWN - 1)
         self._last_token += 1
         token = self._last_token
         self._connections[token] = _Connection(channel, Unpacker(self._max_bytes))
         self._selector.register(channel, selectors.EVENT_READ, lambda mask: self._ready(token, mask))
-        self._close_oldest(None, MAX_UNKNOWN)
 
     def _close_oldest(self, of: tuple[str, int] | None, most: int) -> None:
         """Close what is more than `most` connections of an attempt, or of nobody; a runner whose it was comes again."""

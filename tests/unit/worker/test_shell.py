@@ -169,11 +169,21 @@ def test_what_is_not_of_the_attempt_lives(family, tmp_path: Path) -> None:
 
 
 CHILDLESS = """
-import os, subprocess
+import os, subprocess, time
 from airflow_mqtt.worker import processes
 print(processes.adopt_orphans(), processes.has_living_child(), flush=True)
-child = subprocess.Popen(["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 &"], env={})
+command = ["sh", "-c", "setsid sleep 60 >/dev/null 2>&1 & read line"]
+child = subprocess.Popen(command, stdin=subprocess.PIPE, env={})
+state = processes._stat
+def state_after_its_end(pid):
+    if pid == child.pid:
+        child.stdin.close()
+        while state(pid)["state"] != "Z":
+            time.sleep(0.001)
+    return state(pid)
+processes._stat = state_after_its_end
 print(processes.has_living_child(), flush=True)
+processes._stat = state
 child.wait()
 print(processes.has_living_child(), flush=True)
 processes.kill_attempt("mark", processes.identify(os.getpid()), spare_leader=True)
@@ -182,7 +192,10 @@ print(processes.has_living_child(), flush=True)
 
 
 def test_who_adopts_orphans_knows_by_its_children_whether_anything_lives() -> None:
-    """What has begun a session, lost its parent and has no mark in its environment is still a child, then."""
+    """What has begun a session, lost its parent and has no mark in its environment is still a child, then.
+
+    Also when its parent ends between our looks at the list of children and at that parent.
+    """
     done = subprocess.run([sys.executable, "-c", CHILDLESS], stdout=subprocess.PIPE, text=True, check=True, timeout=60)
     assert done.stdout.split() == ["True", "False", "True", "True", "False"]
 

@@ -96,12 +96,23 @@ def adopt_orphans() -> bool:
 
 
 def has_living_child() -> bool:
-    """Whether a child of this process lives, also where the kernel does not tell (proc(5), task/TID/children)."""
-    try:
-        lists = [(task / "children").read_text().split() for task in (PROC / "self" / "task").iterdir()]
-    except OSError:
-        return True
-    return any(_stat(int(pid)).get("state", "X") not in "ZX" for pids in lists for pid in pids)
+    """Whether a child of this process lives, also where the kernel does not tell (proc(5), task/TID/children).
+
+    One that ends after the list was read may have left us children of its own, which were not in it: what is new is
+    looked at too, until nothing is.
+    """
+    dead: set[str] = set()
+    while True:
+        try:
+            lists = [(task / "children").read_text().split() for task in (PROC / "self" / "task").iterdir()]
+        except OSError:
+            return True
+        new = {pid for pids in lists for pid in pids} - dead
+        if not new:
+            return False
+        if any(_stat(int(pid)).get("state", "X") not in "ZX" for pid in new):
+            return True
+        dead |= new
 
 
 def close_memory() -> None:

@@ -70,6 +70,11 @@ class Device:
         assert self.site.job(job).state == "succeeded", self.site.job(job).reason
         return job
 
+    def wake_ups(self) -> int:
+        """Return how often the worker has gone to sleep (proc(5), voluntary_ctxt_switches)."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return int(dict(line.split(":") for line in lines)["voluntary_ctxt_switches"])
+
     def written(self) -> int:
         """Return how many bytes the worker itself has written to files: nearly all of them to its journal."""
         counted = dict(line.split(": ") for line in Path(f"/proc/{self.process.pid}/io").read_text().splitlines())
@@ -116,6 +121,7 @@ MOST_FLASH = 119_480 // 4
 
 #: Of a minute, at the default heartbeat.
 MOST_IDLE_BYTES = 1_200
+MOST_WAKE_UPS = 5.5
 
 
 def test_a_task_costs_its_link_little(
@@ -161,9 +167,13 @@ def test_silence_costs_its_link_little(a_site: Site, wire: Wire, broker: servers
         settled_at = time.monotonic() + 3
         wait_for(lambda: time.monotonic() > settled_at and wire.count().messages > 5, what="the introduction")
         wire.clear()
+        woken = device.wake_ups()
         time.sleep(6 * 60 / HASTE)
         count = wire.count()
+        woken = device.wake_ups() - woken
     print(f"6 minutes:\n{count.table()}\na minute: {count.messages / 6} messages, {count.bytes / 6:.0f} bytes")
+    print(f"a minute: {woken / 6:.1f} wake-ups")
     told = [json.loads(payload).get("health") for _, kind, payload in wire.payloads if kind == "status"]
     assert 5 <= len([health for health in told if health]) <= 7
     assert count.bytes <= 6 * MOST_IDLE_BYTES
+    assert woken <= 6 * MOST_WAKE_UPS

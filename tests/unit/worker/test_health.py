@@ -1,5 +1,6 @@
 """The health of the device: what is read where, what goes over the link, and the site's own function."""
 
+import math
 import selectors
 import sys
 import time
@@ -76,11 +77,19 @@ def test_this_machine_tells_what_has_a_form(journal: Path) -> None:
 
 
 def test_it_looks_when_it_is_time(tmp_path: Path, journal: Path) -> None:
-    health = Health(Readings(journal, tmp_path), lambda: (3, 4), None, 60.0)
+    health = Health(Readings(journal, tmp_path), lambda: (3, 4), None, 60.0, judged=True)
     assert health.look(100.0) is not None
     assert (health.look(100.0 + PERIOD - 1), health.deadline()) == (None, 100.0 + PERIOD)
     figures = health.look(100.0 + PERIOD)
     assert (figures["link_in"], figures["link_out"]) == (3, 4)
+
+
+def test_a_device_is_not_woken_for_figures_that_nobody_waits_for(tmp_path: Path, journal: Path) -> None:
+    health = Health(Readings(journal, tmp_path), lambda: None, None, 60.0)
+    assert health.deadline() == math.inf
+    assert health.look(100.0) is not None
+    assert health.deadline() == math.inf
+    assert (health.look(100.0 + PERIOD - 1), health.look(100.0 + PERIOD) is None) == (None, False)
 
 
 # --- what goes over the link ------------------------------------------------------------------------------

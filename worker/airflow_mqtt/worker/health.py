@@ -4,6 +4,7 @@ A figure is left out where the platform does not tell it. Their names and units 
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from airflow_mqtt.worker.health_function import HealthFunction
 
-#: Seconds between two looks, at most.
+#: Seconds between two looks where somebody waits for what they find, and at least otherwise.
 PERIOD = 10.0
 
 #: Sensors that are not there often say such things.
@@ -99,7 +100,11 @@ class Readings:
 
 
 class Health:
-    """Says when it is time to look, and looks: at the device, the link, and the values of the site's own function."""
+    """Says when it is time to look, and looks: at the device, the link, and the values of the site's own function.
+
+    Figures that only go with a heartbeat are looked at when there is one: a device is not woken for them. With
+    `judged`, rules wait for them.
+    """
 
     def __init__(
         self,
@@ -107,18 +112,21 @@ class Health:
         traffic: Callable[[], tuple[int, int] | None],
         function: HealthFunction | None,
         interval: float,
+        *,
+        judged: bool = False,
     ) -> None:
         self._readings = readings
         self._traffic = traffic
         self._function = function
         self._period = min(PERIOD, interval or PERIOD)
+        self._awaited = judged or function is not None
         self._due = 0.0
 
     def deadline(self) -> float:
-        return self._due
+        return self._due if self._awaited else math.inf
 
     def look(self, now: float) -> Figures | None:
-        """Return the figures if it is time for them, else None."""
+        """Return the figures if they are not those of just now, else None."""
         if now < self._due:
             return None
         self._due = now + self._period

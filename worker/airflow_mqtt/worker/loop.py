@@ -37,7 +37,9 @@ from airflow_mqtt.worker.runners import Runners
 log = logging.getLogger(__name__)
 
 JOURNAL_EFFECTS = get_args(JournalEffect)
-LONGEST_SLEEP = 10.0
+
+#: Seconds. Each wake-up costs a device more than what is done in it: nothing is looked at before its time.
+LONGEST_SLEEP = 30.0
 GOODBYE_TIMEOUT = 5.0
 IN_USE = "the name {name!r} is in use by another living worker; give this one another --name, or stop that one"
 

@@ -241,7 +241,8 @@ def _health(
     function = None
     if settings.health_function:
         function = HealthFunction(settings.health_function, settings.python, interval or PERIOD, selector)
-    return Health(Readings(settings.state_dir / JOURNAL), traffic, function, interval)
+    judged = bool(settings.maintenance_when)
+    return Health(Readings(settings.state_dir / JOURNAL), traffic, function, interval, judged=judged)
 
 
 def _warn_of_account(settings: WorkerSettings) -> None:

@@ -5,6 +5,7 @@ connection to the next. PUBACKs say how much is under way, and are ignored besid
 """
 
 import contextlib
+import math
 import selectors
 import socket
 import struct
@@ -33,6 +34,12 @@ DIAL_TIMEOUT = 30.0
 
 #: From CONNECT to the granted subscriptions.
 HANDSHAKE_TIMEOUT = 15.0
+
+#: … which is looked at this often, at least.
+HANDSHAKE_STEP = 5.0
+
+#: What paho says of its times is not taken at its word more often than this.
+SHORTEST_SLEEP = 0.1
 
 #: How long a broker keeps the session of a worker that is away (MQTT 5).
 SESSION_EXPIRY = 24 * 3600
@@ -296,8 +303,9 @@ class Connection:
             return now
         if self.phase is Phase.DIALING:
             return self._began + DIAL_TIMEOUT
-        # paho sends PINGREQ, and notices a missing PINGRESP, in `loop_misc`.
-        return now + min(5.0, self._settings.keepalive / 4)
+        if self.phase is not Phase.UP or self.client is None:
+            return now + HANDSHAKE_STEP
+        return max(now + SHORTEST_SLEEP, _silent_since(self.client) + self._settings.keepalive)
 
     def acknowledge(self) -> None:
         """Let TCP acknowledge what was read and has brought no answer. Call it when a round has sent what it has to.
@@ -428,6 +436,15 @@ def build_client(settings: WorkerSettings, client_id: str, *, v5: bool, clean: b
 def _send_at_once(_client: Any, _data: Any, channel: Any) -> None:
     """Let no packet wait for the acknowledgement of the one before it (Nagle's algorithm): somebody waits for each."""
     channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _silent_since(client: "paho.Client") -> float:
+    """Return since when one of both ends has been silent, or a PINGREQ unanswered.
+
+    `keepalive` later paho sends a PINGREQ, or takes the link for lost: in `loop_misc`, by these times of its.
+    """
+    asked = client._ping_t or math.inf  # noqa: SLF001  it has no public way
+    return min(asked, client._last_msg_out, client._last_bytes_received)  # noqa: SLF001
 
 
 def _text(path: Any) -> str | None:

@@ -68,6 +68,10 @@ class Backlog:
         self._put_off = work + self._put_off if first else self._put_off + work
         self._put_off_until = until
 
+    def turn_back(self, now: float) -> None:
+        """The clock was set back to `now`: what was put off waits no longer."""
+        self._put_off_until = min(self._put_off_until, now)
+
     def take(self, now: float, most: int) -> list[Work]:
         """Return what a round at `now` is to do: about `most`, and what was put off, if its time has come."""
         work: list[Work] = []

@@ -13,6 +13,7 @@ from typing import Any, Final
 from sortedcontainers import SortedList
 
 from airflow_mqtt.bridge.bounds import Lines, Once
+from airflow_mqtt.bridge.deadlines import Deadlines
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.groups import Groups
@@ -95,9 +96,8 @@ class PendingAck:
 class Living:
     """Workers, jobs that workers hold, jobs that wait; and what follows from them, kept up to date.
 
-    `stirred` names the groups of which something may be placed that could not be before. Deadlines are heaps of (when
-    to look, name). An entry that comes too early is put back, so none needs to be taken out. `allow` is how far the
-    site's list counts: see `access.in_force`. `least` is the least version of a worker that is given jobs.
+    `stirred` names the groups of which something may be placed that could not be before. `allow` is how far the site's
+    list counts: see `access.in_force`. `least` is the least version of a worker that is given jobs.
     """
 
     def __init__(
@@ -136,11 +136,12 @@ class Living:
         self.asked: dict[str, tuple[str, float]] = {}  # journal that a worker was asked to introduce, and when
         self._offers: dict[Group, list[Offer]] = defaultdict(list)
         self._number = 0
-        self._due: list[tuple[float, str]] = []
-        self._silent: list[tuple[float, str]] = []
-        self._resting: list[tuple[float, str]] = []
-        self._unheeded: list[tuple[float, str]] = []
-        self._late: list[tuple[float, str]] = []  # jobs that wait, by when they must have begun
+        self._due = Deadlines()  # jobs to which time may do something
+        self._silent = Deadlines()  # workers that may be silent by then
+        self._resting = Deadlines()  # … that are left alone until then
+        self._unheeded = Deadlines()  # … that should follow by then what is desired of them
+        self._held_up = Deadlines()  # jobs whose rows somebody holds, with what was to be done with them
+        self._late = Deadlines()  # jobs that wait, by when they must have begun
 
     @classmethod
     def of(
@@ -177,7 +178,7 @@ class Living:
         if job.state in TERMINAL:
             self._remember(job)
             return
-        if job.cancel_reason is not None and job.state is not JobState.CANCELLING:
+        if _is_wished_away(job):
             self.wishes[job.id] = None
         if job.state is JobState.QUEUED and job.cancel_reason is None:
             self.add_waiting(Waiting.of(job))
@@ -193,10 +194,7 @@ class Living:
                 self._offer(name, self._room(name), group)
         self.stirred.add(group)
         if waiting.not_after is not None:
-            heapq.heappush(self._late, (waiting.not_after, waiting.id))
-            if len(self._late) > 1000 + 2 * len(self.waiting):  # most were placed long before
-                self._late = [(one.not_after, one.id) for one in self.waiting.values() if one.not_after is not None]
-                heapq.heapify(self._late)
+            self._late.put(waiting.id, waiting.not_after)
 
     def _hold(self, job: Job) -> None:
         self.jobs[job.id] = job
@@ -215,6 +213,8 @@ class Living:
         """Forget a job: its row is gone, or is about to be taken in anew."""
         self.wishes.pop(id_, None)
         self.ended.pop(id_, None)
+        for deadlines in (self._due, self._held_up, self._late):
+            deadlines.forget(id_)
         waiting = self.waiting.pop(id_, None)
         if waiting is not None:
             group = waiting.group
@@ -293,11 +293,13 @@ class Living:
         )  # fmt: skip
         for known in remembered:
             known.pop(name, None)
+        for deadlines in (self._silent, self._resting, self._unheeded):
+            deadlines.forget(name)
 
     def pause(self, name: str, pause: Pause) -> None:
         """Leave a worker alone for a while."""
         self.pauses[name] = pause
-        heapq.heappush(self._resting, (pause.since + pause.seconds, name))
+        self._resting.put(name, pause.since + pause.seconds)
 
     def resume(self, name: str) -> None:
         """It has shown that it takes jobs."""
@@ -366,10 +368,10 @@ class Living:
         else:
             at = timeouts.next_look(job, worker, self._rules(job), connected_since=self.connected_since)
         if at is not None:
-            heapq.heappush(self._due, (max(at, not_before), job.id))
+            self._due.put(job.id, max(at, not_before))
 
     def _watch_worker(self, worker: Worker, not_before: float = 0.0) -> None:
-        heapq.heappush(self._silent, (max(fleet.silent_at(worker), not_before), worker.name))
+        self._silent.put(worker.name, max(fleet.silent_at(worker), not_before))
 
     def connect(self, now: float) -> None:
         """There is a new connection to the broker: what was sent on the last one may be lost."""
@@ -377,24 +379,43 @@ class Living:
         self.look_at_all(now)
 
     def look_at_all(self, now: float) -> None:
-        """Look at all that lives now: a clock that was set back, or the leader's before us, has made deadlines that
-        would not come.
+        """Look at all that lives now, and keep nothing waiting longer than it would from now on: a clock that was set
+        back, or the leader's before us, has made times that would not come.
         """
-        self._due = [(now, id_) for id_ in self.jobs]
-        self._silent = [(now, name) for name in self.workers]
+        for id_ in self.jobs:
+            self._due.put(id_, now)
+        for name in self.workers:
+            self._silent.put(name, now)
+        for deadlines in (self._resting, self._unheeded, self._held_up):
+            deadlines.bring_forward(now)
+        for ack in self.acks.values():
+            ack.due, ack.until = min(ack.due, now + ACK_DELAY), min(ack.until, now + ACK_PATIENCE)
 
     def take_due(self, now: float) -> tuple[list[Job], list[Worker]]:
         """Take out of the heaps what time may have done something to: jobs, and workers that may be silent.
 
         Whoever asks gives them back to `watch`, whatever becomes of them.
         """
-        names = _popped(self._silent, now)
-        ids = _popped(self._due, now)
-        for name in _popped(self._resting, now):
+        names = self._silent.take(now)
+        ids = self._due.take(now)
+        for name in self._resting.take(now):
             self.offer(name)
-        self.unsaid.update(dict.fromkeys(name for name in _popped(self._unheeded, now) if name in self.workers))
-        jobs = [self.jobs[id_] for id_ in ids if id_ in self.jobs]
-        return jobs, [self.workers[name] for name in names if name in self.workers]
+        self.unsaid.update(dict.fromkeys(name for name in self._unheeded.take(now) if name in self.workers))
+        for id_ in self._held_up.take(now):
+            self._go_on(id_)
+        return [self.jobs[id_] for id_ in ids], [self.workers[name] for name in names]
+
+    def hold_up(self, id_: str, until: float) -> None:
+        """Leave a job alone, whose row somebody holds: it is neither placed nor ended before `until`."""
+        if id_ in self.jobs or id_ in self.waiting:
+            self.wishes.pop(id_, None)
+            self._held_up.put(id_, until)
+
+    def _go_on(self, id_: str) -> None:
+        if id_ in self.waiting:
+            self.stirred.add(self.waiting[id_].group)
+        elif _is_wished_away(self.jobs[id_]):
+            self.wishes[id_] = None
 
     def watch(self, jobs: Iterable[Job], workers: Iterable[Worker], now: float) -> None:
         """Look at these again when it is time."""
@@ -407,7 +428,7 @@ class Living:
 
     def expect_heed(self, name: str, at: float) -> None:
         """Look at `at` whether the worker follows what is desired of it."""
-        heapq.heappush(self._unheeded, (at, name))
+        self._unheeded.put(name, at)
 
     def acknowledge(self, name: str, marks: Mapping[str, int], now: float, *, at_once: bool) -> None:
         """Acknowledge what a worker said, together with what it says within `ACK_DELAY`."""
@@ -444,32 +465,25 @@ class Living:
 
         Whoever asks gives them back to `watch_late`, whatever becomes of them.
         """
-        found: list[str] = []
-        while self._late and self._late[0][0] <= now and len(found) < limit:
-            waiting = self.waiting.get(heapq.heappop(self._late)[1])
-            if waiting is not None and waiting.not_after is not None and waiting.not_after <= now:
-                found.append(waiting.id)
-        return list(dict.fromkeys(found))
+        return self._late.take(now, limit)
 
     def watch_late(self, ids: Iterable[str], now: float) -> None:
         """Look at those of them again that still wait."""
         for id_ in ids:
             if id_ in self.waiting:
-                heapq.heappush(self._late, (now + _AGAIN, id_))
+                self._late.put(id_, now + _AGAIN)
 
     @property
     def next_late(self) -> float:
         """When a job that waits may be late."""
-        return self._late[0][0] if self._late else inf
+        return self._late.next
 
     @property
-    def next_deadline(self) -> float | None:
-        heaps = (self._due, self._silent, self._resting, self._unheeded)
-        return min((heap[0][0] for heap in heaps if heap), default=None)
+    def next_deadline(self) -> float:
+        """When `take_due` finds something, if nothing changes before."""
+        return min(d.next for d in (self._due, self._silent, self._resting, self._unheeded, self._held_up))
 
 
-def _popped(heap: list[tuple[float, str]], now: float) -> list[str]:
-    found: dict[str, None] = {}
-    while heap and heap[0][0] <= now:
-        found[heapq.heappop(heap)[1]] = None
-    return list(found)
+def _is_wished_away(job: Job) -> bool:
+    """Whether somebody wishes the end of a living job, and that has not begun."""
+    return job.cancel_reason is not None and job.state is not JobState.CANCELLING

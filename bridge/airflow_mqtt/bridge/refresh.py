@@ -45,6 +45,10 @@ class Refresh:
         """When to look for news that nobody told us of."""
         return self._news_at + NEWS_INTERVAL
 
+    def turn_back(self, now: float) -> None:
+        """The clock was set back to `now`."""
+        self._news_at = min(self._news_at, now)
+
     def look_for_news(self) -> None:
         """Somebody else has written something."""
         self._has_news = True

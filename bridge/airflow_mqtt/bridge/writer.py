@@ -158,7 +158,7 @@ class Writer:
 
     def has_work(self, now: float) -> bool:
         """Whether a round at `now` would do something."""
-        is_due = self._backlog.is_ready or self._refresh.is_due or bool(self._unsent)
+        is_due = self._backlog.is_ready or self._refresh.is_due or bool(self._unsent) or now < self._now
         return is_due or self.next_deadline <= now
 
     def __len__(self) -> int:
@@ -178,8 +178,7 @@ class Writer:
             living = self.living
             if living.stirred or living.wishes or living.unsaid or self._refresh.judged or self.outage.unheard:
                 return 0.0
-            if (deadline := living.next_deadline) is not None:
-                times.append(deadline)
+            times.append(living.next_deadline)
         return min(times)
 
     # --- a round ------------------------------------------------------------------------------------------
@@ -190,6 +189,9 @@ class Writer:
         Raises `DeposedError`, `RefusedError`, and the database's error when that may pass: then everything waits on.
         """
         now = self._clock()
+        if now < self._now:
+            self._turn_back(now)
+        self._now = now
         await self._make_sure()
         await self._refresh.read_news(now)
         work = self._backlog.take(now, BATCH)
@@ -220,12 +222,14 @@ class Writer:
             self.living.watch_late(late, now)
 
     def _take_due(self, now: float) -> tuple[list[Job], list[Worker]]:
-        if not self.connected:
-            return [], []
-        if now < self._now:  # the clock was set back: deadlines that it has made would not come
-            self.living.look_at_all(now)
-        self._now = now
-        return self.living.take_due(now)
+        return self.living.take_due(now) if self.connected else ([], [])
+
+    def _turn_back(self, now: float) -> None:
+        """The clock was set back to `now`: what was to be done by the one before would wait for as long as that."""
+        self._saved_at, self._old_at = min(self._saved_at, now), min(self._old_at, now)
+        self._refresh.turn_back(now)
+        self._backlog.turn_back(now)
+        self.living.look_at_all(now)
 
     async def _do(self, work: list[Work], jobs: list[Job], workers: list[Worker], now: float) -> None:
         """Run and commit `work`; what is left out of it, since it fails or its rows are held, is taken care of."""
@@ -235,6 +239,8 @@ class Writer:
             outcome = await self._commit(draft)
             if isinstance(outcome, Committed):
                 self._finish(draft, work, outcome)
+                for id_ in sorted(locked):
+                    self.living.hold_up(id_, now + PUT_OFF)
                 return
             self.tally.conflicts += 1
             locked |= await self._refresh.after_conflict(outcome, last=attempt + 2 >= _TRIES)

@@ -135,7 +135,7 @@ def test_deadlines_to_start_do_not_grow_with_jobs_that_have_begun_long_before():
     for number in range(10_000):
         living.put_job(job(id=f"j{number}", not_after=NOW + 86_400 + number))
         living.take_out(f"j{number}")
-    assert len(living._late) < 1100
+    assert len(living._late) <= 16 + 2
     assert living.take_late(NOW + 10**6, 10) == ["patient"]
 
 
@@ -148,6 +148,28 @@ def test_deadlines_do_not_grow_with_heartbeats():
         jobs, workers = living.take_due(now)
         living.watch(jobs, workers, now)
     assert len(living._silent) <= 4 and len(living._due) <= 4
+
+
+def test_deadlines_do_not_grow_with_what_a_device_says_of_itself():
+    """It may offer other slots with each status, an hour apart as it says, and hold hundreds of jobs meanwhile."""
+    orders = [held(f"j{n}", state=JobState.ACCEPTED, accepted_at=NOW) for n in range(50)]
+    living = living_of(worker(), *orders)
+    for number in range(1000):
+        changed = status(slots=60 + number % 2, interval=3600 - number % 3)
+        living.put_worker(worker(status=changed, seen_at=NOW + number / 100))
+    assert len(living._silent) <= 16 + 2 and len(living._due) <= 16 + 2 * 50
+
+
+def test_what_a_job_was_to_be_looked_at_for_goes_with_it():
+    """Nothing is looked at for jobs that have begun or ended long before."""
+    living = living_of(worker())
+    for number in range(1000):
+        id_ = f"j{number}"
+        living.put_job(held(id_, state=JobState.DISPATCHED, published_at=NOW))
+        living.put_job(held(id_, state=JobState.ACCEPTED, accepted_at=NOW))
+        living.put_job(held(id_))
+        living.put_job(held(id_, state=JobState.SUCCEEDED))
+    assert len(living._due) <= 16 and living.next_deadline == living.workers["edge-1"].seen_at + 90
 
 
 def test_a_deadline_is_never_lost():
@@ -215,12 +237,12 @@ def full():
 
 def test_a_draft_changes_nothing_before_it_is_committed():
     living = full()
-    before, deadlines = image(living), (list(living._due), list(living._silent))
+    before, deadlines = image(living), (living._due.times(), living._silent.times())
     draft = Draft(living, NOW)
     everything(draft)
     draft.writes()
     assert image(living) == before
-    assert (living._due, living._silent) == deadlines
+    assert (living._due.times(), living._silent.times()) == deadlines
 
 
 def test_a_draft_shows_what_it_would_make():

@@ -12,6 +12,7 @@ from airflow_mqtt.bridge import writer as module
 from airflow_mqtt.bridge.dispatch import reports
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
+from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages
@@ -20,10 +21,10 @@ from airflow_mqtt.bridge.writer import PUT_OFF, Writer
 from airflow_mqtt.database.errors import DeposedError
 from airflow_mqtt.database.ledger import Committed, Conflict, News, Snapshot, Waiting
 from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
-from airflow_mqtt.protocol.messages import Ack, Event
+from airflow_mqtt.protocol.messages import Ack, Desired, Event
 from airflow_mqtt.protocol.packets import ENVELOPE, LEAST
 from airflow_mqtt.protocol.topics import Topics
-from bridge_samples import NOW, RULES, job, worker
+from bridge_samples import NOW, RULES, job, status, worker
 from unit.bridge.test_living import consistent, image
 
 
@@ -260,6 +261,33 @@ async def test_a_locked_row_of_a_duty_holds_up_no_script():
     assert b.living.jobs["job-1"].state is JobState.DISPATCHED
 
 
+async def test_a_job_that_waits_is_placed_once_its_row_is_free_though_nothing_else_happens():
+    """A scheduler that adopts a job holds its row, and leaves the job as it is."""
+    b = Bench(job(), worker(), connected=True)
+    b.ledger.locked = {"job-1"}
+    await b.turn()
+    await b.turn()
+    assert set(b.living.waiting) == {"job-1"} and not b.writer.has_work(b.now)  # and no round follows the other for it
+    b.ledger.locked = set()
+    assert b.writer.has_work(b.now + PUT_OFF)
+    await b.turn(PUT_OFF)
+    assert b.living.jobs["job-1"].state is JobState.DISPATCHED
+
+
+async def test_a_wish_whose_row_somebody_holds_is_carried_out_once_it_is_free():
+    b = Bench(accepted("a", cancel_reason="revoked", cancel_by="scheduler:1"), worker(), connected=True)
+    b.ledger.locked = {"a"}
+    await b.turn()
+    assert b.living.jobs["a"].state is JobState.ACCEPTED
+    assert not b.writer.has_work(b.now)  # it is not tried again at once: the row may be held for long
+    await b.turn(PUT_OFF)
+    assert b.living.jobs["a"].state is JobState.ACCEPTED and not b.writer.has_work(b.now)
+    b.ledger.locked = set()
+    assert b.writer.has_work(b.now + PUT_OFF)
+    await b.turn(PUT_OFF)
+    assert b.living.jobs["a"].state is JobState.CANCELLING and b.living.jobs["a"].reason == "revoked"
+
+
 async def test_rows_that_change_at_each_try_end_in_a_pause():
     b = Bench(accepted("a"), worker())
     commit = b.ledger._commit
@@ -419,6 +447,76 @@ async def test_without_a_connection_time_does_nothing():
     for _ in range(5):
         await b.turn(100.0)
     assert set(b.living.waiting) == {"job-1"} and b.living.jobs["a"].state is JobState.DISPATCHED and b.out == []
+
+
+# --- a clock that is set back --------------------------------------------------------------------------------
+
+HOUR = 3600.0
+
+
+async def set_back(b):
+    """Once nothing is left to be done, but for what waits for its time."""
+    while b.writer.has_work(b.now):
+        await b.turn()
+    b.now -= HOUR
+    assert b.writer.has_work(b.now)
+    await b.turn()
+
+
+async def test_a_clock_that_is_set_back_holds_up_no_acknowledgement():
+    b = Bench(accepted("a", state=JobState.DISPATCHED, published_at=NOW, publishes=1), worker(), connected=True)
+    await b.turn()
+    b.writer.receive(Heard("edge-1", Event(type="accepted", journal="j", seq=1, job="a", attempt=1, ts=1.0)))
+    await b.turn()
+    assert b.living.acks
+    await set_back(b)
+    await b.turn(1.0)
+    assert not b.living.acks and [message for message in b.out if message.topic.endswith("/ack")]
+
+
+async def test_a_clock_that_is_set_back_holds_up_no_script_that_was_put_off():
+    b = Bench(accepted("a"), worker())
+    b.ledger.locked = {"a"}
+    starting = b.start("a")
+    await b.turn()
+    b.ledger.locked = set()
+    await set_back(b)
+    assert await starting is JobState.RUNNING
+
+
+async def test_a_clock_that_is_set_back_holds_up_no_heartbeat_and_no_news():
+    b = Bench(accepted("a"), worker(), connected=True)
+    await b.turn()
+    await set_back(b)
+    b.writer.receive(Heard("edge-1", status(ts=b.now)))
+    b.ledger.others("a", cancel_reason="revoked")  # and nobody tells us
+    await b.turn(0.1)
+    assert b.living.unsaved
+    await b.turn(module.SAVE_INTERVAL)
+    assert not b.living.unsaved and [one.seen_at for batch in b.ledger.batches for one in batch.workers] == [
+        NOW - HOUR + 0.1
+    ]
+    assert b.living.jobs["a"].state is JobState.CANCELLING
+
+
+async def test_a_clock_that_is_set_back_ends_no_pause_later():
+    b = Bench(job(), worker(), connected=True)
+    b.living.pause("edge-1", Pause(NOW, 5.0))
+    await b.turn()
+    assert set(b.living.waiting) == {"job-1"}
+    await set_back(b)
+    assert b.living.jobs["job-1"].state is JobState.DISPATCHED
+
+
+async def test_a_clock_that_is_set_back_does_not_forget_what_a_worker_is_to_be_told():
+    b = Bench(worker(status=status(revision=0), desired=Desired(revision=2)), connected=True)
+    told = lambda: len([message for message in b.out if message.topic.endswith("/desired")])  # noqa: E731
+    await b.turn()
+    assert told() == 1
+    await set_back(b)
+    await b.turn(20.0)
+    await b.turn(20.0)
+    assert told() > 1
 
 
 async def test_a_journal_that_is_not_known_is_asked_for_once():

@@ -139,7 +139,7 @@ class Duties:
         if revision != said:
             return True
         unheard = worker.state not in GONE and worker.status is not None and worker.status.revision != revision
-        return unheard and draft.now - at >= self.heed_after
+        return unheard and not at <= draft.now < at + self.heed_after
 
     def place(self, draft: Draft) -> None:
         placement.place(draft, by=self.by)

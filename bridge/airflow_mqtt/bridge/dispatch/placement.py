@@ -23,7 +23,7 @@ class Pause:
 
     def lasts(self, now: float) -> bool:
         """A clock that was set back does not make it longer."""
-        return 0 <= now - self.since < self.seconds
+        return self.since <= now < self.since + self.seconds
 
 
 def after_rejection(now: float) -> Pause:

@@ -31,20 +31,28 @@ def wanted(jobs: Iterable[Job]) -> list[Job]:
 async def beat(jobs: Iterable[Job], api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
     """Heartbeat the running tasks among `jobs` once; call `stop` with the reason for those that Airflow wants ended.
 
-    An error is raised as it is, and after the other tasks had their heartbeats.
+    An error is raised as it is, and after the other tasks had their heartbeats. Of those that failed one line is
+    logged: all do while the API server is away.
     """
-    for error in await asyncio.gather(*(_beat_one(job, api, stop) for job in wanted(jobs)), return_exceptions=True):
-        if error is not None:
-            raise error
+    beaten = wanted(jobs)
+    outcomes = await asyncio.gather(*(_beat_one(job, api, stop) for job in beaten), return_exceptions=True)
+    failures = [(job.id, said) for job, said in zip(beaten, outcomes, strict=True) if isinstance(said, str)]
+    if failures:
+        more = f", and those of {len(failures) - 1} jobs more" if len(failures) > 1 else ""
+        log.warning("heartbeat of job %s failed%s: %.300r", failures[0][0], more, failures[0][1])
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
-async def _beat_one(job: Job, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> None:
+async def _beat_one(job: Job, api: ExecutionApi, stop: Callable[[Job, str], Awaitable[None]]) -> str | None:
+    """Return why it failed, if it did."""
     try:
         response = await api.heartbeat(job)
     except (UnavailableError, MalformedError) as error:
-        log.warning("heartbeat of job %s: %.300r", job.id, str(error))
-        return
+        return str(error)
     if response.status_code in STOP:
         await stop(job, f"airflow: heartbeat answered {response.status_code}")
     elif response.status_code >= 400:
-        log.warning("heartbeat of job %s: status %d: %.200r", job.id, response.status_code, response.text)
+        return f"status {response.status_code}: {response.text[:200]}"
+    return None

@@ -48,6 +48,21 @@ async def test_a_heartbeat_that_cannot_be_sent_stops_no_other(bench, monkeypatch
     assert len(bench.calls) == 1 and "heartbeat of job one" in caplog.text
 
 
+@pytest.mark.parametrize("fails", [aiohttp.ClientConnectionError("away"), 500])
+async def test_however_many_heartbeats_fail_one_line_says_so(bench, caplog, fails):
+    """Ten thousand tasks may run while the API server is away."""
+    for number in range(20):
+        await bench.add(f"more-{number}")
+    bench.answer = lambda _: response(500) if fails == 500 else throw(fails)
+    await bench.beat()
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("heartbeats")]
+    assert len(lines) == 1 and "and those of 20 jobs more" in lines[0]
+
+
+def throw(error):
+    raise error
+
+
 async def test_heartbeats_have_connections_of_their_own(bench):
     assert bench.api._session.connector.limit == execution_api.CALLS + execution_api.HEARTBEATS
     hang = asyncio.Event()

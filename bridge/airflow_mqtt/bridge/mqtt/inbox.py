@@ -203,14 +203,17 @@ class Inbox:
             count -= 1
             sender = self._turns.popleft()
             raw = self._lanes[sender].popleft()
-            self._quota.leave(sender, len(raw.payload))
             yield raw
             if not raw.is_large:
                 self.done(raw)
 
     def done(self, raw: Raw) -> None:
-        """Have the sender of `raw`, which has been decoded, pay for it, and let its next message come."""
+        """Have the sender of `raw`, which has been decoded, pay for it, and let its next message come.
+
+        Until then it has its room: of those that are decoded elsewhere many may wait for a thread.
+        """
         sender = raw.topic.worker
+        self._quota.leave(sender, len(raw.payload))
         self._share.use(sender, self._clock(), pieces=raw.pieces, size=max(raw.size, len(raw.payload)))
         if self._lanes[sender]:
             self._line_up(sender)
@@ -232,15 +235,18 @@ class Inbox:
             elif isinstance(message, Opened):  # each of its parts is paid for as if it had come by itself
                 raw.pieces += max(0, len(message.reports) + sum(map(len, message.chains)) - 1)
             return message
-        except PayloadError as error:
+        except Exception as error:  # one of another kind is a mistake of ours: it would end one leader after the other
             self._drop(topic.worker, topic.kind.value, topic.kind.value, error)
-            return None
+        return None
 
-    def _drop(self, sender: str, kind: str, topic: str, error: PayloadError) -> None:
+    def _drop(self, sender: str, kind: str, topic: str, error: Exception) -> None:
         self.dropped[kind] += 1
         if self._unsaid(sender, kind):
             of = f"of worker {sender}" if sender else "of nobody"
-            log.warning("dropped a message %s on %.200r (logged once per sender and kind): %s", of, topic, error)
+            log.warning(
+                "dropped a message %s on %.200r (logged once per sender and kind): %s", of, topic, error,
+                exc_info=None if isinstance(error, PayloadError) else error,
+            )  # fmt: skip
 
     def say_dropped(self) -> None:
         """Log how many messages were dropped since the last time, if any were."""

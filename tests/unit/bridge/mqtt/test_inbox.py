@@ -86,6 +86,24 @@ def test_drops_are_counted_and_logged_once_per_sender_and_kind(caplog):
     assert len(caplog.records) == 3
 
 
+def test_a_mistake_of_ours_in_reading_a_message_drops_it_alone(monkeypatch, caplog):
+    """It would end the leader, and each one after it."""
+    i, real = new(), module._decoded
+
+    def decode(topic, plain, retained):
+        if topic.worker == "edge-1":
+            raise RecursionError("deep")
+        return real(topic, plain, retained)
+
+    monkeypatch.setattr(module, "_decoded", decode)
+    for _ in range(2):
+        put(i, "status", VALID["status"])
+    put(i, "status", VALID["status"], "edge-2")
+    found = decoded(i)
+    assert [one.worker for one in found if one is not None] == ["edge-2"] and i.dropped["status"] == 2
+    assert i._lanes == {} and len([r for r in caplog.records if "deep" in r.getMessage() and r.exc_info]) == 1
+
+
 def test_oversized_and_foreign():
     i = new()
     assert take(i, "events", b" " * 10_001) is None
@@ -188,6 +206,23 @@ def test_what_waits_is_bounded_by_bytes_for_each_worker_and_for_all():
     assert i.dropped["no room"] == 12 + 44 + 20 - 1  # one of its own was taken: lanes take turns
     assert len(decoded(i)) == 64 - 10 + 1 and decoded(i) == []
     assert i._quota._of == {} and i._lanes == {} and not i._turns
+
+
+def test_what_is_decoded_elsewhere_still_has_its_room():
+    """Threads are few: many devices can each have a large message wait for one."""
+    i = new()
+    for number in range(64):
+        put(i, "events", b"x" * MIB, f"edge-{number}")
+    taken = list(i.take(100))
+    assert len(taken) == 64
+    put(i, "events", b"x", "edge-x")
+    assert i.dropped["no room"] == 1
+    for raw in taken:
+        i.decode(raw)
+        i.done(raw)
+    put(i, "events", b"x", "edge-x")
+    assert i.dropped["no room"] == 1 and len(decoded(i)) == 1
+    assert i._quota._of == {} and i._lanes == {}
 
 
 def test_what_waits_is_bounded_by_count():

@@ -9,6 +9,7 @@ import pytest
 from airflow_mqtt.bridge import bounds
 from airflow_mqtt.bridge.bounds import Lines
 from airflow_mqtt.bridge.dispatch.reports import Heard
+from airflow_mqtt.database.access import Access
 from airflow_mqtt.protocol.messages import Born, Event, UnsupportedBirth
 from bridge_samples import info, status, worker
 from unit.bridge.test_writer import Bench, accepted
@@ -116,3 +117,16 @@ async def test_what_is_remembered_of_a_birth_is_so_after_its_commit_only(journal
         assert (bench.living.refused, bench.living.renewed) == before
         await bench.turn()
         assert (bench.living.refused, bench.living.renewed) != before
+
+
+async def test_that_a_worker_may_not_what_it_offers_is_said_once_its_birth_has_committed(caplog):
+    bench = Bench(accepted("one"), worker(past_journals=(), birth=0), connected=True)
+    bench.living.set_access(Access(listed=True))
+    bench.ledger.fails.append((ConnectionError("away"), False))
+    bench.writer.receive(Heard("edge-1", replace(BORN, journal="new", queues=["default"])))
+    with pytest.raises(ConnectionError):
+        await bench.turn()
+    assert "says that it serves" not in caplog.text
+    await bench.turn()
+    await bench.turn()
+    assert caplog.text.count("says that it serves") == 1

@@ -211,11 +211,16 @@ class Reports:
         """Say, once, that a worker will get nothing of what it says that it serves."""
         living, name = draft.living, worker.name
         unallowed = sorted(queue for queue in worker.queues if not living.access.may_serve(name, queue))
-        if unallowed and living.told(name, *unallowed):
-            log.warning(
-                "worker %s says that it serves %.300r, and may not; `airflow mqtt allow %s QUEUE` lets it",
-                name, unallowed, name,
-            )  # fmt: skip
+
+        def say() -> None:
+            if living.told(name, *unallowed):
+                log.warning(
+                    "worker %s says that it serves %.300r, and may not; `airflow mqtt allow %s QUEUE` lets it",
+                    name, unallowed, name,
+                )  # fmt: skip
+
+        if unallowed:
+            draft.then(say)
 
     def _renew(self, draft: Draft, name: str, journal: str) -> None:
         """Tell a journal that another has replaced, if it still lives, to come as a new one."""

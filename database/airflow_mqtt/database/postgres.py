@@ -43,6 +43,8 @@ FROM mqtt_bridge WHERE team_name = $1 FOR KEY SHARE
 """
 
 #: Whoever is dispatched comes back with all that a message to its worker needs; of the others the id says it all.
+#: As an expression, the team is sought in no index: PostgreSQL, which takes a batch for a hundred rows, would read all
+#: jobs of the team by one, as long as there are some thousands.
 _CHANGE: Final = f"""
 WITH c AS MATERIALIZED (
     SELECT * FROM json_to_recordset($2::json) AS c(
@@ -50,7 +52,7 @@ WITH c AS MATERIALIZED (
         token_at double precision, {", ".join(f"{name} {kind}" for name, kind in WRITTEN.items())})
 ), unchanged AS MATERIALIZED (
     SELECT j.id FROM c JOIN mqtt_job j ON j.id = c.id
-    WHERE j.team_name = $1 AND j.state = c.seen_state AND j.attempt = c.seen_attempt
+    WHERE j.team_name || '' = $1 AND j.state = c.seen_state AND j.attempt = c.seen_attempt
         AND j.cancel_reason IS NOT DISTINCT FROM c.seen_cancel
     FOR UPDATE OF j SKIP LOCKED
 )

@@ -28,8 +28,9 @@ everything else through SQLAlchemy. `records` are rows as values, `access` and `
 What may race, and who wins. A leader that slept, and its successor: each transaction of the ledger holds the lease's
 row and its epoch, so the old one is refused (`DeposedError`). A batch, and a scheduler or operator: every change is a
 compare-and-set on state, attempt and wish, so the first commit wins; the other is an ordinary outcome (`Conflict`, or
-0 rows changed). A batch never waits for a row that another holds (`SKIP LOCKED`). A scheduler that renews a token, and
-a batch that has none to write: the batch leaves it alone.
+0 rows changed). A batch never waits for a job's row that another holds (`SKIP LOCKED`). For a worker's row it does, and
+so does an operator: both lock them in the order of their names, so neither waits for the other for ever. A scheduler
+that renews a token, and a batch that has none to write: the batch leaves it alone.
 
 What dies here leaves a transaction that is either committed or not. Who was not answered does not know which, and
 reads the rows anew.

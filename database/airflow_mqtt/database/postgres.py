@@ -76,19 +76,29 @@ INSERT INTO mqtt_job_log (job_id, attempt, "offset", data)
 SELECT * FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bytea[])
 """
 
+#: Rows of workers are locked in the order in which operators write them, that of Python: see `acts.on_workers`.
+_IN_ORDER: Final = 'ORDER BY name COLLATE "C" FOR NO KEY UPDATE'
+
+_HOLD: Final = f"SELECT FROM mqtt_worker WHERE team_name = $1 AND name = ANY($2::text[]) {_IN_ORDER}"
+_HOLD_ALL: Final = f"SELECT FROM mqtt_worker WHERE team_name = $1 {_IN_ORDER}"
+
+#: Workers that are written whole ($2), and positions of others ($3 to $5); $6 are the names of all.
 _OBSERVE: Final = f"""
+WITH held AS MATERIALIZED (
+    SELECT name FROM mqtt_worker WHERE team_name = $1 AND name = ANY($6::text[]) {_IN_ORDER}
+), moved AS (
+    UPDATE mqtt_worker w SET seq = p.seq, seen_at = p.seen_at
+    FROM unnest($3::text[], $4::bigint[], $5::double precision[]) AS p(name, seq, seen_at) JOIN held USING (name)
+    WHERE w.team_name = $1 AND w.name = p.name
+)
 INSERT INTO mqtt_worker (team_name, name, {_OBSERVED})
 SELECT $1, name, {_OBSERVED} FROM json_to_recordset($2::json) AS w(
     name text, state text, status text, info text, instance text, connection bigint, seen_at double precision,
     journal text, past_journals text, seq bigint, birth bigint, clock_offset double precision, note text)
+WHERE (SELECT count(*) FROM held) >= 0
+ORDER BY name COLLATE "C"
 ON CONFLICT (team_name, name) DO UPDATE SET {", ".join(f"{name} = EXCLUDED.{name}" for name in OBSERVED_COLUMNS)}
 """  # noqa: S608
-
-_POSITIONS: Final = """
-UPDATE mqtt_worker w SET seq = p.seq, seen_at = p.seen_at
-FROM unnest($2::text[], $3::bigint[], $4::double precision[]) AS p(name, seq, seen_at)
-WHERE w.team_name = $1 AND w.name = p.name
-"""
 
 _EXCUSE: Final = """
 UPDATE mqtt_worker SET seen_at = LEAST(seen_at + $2, $3) WHERE team_name = $1 AND seen_at > 0
@@ -159,6 +169,7 @@ class PostgresLedger:
     async def commit(self, writes: Writes) -> Committed | Conflict:
         async with self._transaction() as connection:
             dispatched: dict[str, tuple[Job, str]] = {}
+            await self._hold(connection, writes)
             if writes.excused:
                 await self._execute(connection, _EXCUSE, self._team, writes.excused, writes.now)
             if writes.changes:
@@ -171,18 +182,27 @@ class PostgresLedger:
             await self._add(connection, writes)
         return Committed(dispatched)
 
+    async def _hold(self, connection: Session, writes: Writes) -> None:
+        """Lock the rows of workers that more than one statement writes, in an order that everybody keeps to."""
+        if writes.excused:
+            await self._execute(connection, _HOLD_ALL, self._team)
+        elif writes.forgotten or writes.followed:
+            names = [*writes.forgotten, *writes.followed, *writes.positions, *(one.name for one in writes.workers)]
+            await self._execute(connection, _HOLD, self._team, names)
+
     async def _add(self, connection: Session, writes: Writes) -> None:
         if writes.transitions:
             await self._execute(connection, _RECORD, _json(writes.transitions))
         if writes.chunks:
             columns = zip(*((c.job_id, c.attempt, c.offset, c.data) for c in writes.chunks), strict=True)
             await self._execute(connection, _CHUNKS, *map(list, columns))
-        if writes.workers:
-            rows = [{"name": worker.name, **worker.observed_columns()} for worker in writes.workers]
-            await self._execute(connection, _OBSERVE, self._team, _json(rows))
-        if writes.positions:
-            seqs, seen = zip(*writes.positions.values(), strict=True)
-            await self._execute(connection, _POSITIONS, self._team, list(writes.positions), list(seqs), list(seen))
+        if writes.workers or writes.positions:
+            whole = [{"name": worker.name, **worker.observed_columns()} for worker in writes.workers]
+            seqs = [seq for seq, _ in writes.positions.values()]
+            seen = [at for _, at in writes.positions.values()]
+            names = list(writes.positions)
+            held = names + [worker.name for worker in writes.workers]
+            await self._execute(connection, _OBSERVE, self._team, _json(whole), names, seqs, seen, held)
         if writes.followed:
             after = [desired.render(desired.end_shutdown(before)) for before in writes.followed.values()]
             revisions = [before.revision for before in writes.followed.values()]

@@ -170,6 +170,44 @@ async def test_a_row_that_somebody_holds_is_not_waited_for(postgres_url):
     site.others.dispose()
 
 
+BATCHES = {
+    "positions": Writes(positions={"b": (7, NOW), "a": (7, NOW)}),
+    "whole": Writes(workers=[worker(name="b", seq=7), worker(name="a", seq=7)]),
+    "both": Writes(workers=[worker(name="b", seq=7)], positions={"a": (7, NOW)}),
+    "excused": Writes(excused=5.0, now=NOW, positions={"a": (7, NOW), "b": (7, NOW)}),
+    "forgotten": Writes(workers=[worker(name="b", seq=7)], positions={"a": (7, NOW)}, forgotten=["a0", "c"]),
+}
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+async def test_a_batch_and_an_operator_who_acts_on_many_workers_do_not_wait_for_each_other(postgres_url, batch):
+    """Both write in the order of the names: else PostgreSQL would end one of them."""
+    site = await asyncio.to_thread(Site, postgres_url)
+    await site.ledger.commit(Writes(workers=[worker(name=name) for name in ("c", "b", "a", "a0")]))
+    with site.others.connect() as connection:
+        for name in ("a", "b", "c"):
+            connection.execute(sa.update(tables.worker).where(tables.worker.c.name == name).values(removal=True))
+            if name == "a":
+                under_way = asyncio.ensure_future(site.ledger.commit(BATCHES[batch]))
+                await until_somebody_waits(site)
+        connection.commit()
+    assert isinstance(await under_way, Committed)
+    seqs = {row["name"]: row["seq"] for row in site.rows(tables.worker)}
+    assert (seqs["a"], seqs["b"]) == (7, 7)
+    await site.ledger.close()
+    site.others.dispose()
+
+
+async def until_somebody_waits(site):
+    waits = sa.text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    async with asyncio.timeout(10):
+        while True:
+            with site.others.connect() as other:
+                if other.scalar(waits):
+                    return
+            await asyncio.sleep(0.01)
+
+
 # --- the lease
 
 

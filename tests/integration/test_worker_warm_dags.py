@@ -191,6 +191,39 @@ def test_tasks_go_on_when_their_nursery_is_killed(device: Device) -> None:
     assert len(device.parses("killed")) == 2
 
 
+PLUGIN = """
+import os
+from airflow.plugins_manager import AirflowPlugin
+with open({loads!r}, "a") as file:
+    print(os.getpid(), file=file)
+{more}
+class Site(AirflowPlugin):
+    name = "site"
+"""
+
+
+def test_plugins_are_loaded_with_the_first_parse_and_when_they_change(
+    tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge
+) -> None:
+    """Each task would load them before it parses. They are read like the Dag's own file."""
+    loads = tmp_path / "loads"
+    loads.touch()
+    plugin = tmp_path / "worker/airflow/plugins/site_plugin.py"
+    for device in _device(tmp_path, broker, bridge):
+        (plugin.parent / "__pycache__").mkdir(parents=True)  # or Python makes it, and the directory has changed
+        counts = []
+        for more in ("", "# as before", "import socket; socket.socket().close()"):
+            plugin.write_text(PLUGIN.format(loads=str(loads), more=more))
+            device.write("plugged")
+            device.run("plugged", times=2)
+            counts.append(len(loads.read_text().split()))
+        assert counts == [1, 2, 5], device.host_log  # the last by each task, and once to find that out
+        assert (
+            "tasks of plugged.py parse it themselves: a plugin of Airflow is there, and it opens a socket"
+            in device.host_log
+        )
+
+
 def test_code_that_runs_in_another_python_is_that_of_the_file(device: Device) -> None:
     """Operators of virtual environments read their function's source when they run."""
     options = f".external_python(python={sys.executable!r}, expect_airflow=False)"

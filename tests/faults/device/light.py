@@ -37,6 +37,10 @@ def make_client(transport: WorkerTransport) -> httpx.Client:
     return httpx.Client(base_url=BASE_URL, transport=transport)
 
 
+def rehearse_calls() -> None:
+    """Nothing to do: a spare has no pages to copy ahead."""
+
+
 def hear_of_ends(_end_the_rest: Callable[[], None]) -> None:
     """Nothing to do: who waits here is who works."""
 

@@ -1,10 +1,8 @@
 """What differs between the versions of the Task SDK (Airflow 3.1 to 3.3), and nothing else."""
 
 import contextlib
-import functools
 import importlib
 import logging
-import logging.config
 import os
 import sys
 import uuid
@@ -16,7 +14,6 @@ import httpx
 import structlog
 from airflow.dag_processing.bundles.base import BaseDagBundle
 from airflow.dag_processing.bundles.manager import DagBundlesManager
-from airflow.sdk.api.client import Client
 from airflow.sdk.api.datamodels._generated import BundleInfo, TaskInstance
 from airflow.sdk.execution_time import comms, supervisor, task_runner
 from pydantic import TypeAdapter
@@ -24,8 +21,11 @@ from pydantic import TypeAdapter
 from airflow_mqtt.protocol.task_log import fitted
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.runner import sentinel
-from airflow_mqtt.worker.runner.transport import BASE_URL, WorkerTransport
+from airflow_mqtt.worker.runner.client import make_client, prepare_client, rehearse_calls
+from airflow_mqtt.worker.runner.transport import BASE_URL
 from airflow_mqtt.worker.runner.watch import Stamp, Watch
+
+__all__ = ["make_client", "rehearse_calls"]  # what of the SDK a supervisor needs comes from here
 
 #: Modules that every task loads, or nearly; the warm process has them before it forks. Not all are in each version, or
 #: there where the SDK is without Airflow's core beside it.
@@ -65,10 +65,9 @@ def warm_up() -> None:
     _take_any_executor()
     _keep_lines_short()
     _make_type_adapters_once()
-    _clear_caches_of_loggers_once()
     _load_coordinators()
-    Client(base_url=BASE_URL, token="").close()
-    _configure_logging()
+    prepare_client()
+    _configure_logs_ahead()
 
 
 def _take_any_executor() -> None:
@@ -98,7 +97,8 @@ def _make_type_adapters_once() -> None:
     """Let a task's process find the `TypeAdapter`s that it uses made already: it made five, always the same three.
 
     They are of the protocol between the task's process and its supervisor, and of rendered fields
-    (`comms.CommsDecoder`, `task_runner.startup`, `task_runner._serialize_rendered_fields`).
+    (`comms.CommsDecoder`, `task_runner.startup`, `task_runner._serialize_rendered_fields`). A decoder's class is looked
+    up by its types, and looks at its frames, once.
     """
     made: list[tuple[Any, TypeAdapter[Any]]] = []  # not all kinds can be hashed
 
@@ -115,36 +115,14 @@ def _make_type_adapters_once() -> None:
             for kind in kinds:
                 if hasattr(module, kind):
                     adapter(getattr(module, kind))
+    with contextlib.suppress(Exception):
+        comms.CommsDecoder[comms.ToTask, comms.ToSupervisor](socket=None)  # type: ignore[arg-type]
 
 
 def _load_coordinators() -> None:
     """Read what each supervisor reads of the configuration (3.3 and later). What is wrong there, the task says."""
     with contextlib.suppress(Exception):
         importlib.import_module("airflow.sdk.execution_time.coordinator").get_coordinator_manager()
-
-
-def _clear_caches_of_loggers_once() -> None:
-    """Let `dictConfig` clear the caches of all loggers once, and not for each logger that it sets.
-
-    Each task's process configures logging. With 130 loggers of 70 settings that was 9,000 dictionaries, each on a page
-    that had been shared with the parent until then.
-    """
-    configure = logging.config.dictConfig
-    manager = logging.root.manager
-    clear = getattr(manager, "_clear_cache", None)
-    if clear is None:
-        return
-
-    @functools.wraps(configure)
-    def configured(config: Any) -> None:
-        manager._clear_cache = lambda: None  # type: ignore[attr-defined]  # noqa: SLF001
-        try:
-            configure(config)
-        finally:
-            del manager._clear_cache  # type: ignore[attr-defined]  # noqa: SLF001
-            clear()
-
-    logging.config.dictConfig = configured
 
 
 def _keep_lines_short() -> None:
@@ -176,15 +154,30 @@ class _ShortLines:
         self._file.flush()
 
 
-def make_client(transport: WorkerTransport) -> Any:
-    return Client(base_url=BASE_URL, token="", transport=transport)
+def _configure_logs_ahead() -> None:
+    """Configure logging for supervisors, and have at hand what each task's process configures.
 
+    The SDK's own function does the latter, for a descriptor that stands in for the task's pipe to its supervisor. A
+    task's process has only to put the pipe in its place: to configure all anew took it milliseconds, and a write to
+    each logger and handler, whose pages it shared with its parent until then.
 
-def _configure_logging() -> None:
-    """Let the supervisors' own messages (not the task's) go to stdout as JSON, wherever that leads after the fork."""
+    Messages of a supervisor itself, not of the task, go to stdout as JSON, wherever that leads after the fork.
+    """
     from airflow.sdk.log import configure_logging  # noqa: PLC0415  slow
 
+    stand_in = os.open(os.devnull, os.O_WRONLY)
+    supervisor._configure_logs_over_json_channel(stand_in)  # noqa: SLF001
+    config, handlers = structlog.get_config(), logging.root.handlers[:]
     configure_logging(json_output=True, output=sys.stdout.buffer)
+    others = logging.root.handlers[:]
+
+    def configure(log_fd: int) -> None:
+        os.dup2(log_fd, stand_in, inheritable=False)
+        structlog.configure(**config)
+        added = [handler for handler in logging.root.handlers if handler not in others]  # by the Dag's file
+        logging.root.handlers[:] = [*handlers, *added]
+
+    supervisor._configure_logs_over_json_channel = configure  # noqa: SLF001
 
 
 # --- Dags that are parsed before the fork -----------------------------------------------------------------
@@ -204,6 +197,7 @@ def parse_ahead(bundle_name: str, path: str) -> tuple[str, dict[str, Stamp]]:
     original = module.BundleDagBag
     supervisor.block_orm_access()
     with Watch(bundle.path) as watch, _nobody_to_ask(watch):
+        _load_plugins(watch)
         watch.read(folder)
         bag = original(dag_folder=folder, safe_mode=False, load_op_links=False, bundle_path=bundle.path, **more(bundle))
     if bag.import_errors or not bag.dags:
@@ -215,6 +209,14 @@ def parse_ahead(bundle_name: str, path: str) -> tuple[str, dict[str, Stamp]]:
 
     module.BundleDagBag = kept
     return watch.why, watch.stamps
+
+
+def _load_plugins(watch: Watch) -> None:
+    """Load Airflow's plugins, as each task does before it parses. Their files count as the Dag's own."""
+    with contextlib.suppress(Exception):  # the task says it
+        task_runner.get_listener_manager()
+    if watch.why:
+        watch.why = f"a plugin of Airflow is there, and {watch.why}"
 
 
 def _dag_bag() -> tuple[Any, Callable[[Any], dict[str, Any]]]:

@@ -150,7 +150,7 @@ class Forker:
     def _rehearse(self) -> None:
         from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already
 
-        supervise.rehearse(self._state_dir)
+        supervise.rehearse()
 
     def _supervise(self, order: dict[str, Any]) -> NoReturn:
         from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already

@@ -116,7 +116,7 @@ def _make_type_adapters_once() -> None:
                 if hasattr(module, kind):
                     adapter(getattr(module, kind))
     with contextlib.suppress(Exception):
-        comms.CommsDecoder[comms.ToTask, comms.ToSupervisor](socket=None)  # type: ignore[arg-type]
+        comms.CommsDecoder[comms.ToTask, comms.ToSupervisor](socket=None)
 
 
 def _load_coordinators() -> None:

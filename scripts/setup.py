@@ -58,7 +58,9 @@ def make() -> None:
     wanted = ["-c", str(CONSTRAINTS), "-e", f"{ROOT}[airflow]", *development_requirements()]
     if shutil.which("uv"):
         run("uv", "venv", "--quiet", "--python", sys.executable, str(VENV))
-        run("uv", "pip", "install", "--quiet", "--python", str(VENV / "bin/python"), *wanted)
+        # Compiled, as pip does it: else each process that imports Airflow would compile it, where nobody may write that down.
+        python = str(VENV / "bin/python")
+        run("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *wanted)
         return
     make_without_uv()
     pip = [str(VENV / "bin/python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]

@@ -58,7 +58,7 @@ def make() -> None:
     wanted = ["-c", str(CONSTRAINTS), "-e", f"{ROOT}[airflow]", *development_requirements()]
     if shutil.which("uv"):
         run("uv", "venv", "--quiet", "--python", sys.executable, str(VENV))
-        # Compiled, as pip does it: else each process that imports Airflow would compile it, where nobody may write that down.
+        # Compiled, as pip does it: else each process that imports Airflow may have to compile it again.
         python = str(VENV / "bin/python")
         run("uv", "pip", "install", "--quiet", "--compile-bytecode", "--python", python, *wanted)
         return

@@ -66,7 +66,7 @@ class Site:
     def job(self, id_):
         return self.jobs()[id_]
 
-    def wait_state(self, id_, *states, timeout=20):
+    def wait_state(self, id_, *states, timeout=60):
         wait_for(lambda: self.job(id_).state in states, what=f"job in {states}", timeout=timeout)
 
     def log_text(self, number):

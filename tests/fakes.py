@@ -158,14 +158,14 @@ class FakeWorker:
         """Send one call and wait for its answer."""
         id_ = self.request(run, method, path, body, **kwargs)
         while True:
-            response = self.responses.get(timeout=20)
+            response = self.responses.get(timeout=60)
             if response.id == id_:
                 return response
 
     def log(self, run, offset, data):
         self.publish(self.topics.logs(self.name, run.job), LogChunk.of(run.attempt, offset, data).encode())
 
-    def order(self, kind=Run, timeout=20):
+    def order(self, kind=Run, timeout=60):
         """Wait for the next order of this kind."""
         deadline = time.monotonic() + timeout
         while True:
@@ -183,6 +183,7 @@ class Seen:
     token: str
     body: dict
     headers: dict
+    at: float = field(default_factory=time.time)
 
 
 @dataclass

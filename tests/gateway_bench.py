@@ -134,7 +134,7 @@ class Bench:
 
     async def ask(self, method="GET", path="variables/x", **values):
         """Make one call and return its answer."""
-        await asyncio.wait_for(self.gateway.take(request(method, path, **values)), 20)
+        await asyncio.wait_for(self.gateway.take(request(method, path, **values)), 60)
         return self.answers[-1]
 
     async def beat(self, stop=None):

@@ -124,7 +124,7 @@ class BridgeEnd(End):
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._task.cancel)
-        self._thread.join(30)
+        self._thread.join(60)
 
     def _run(self) -> None:
         self._task = self._loop.create_task(self.link.run(self._receive, self._connected, self._lost))
@@ -186,7 +186,7 @@ class _Threaded(End):
 
         if self._thread.is_alive():
             self.do(last)
-            self._thread.join(30)
+            self._thread.join(60)
 
 
 class WorkerEnd(_Threaded):

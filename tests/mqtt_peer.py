@@ -61,7 +61,7 @@ class Peer:
         options = {"clean_start": self._clean, "properties": properties} if self._v5 else {}
         self.client.connect(self.url.host, self.url.port, bind_address=self._source, **options)
         self.client.loop_start()
-        wait_for(self._settled, what="an answer to CONNECT", timeout=10)
+        wait_for(self._settled, what="an answer to CONNECT", timeout=60)
         if not self._answered.is_set():
             raise ConnectionResetError("the connection ended before the broker answered")
         return self
@@ -83,7 +83,7 @@ class Peer:
         answered = threading.Event()
         self.client.on_subscribe = lambda *_: answered.set()
         self.client.subscribe([(name, 1) for name in filters])
-        assert answered.wait(10), "no SUBACK"
+        assert answered.wait(60), "no SUBACK"
 
     def publish(self, topic: str, payload: bytes = b"x", *, retain: bool = False) -> None:
         """Publish with QoS 1 and wait for the broker's answer, which says nothing about what it dropped.
@@ -91,12 +91,12 @@ class Peer:
         Some brokers end the connection instead (Debian's Mosquitto 2.0.11 does for what the ACL forbids).
         """
         message = self.client.publish(topic, payload, qos=1, retain=retain)
-        wait_for(lambda: message.is_published() or self.disconnects, what=f"an answer to {topic}", timeout=10)
+        wait_for(lambda: message.is_published() or self.disconnects, what=f"an answer to {topic}", timeout=60)
 
     def topics(self) -> list[str]:
         return [topic for topic, _, _ in self.received]
 
-    def wait(self, topic: str, payload: bytes | None = None, timeout: float = 10) -> bool:
+    def wait(self, topic: str, payload: bytes | None = None, timeout: float = 60) -> bool:
         """Wait until `topic` (with `payload`, where given) has arrived. Returns whether it was retained."""
 
         def there() -> list[bool]:

@@ -35,7 +35,7 @@ class EdgeNetwork:
     def reaches(self, host: str, port: int) -> bool:
         """Whether a process inside gets a TCP connection to `host`:`port`."""
         command = [*self.prefix, sys.executable, "-c", _CONNECT, host, str(port)]
-        return subprocess.run(command, capture_output=True, timeout=30, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
 
     def unplug(self) -> None:
         """Pull the cable: no reset, no answer, as with a radio link that is gone."""

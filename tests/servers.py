@@ -200,7 +200,7 @@ class Postgres(Server):
     def url_of(self, database: str) -> str:
         return f"postgresql://{self.user}:{self.password}@{self.host}:{self.port}/{database}"
 
-    def stop(self, timeout: float = 20) -> None:
+    def stop(self, timeout: float = 60) -> None:
         """End it with its sessions. At SIGTERM alone it would wait for those that a test has left open."""
         self.signal(signal.SIGINT)
         super().stop(timeout)
@@ -316,7 +316,7 @@ class Prometheus(Server):
     def get(self, path: str, **values: str) -> Any:
         """Ask its API, https://prometheus.io/docs/prometheus/latest/querying/api/, and return the data it answers."""
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}?{urlencode(values)}"
-        with urlopen(url, timeout=30) as answer:
+        with urlopen(url, timeout=60) as answer:
             document = json.load(answer)
         assert document["status"] == "success"
         return document["data"]

@@ -262,7 +262,7 @@ class FakeBridge(Peer):
             seen = [(event.type, event.reason) for event in self.events if event.job == job]
             raise TimeoutError(f"{error}; events: {seen}") from None
 
-    def status(self, state: str, timeout: float = 20, *, since: int = 0, **fields: Any) -> WorkerStatus:
+    def status(self, state: str, timeout: float = 60, *, since: int = 0, **fields: Any) -> WorkerStatus:
         def found() -> WorkerStatus | None:
             for status, _ in self.statuses[since:]:
                 if status.state == state and all(getattr(status, key) == value for key, value in fields.items()):

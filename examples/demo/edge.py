@@ -104,7 +104,7 @@ class Watch:
     def __enter__(self) -> Self:
         self._client.connect(self._url.host, self._url.port)
         self._client.loop_start()
-        if not self._subscribed.wait(10):
+        if not self._subscribed.wait(60):
             raise TimeoutError(f"{self._url} did not answer a subscription")
         return self
 
@@ -117,7 +117,7 @@ class Watch:
         content = self.last.get(f"airflow/v1/{topic}")
         return content.get("state") if isinstance(content, dict) else None
 
-    def await_state(self, topic: str, *states: str, timeout: float = 30, servers: Sequence[Server] = ()) -> str:
+    def await_state(self, topic: str, *states: str, timeout: float = 60, servers: Sequence[Server] = ()) -> str:
         """Wait until `topic` says one of `states`; end early when one of `servers` has ended."""
 
         def there() -> str | None:

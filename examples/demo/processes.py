@@ -47,7 +47,7 @@ def free_port(host: str = "127.0.0.1") -> int:
             return port
 
 
-def wait_for(condition: Callable[[], T | None], *, what: str, timeout: float = 30, every: float = 0.05) -> T:
+def wait_for(condition: Callable[[], T | None], *, what: str, timeout: float = 60, every: float = 0.05) -> T:
     """Return the first true result of `condition`; `TimeoutError` says what was waited for in vain."""
     deadline = time.monotonic() + timeout
     while True:
@@ -83,7 +83,7 @@ class Server:
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         ready: Callable[[], bool] | None = None,
-        start_timeout: float = 30,
+        start_timeout: float = 60,
     ) -> None:
         self.name = name
         self.command = list(command)
@@ -142,7 +142,7 @@ class Server:
         if self.process is not None:
             self.process.send_signal(number)
 
-    def wait(self, timeout: float = 30) -> int:
+    def wait(self, timeout: float = 60) -> int:
         """Return its exit code; `subprocess.TimeoutExpired` when it does not end."""
         if self.process is None:
             raise StartError(f"{self.name} is not started")
@@ -167,7 +167,7 @@ class Server:
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def pause(self) -> None:
         """SIGSTOP: it lives, and does nothing."""

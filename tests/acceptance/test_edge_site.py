@@ -98,7 +98,7 @@ def test_log_of_an_ended_task(site: WholeSite, run: str, task: str, index: int, 
 
     try:
         # The last lines may still be on their way when the state is there already.
-        wait_for(complete, what="the log", timeout=30, every=0.3)
+        wait_for(complete, what="the log", timeout=60, every=0.3)
     except TimeoutError:
         pytest.fail(f"{missing} not in: {site.client.log(DAG, run, task, attempt, index)}")
 
@@ -114,13 +114,13 @@ def test_log_of_a_running_task(site: WholeSite) -> None:
         log = client.log(dag, run, task)
         return "waiting for the word" in log and "ünïcode and stderr" in log
 
-    wait_for(early_lines, what="the first lines of a running task's log", timeout=20, every=0.3)
+    wait_for(early_lines, what="the first lines of a running task's log", timeout=60, every=0.3)
     assert client.task(dag, run, task)["state"] == "running"
-    assert site.watch.await_state(f"worker/{WORKER}/status", "running", timeout=10)
+    assert site.watch.await_state(f"worker/{WORKER}/status", "running", timeout=60)
     client.call("POST", "variables", json={"key": f"word_{run}", "value": "done"})
     assert client.await_run(dag, run, check=site.check) == "success"
     assert client.xcom(dag, run, task) == "done"
-    wait_for(lambda: "heard the word: done" in client.log(dag, run, task), what="the last line", timeout=30)
+    wait_for(lambda: "heard the word: done" in client.log(dag, run, task), what="the last line", timeout=60)
     lines = client.log(dag, run, task).splitlines()
     assert len([line for line in lines if line == "waiting for the word"]) == 1, "each line once"
 
@@ -140,6 +140,6 @@ def test_the_api_server_has_no_task_log_on_its_disk(site: WholeSite, run: str) -
 
 
 def test_the_worker_is_idle_again(site: WholeSite, run: str) -> None:
-    site.watch.await_state(f"worker/{WORKER}/status", "idle", timeout=20)
+    site.watch.await_state(f"worker/{WORKER}/status", "idle", timeout=60)
     status = site.watch.last[f"airflow/v1/worker/{WORKER}/status"]
     assert (status["free"], status["running"]) == (2, 0)

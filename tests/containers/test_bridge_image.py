@@ -37,7 +37,7 @@ def await_health(container: Any, code: int, text: str) -> None:
         return found == code and text in said
 
     try:
-        wait_for(there, what=f"health {code}: {text}", timeout=40, every=0.5)
+        wait_for(there, what=f"health {code}: {text}", every=0.5)
     except TimeoutError as error:
         raise AssertionError(f"{error}; it is {health(container, 'bridge')}\n{log(container)}") from None
 

@@ -111,7 +111,7 @@ def test_a_broker_without_our_access_rules_is_unhealthy_and_says_so(foreign_brok
         # What a leading bridge publishes.
         status = ["mosquitto_pub", "-r", "-t", "airflow/v1/queue/edge/status", "-m", "{}"]
         assert foreign_broker.container.exec(status).exit_code == 0
-        servers.wait_for(lambda: health(container, "worker")[0] == 1, what="an unhealthy worker", timeout=40, every=0.5)
+        servers.wait_for(lambda: health(container, "worker")[0] == 1, what="an unhealthy worker", every=0.5)
         code, said = health(container, "worker")
         assert (code, said.count("\n")) == (1, 0)
         assert "needs the access rules of mosquitto/acl" in said

@@ -60,7 +60,7 @@ def test_one_address_cannot_keep_the_others_out(tmp_path: Path) -> None:
 def _connection(stack: ExitStack, broker: Mosquitto, address: str) -> socket.socket | None:
     """Return a connection from `address` that says nothing; None when it is refused."""
     try:
-        made = socket.create_connection((broker.host, broker.port), timeout=5, source_address=(address, 0))
+        made = socket.create_connection((broker.host, broker.port), timeout=60, source_address=(address, 0))
     except ConnectionRefusedError:
         return None
     return stack.enter_context(made)

@@ -80,6 +80,15 @@ def test_a_device_with_a_wrong_password(broker: servers.Broker, bridge: Account)
     assert "access denied" in line.says and "password" in line.todo
 
 
+def test_a_connection_that_the_broker_has_ended_takes_nothing(tmp_path: Path) -> None:
+    """It may end of a word that is too large, at the moment of the next. Before: `airflow mqtt check` broke off."""
+    with servers.mosquitto(tmp_path) as running, account_at(running.url("bridge")).connect() as client:
+        running.stop()
+        servers.wait_for(lambda: client._ended, what="the end of the connection")
+        client.publish("airflow/v1/bridge/echo/x", b"x")
+        client.publish_all("airflow/v1/bridge/echo/x", [b"x"] * 2)
+
+
 def test_a_broker_as_it_is_installed(tmp_path: Path) -> None:
     """It lets in who has no account, has its own bounds, and rules that forget a kind of topic."""
     overrides: dict[str, str | int | None] = {

@@ -80,7 +80,7 @@ def test_a_connection_that_is_silently_dead_does_not_hold_up_a_bridge(postgres_u
         async def lose(one, _other):
             held = await lead(one, "one")
             proxy.freeze()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 with pytest.raises(TimeoutError) as lost:
                     await lease.renew(one, held)
                 assert is_transient(lost.value)
@@ -109,7 +109,7 @@ def test_what_a_sleeper_left_open_keeps_nobody_waiting(postgres_url):
             sessions = [(await connection.get_raw_connection()).driver_connection for connection in (first, second)]
             await first.execute(sa.text("LOCK mqtt_job"))
             waiting = asyncio.ensure_future(second.execute(sa.text("LOCK mqtt_job")))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 assert (await lead(other, "two")).epoch == 2
                 await asyncio.wait([waiting])  # the second may have got its lock when the first was ended
                 while not all(session.is_closed() for session in sessions):

@@ -243,7 +243,7 @@ def test_a_second_connection_takes_over(site: Site) -> None:
     bridge = site.bridge()
     first = site.worker()
     with site.new_worker(first.name) as second:
-        wait_for(lambda: first.downs, what="the end of the first connection", timeout=20)
+        wait_for(lambda: first.downs, what="the end of the first connection")
         # MQTT 3.1.1 has no word for it, and Mosquitto 2.0.11 does not use that of MQTT 5: hence the worker's probe.
         first.vanish()
         bridge_sends_until_heard(bridge, second, b"yours")
@@ -287,20 +287,19 @@ def test_both_come_back_after_a_lost_link(site: Site, loss: str) -> None:
         worker_sends_until_heard(worker, bridge, b"up again")
 
 
-def test_a_publication_does_not_outlive_its_connection(site: Site) -> None:
+def test_a_publication_does_not_outlive_its_connection(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     """aiomqtt waits for a PUBACK that cannot come any more; whoever publishes must not."""
     worker = site.worker()
     with Proxy(site.nodes[0].port) as proxy:
         bridge = site.bridge(port=proxy.port)
         proxy.stall()
-        began = time.monotonic()
         under_way = link_ends.asyncio.run_coroutine_threadsafe(
             bridge.link.publish([order(worker, b"work")]), bridge._loop
         )
         time.sleep(0.5)
         proxy.cut()
-        under_way.result(10)
-        assert time.monotonic() - began < 10
+        assert not under_way.result(60)
+        assert "the connection was lost while 1 messages were published" in caplog.text  # and no time was over
         proxy.heal()
         bridge.wait_up(2)
 
@@ -385,7 +384,7 @@ def test_a_connection_that_ends_before_its_answer_is_noticed_at_once() -> None:
         BridgeEnd(broker.url("bridge", port=proxy.port), "auto") as bridge,
     ):
         broker.stop()
-        wait_for(lambda: bridge.downs >= 4, what="several attempts", timeout=15)
+        wait_for(lambda: bridge.downs >= 4, what="several attempts")
         broker.start()
         bridge.wait_up(2)
         assert bridge.v5

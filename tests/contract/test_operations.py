@@ -165,7 +165,7 @@ def test_the_gate_waits_for_a_wish_that_is_not_committed_yet(engine, session, wi
     leader.join(0.2)
     assert leader.is_alive() and opened == []
     session.commit() if wished else session.rollback()
-    leader.join(20)
+    leader.join(60)
     assert opened == [0 if wished else 1]
     assert job(session).state == ("accepted" if wished else "running")
 
@@ -248,7 +248,7 @@ def test_of_two_who_wish_at_once_neither_is_forgotten(engine, session, worker):
 
     def wish(act, *arguments):
         with Session(engine) as own:
-            start.wait(10)
+            start.wait(60)
             assert act(own, "", "edge-1", *arguments) is Wish.WISHED
             own.commit()
 
@@ -259,7 +259,7 @@ def test_of_two_who_wish_at_once_neither_is_forgotten(engine, session, worker):
     for thread in both:
         thread.start()
     for thread in both:
-        thread.join(20)
+        thread.join(60)
     document, revision, _ = worker()
     assert (document["slots"], document["shutdown"], revision) == (5, True, 2)
 
@@ -325,7 +325,7 @@ def test_of_two_who_allow_something_at_once_neither_is_lost(engine):
     for one in threads:
         one.start()
     for one in threads:
-        one.join(30)
+        one.join(60)
     with Session(engine) as session:
         found = operations.allowed(session, "")
     assert len(found.serve) == found.revision == 4 - len(failed) and found.serve

@@ -79,7 +79,7 @@ async def test_nobody_listens_there_and_it_is_said_once(pooled_url, caplog, monk
     monkeypatch.setattr(wakeup, "_POLL_INTERVAL", 0.01)
     looked = asyncio.Semaphore(0)
     watching = asyncio.create_task(wakeup.watch_postgres(pooled_url, "", looked.release))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         for _ in range(5):
             await looked.acquire()
     watching.cancel()

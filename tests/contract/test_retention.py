@@ -222,7 +222,7 @@ def test_a_log_that_is_being_appended_leaves_no_orphan(shared_postgres) -> None:
 
             async def pauses(connection, writes):
                 await add_to(connection, writes)
-                await asyncio.wait_for(Retention(database, KEEP).step(NOW), 10)
+                await asyncio.wait_for(Retention(database, KEEP).step(NOW), 60)
 
             ledger._add = pauses  # the batch has written, and not committed
             await ledger.commit(Writes([change], chunks=[Chunk("old", 1, 100, b"tail")]))

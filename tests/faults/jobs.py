@@ -74,7 +74,7 @@ class Jobs:
 
     def close(self) -> None:
         self._stop.set()
-        self._ear.join(10)
+        self._ear.join(60)
         self.engine.dispose()
 
     # --- as the executor does -----------------------------------------------------------------------------

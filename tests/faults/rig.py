@@ -66,7 +66,7 @@ class Database(servers.Postgres):
         """SIGKILL the postmaster and its backends, which have process groups of their own."""
         self._all(signal.SIGKILL)
         assert self.process is not None
-        self.process.wait(10)
+        self.process.wait(60)
 
     def pause(self) -> None:
         self._all(signal.SIGSTOP)
@@ -94,7 +94,7 @@ class OnlyItself(Server):
         assert self.process is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def stop(self, timeout: float = 0) -> None:
         """As `kill`: a row of the table does not wait for a drain."""
@@ -132,7 +132,7 @@ class Keeper:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         ended: dict[str, float] = {}

@@ -103,12 +103,12 @@ class Held:
             with self.engine.connect() as connection:
                 return connection.execute(query).scalar()
 
-        return wait_for(found, what=f"the event {event}", timeout=30)
+        return wait_for(found, what=f"the event {event}")
 
     def await_gone(self, pid: int) -> float:
         """Wait until the process is gone (or only waits to be reaped); return when that was seen."""
         process = processes.identify(pid)
-        wait_for(lambda: not processes.alive(process), what=f"process {pid} to be gone", timeout=30, every=0.02)
+        wait_for(lambda: not processes.alive(process), what=f"process {pid} to be gone", every=0.02)
         return time.time()
 
 
@@ -241,7 +241,7 @@ def test_marked_while_it_runs(begin, state: str) -> None:
     _assert_gone(held, pid)
     assert held.end() == state
     assert held.state() == state and len(held.traces()) == 1
-    wait_for(lambda: held.jobs()[0].state == "cancelled", what="the job's end", timeout=20)
+    wait_for(lambda: held.jobs()[0].state == "cancelled", what="the job's end")
 
 
 def test_marked_failed_and_takes_no_notice(begin) -> None:
@@ -292,7 +292,7 @@ def test_late_report_of_a_task_that_is_queued_again(begin, site: WholeSite, engi
         with engine.begin() as connection:
             connection.execute(sa.text("drop trigger hide_report on mqtt_job"))
             connection.execute(sa.update(tables.job).where(tables.job.c.id == first).values(report_pending=True))
-        wait_for(lambda: not held.jobs()[0].report_pending, what="the scheduler to hear the late report", timeout=20)
+        wait_for(lambda: not held.jobs()[0].report_pending, what="the scheduler to hear the late report")
         time.sleep(3)
         assert held.state() == "queued"
     finally:
@@ -327,7 +327,7 @@ def test_queued_timeout_while_the_only_worker_is_offline(begin, site: WholeSite)
     try:
         held = begin("holds")
         assert held.end(timeout=QUEUED_TIMEOUT * 2 + 90) == "failed"
-        wait_for(lambda: {job.state for job in held.jobs()} == {"cancelled"}, what="its jobs to be revoked", timeout=20)
+        wait_for(lambda: {job.state for job in held.jobs()} == {"cancelled"}, what="its jobs to be revoked")
         assert len(held.jobs()) == 2
     finally:
         site.worker.start()

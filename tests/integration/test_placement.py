@@ -74,10 +74,10 @@ def test_a_job_that_its_worker_does_not_begin_in_time_fails(site, worker):
     worker.behind = 3600.0
     site.start_bridge()
     wait_for(lambda: worker.acks.qsize(), what="the worker's birth", timeout=60)
-    by = time.time() + 8
+    by = time.time() + 15
     job = site.queue(not_after=by)
     run = worker.order(timeout=60)
-    assert run.not_after is None or abs(run.not_after - (by - 3600)) < 2  # by its own clock, once that is known
+    assert run.not_after is None or abs(run.not_after - (by - 3600)) < 60  # by its own clock, once that is known
     worker.event("accepted", run)
     order = worker.order(Cancel, timeout=60)
     assert (order.job, "start_within" in order.reason) == (job, True)

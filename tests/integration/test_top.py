@@ -151,9 +151,9 @@ class Window:
     def close(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
-            self.process.wait(10)
+            self.process.wait(60)
         self._closed.set()
-        self._reader.join(10)
+        self._reader.join(60)
         os.close(self._slave)
         os.close(self.master)
 

@@ -42,7 +42,7 @@ def test_a_second_worker_of_the_name_stops(
 ) -> None:
     second = WorkerProcess(tmp_path / "two", broker.url(NAME))
     second.launch()
-    assert second.wait(20) == 3
+    assert second.wait() == 3
     assert "the name 'edge-1' is in use by another living worker" in _last_line(second)
     assert worker.alive
     assert [status.state for status, _ in bridge.statuses if status.state == "offline"] == []
@@ -54,7 +54,7 @@ def test_a_second_worker_on_the_state_directory_stops(
     second = WorkerProcess(tmp_path / "one", broker.url(NAME))
     second.log = tmp_path / "second.log"
     second.launch()
-    assert second.wait(20) == 1
+    assert second.wait() == 1
     assert "another worker runs on" in _last_line(second)
 
 
@@ -67,23 +67,23 @@ def test_a_worker_that_was_replaced_while_it_was_away_waits_for_its_name(
         first = stack.enter_context(servers.running(WorkerProcess(tmp_path / "one", url, keepalive=2)))
         bridge.status("idle")
         getattr(link, broken)()
-        bridge.status("offline", reason="lost", timeout=15)
+        bridge.status("offline", reason="lost")
         second = stack.enter_context(servers.running(WorkerProcess(tmp_path / "two", broker.url(NAME), keepalive=2)))
         seen = len(bridge.statuses)
         replaced = bridge.status("idle", since=seen)
-        servers.wait_for(lambda: "no connection" in first.log.read_text(), what="the first to notice", timeout=15)
+        servers.wait_for(lambda: "no connection" in first.log.read_text(), what="the first to notice")
         link.heal()
         told = "the name 'edge-1' is in use by another living worker"
-        servers.wait_for(lambda: told in first.log.read_text(), what="the first to find the second", timeout=40)
+        servers.wait_for(lambda: told in first.log.read_text(), what="the first to find the second")
         assert first.alive
         assert second.alive
         later = [status for status, _ in bridge.statuses[seen:] if status.state != "offline"]
         assert {status.instance for status in later} == {replaced.instance}
         assert "another client came" not in second.log.read_text()
         second.signal(signal.SIGTERM)
-        assert second.wait(20) == 0
+        assert second.wait() == 0
         seen = len(bridge.statuses)
-        assert bridge.status("idle", since=seen, timeout=60).instance != replaced.instance
+        assert bridge.status("idle", since=seen).instance != replaced.instance
         assert "Traceback" not in first.log.read_text()
 
 
@@ -97,7 +97,7 @@ def test_a_worker_that_is_thrown_off_goes_on(
         seen = len(bridge.statuses)
         with Peer(broker.url(NAME), client_id):
             pass
-        assert bridge.status("idle", since=seen, timeout=40).instance == before.instance
+        assert bridge.status("idle", since=seen).instance == before.instance
     assert worker.alive
     assert bridge.event(bridge.run("quick"), "finished").outcome == "succeeded"
 
@@ -110,8 +110,8 @@ def test_a_worker_whose_link_was_down_for_long_goes_on(
         with servers.running(WorkerProcess(tmp_path / "one", url, keepalive=1)) as worker:
             before = bridge.status("idle")
             link.cut()
-            bridge.status("offline", reason="lost", timeout=15)
-            servers.wait_for(lambda: "no connection" in worker.log.read_text(), what="it to notice", timeout=15)
+            bridge.status("offline", reason="lost")
+            servers.wait_for(lambda: "no connection" in worker.log.read_text(), what="it to notice")
             seen = len(bridge.statuses)
             link.heal()
             assert bridge.status("idle", since=seen).instance == before.instance
@@ -135,21 +135,23 @@ def test_the_name_of_a_dead_worker_is_free(
     bridge.publish(TOPICS.worker(NAME, TopicKind.STATUS), last.encode(), retain=True)  # as if nobody had said so
     seen = len(bridge.statuses)
     with servers.running(WorkerProcess(tmp_path / "two", broker.url(NAME))):
-        bridge.status("idle", timeout=40, since=seen + 1)
+        bridge.status("idle", since=seen + 1)
 
 
 def test_a_worker_is_stopped_while_it_waits_for_a_silent_broker(tmp_path: Path) -> None:
     """Who stops a container kills it after ten seconds; a broker that says nothing is waited for longer."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(20)
+        silent.settimeout(60)
         worker = WorkerProcess(tmp_path / "one", f"mqtt://{NAME}@127.0.0.1:{silent.getsockname()[1]}")
         with servers.running(worker):
             connection, _ = silent.accept()
             with connection:
                 assert connection.recv(1000)
                 worker.signal(signal.SIGTERM)
-                assert worker.wait(10) == 0
-    assert "Traceback" not in worker.log.read_text()
+                assert worker.wait() == 0
+    log = worker.log.read_text()
+    assert "Traceback" not in log
+    assert "no connection" not in log  # so it is said when it has been waited for
 
 
 def test_a_false_status_is_put_right(bridge: FakeBridge, worker: WorkerProcess) -> None:
@@ -208,7 +210,7 @@ def test_a_broker_without_mqtt_5_will_do(tmp_path: Path, version: str) -> None:
         servers.nats(tmp_path / "broker", accounts=[NAME]) as broker,
         servers.running(WorkerProcess(tmp_path / "one", broker.url(NAME), mqtt_version=version)) as worker,
     ):
-        servers.wait_for(lambda: "with MQTT 3.1.1" in worker.log.read_text(), what="a connection", timeout=60)
+        servers.wait_for(lambda: "with MQTT 3.1.1" in worker.log.read_text(), what="a connection")
 
 
 def test_mosquitto_with_mqtt_3_1_1(bridge: FakeBridge, tmp_path: Path, broker: servers.Mosquitto) -> None:

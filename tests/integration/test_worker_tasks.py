@@ -134,7 +134,7 @@ def test_a_long_log_arrives_whole(bridge: FakeBridge, worker: WorkerProcess) -> 
     job = bridge.run("big")
     finished = bridge.event(job, "finished")
     log = bridge.log(job, '"line 1999"', timeout=60)
-    wait_for(lambda: len(bridge.logs[job]) == finished.log_size, what="the whole log", timeout=30)
+    wait_for(lambda: len(bridge.logs[job]) == finished.log_size, what="the whole log")
     assert log.count('"line ') == 2000
     wait_for(lambda: not list((worker.state_dir / "jobs").iterdir()), what="the files of the job to be deleted")
 
@@ -249,7 +249,7 @@ def test_the_end_of_a_task_is_heard_at_once(
         bridge.status("idle")
         job = bridge.run(task)
         bridge.event(job, "started")
-        assert bridge.event(job, "finished", timeout=30).outcome == "succeeded"
+        assert bridge.event(job, "finished").outcome == "succeeded"
 
 
 def test_the_last_resort_of_a_drain_ends_the_command_too(bridge: FakeBridge, worker: WorkerProcess) -> None:
@@ -259,7 +259,7 @@ def test_the_last_resort_of_a_drain_ends_the_command_too(bridge: FakeBridge, wor
         os.kill(worker.pid, signal.SIGTERM)
         bridge.status("terminating")
     os.kill(worker.pid, signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait() == 0
     assert not processes.alive(task)
     assert not processes.alive(command)
     assert bridge.event(job, "finished").outcome == "succeeded"  # the supervisor lived to tell Airflow
@@ -269,7 +269,7 @@ def test_a_cancel_ends_the_command_too(bridge: FakeBridge, worker: WorkerProcess
     job = bridge.run("runs_a_command")
     task, command = bridge.processes(job)
     bridge.cancel(job)
-    bridge.event(job, "cancelled", timeout=30)
+    bridge.event(job, "cancelled")
     assert not processes.alive(task)
     assert not processes.alive(command)
 
@@ -312,8 +312,8 @@ def test_a_drain_waits_then_ends_what_runs(bridge: FakeBridge, worker: WorkerPro
     bridge.status("terminating")
     late = bridge.run("quick")
     assert bridge.event(late, "rejected").reason == "draining"
-    assert worker.wait(30) == 0
-    finished = bridge.event(job, "finished", timeout=5)
+    assert worker.wait() == 0
+    finished = bridge.event(job, "finished")
     assert finished.outcome == "succeeded"  # the supervisor outlived its task, and told Airflow
     assert "PATCH state" in bridge.calls(job)
     assert "The worker is stopping (waited 2 s); the task is sent TERM." in bridge.log(job, "is sent TERM")
@@ -328,14 +328,14 @@ def test_a_drain_lets_a_task_end(bridge: FakeBridge, tmp_path: Path, broker: ser
         os.kill(worker.pid, signal.SIGTERM)
         bridge.status("terminating")
         worker.go.touch()
-        assert worker.wait(30) == 0
+        assert worker.wait() == 0
         assert bridge.event(job, "finished").outcome == "succeeded"
         bridge.log(job, "went on")
 
 
 def test_an_operators_shutdown_is_followed_once(bridge: FakeBridge, worker: WorkerProcess) -> None:
     bridge.desire(revision=3, shutdown=True)
-    assert worker.wait(20) == 0
+    assert worker.wait() == 0
     seen = len(bridge.statuses)
     worker.start()
     bridge.status("idle", since=seen, revision=3)

@@ -161,7 +161,7 @@ def start_times(site: Site, worker: FakeWorker, queue: str, count: int, timeout:
     return times
 
 
-def start(worker: FakeWorker, subject: str, timeout: float = 20) -> Run:
+def start(worker: FakeWorker, subject: str, timeout: float = 60) -> Run:
     """Take the next order through the gate."""
     run = worker.order(timeout=timeout)
     worker.event("accepted", run)

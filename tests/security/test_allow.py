@@ -104,7 +104,7 @@ def status_of(site, broker, name, wanted):
             said = [json.loads(payload) for _, payload, _ in monitor.received if payload]
             return next((status for status in said[::-1] if wanted(status)), None)
 
-        return wait_for(found, what="the queue's status", timeout=20)
+        return wait_for(found, what="the queue's status", timeout=60)
 
 
 def test_a_stolen_device_gets_no_job_of_a_queue_that_is_not_its_own(site, broker, device, name):

@@ -18,7 +18,7 @@ from security.flood import LARGE, LOUD, RATES, flooding, start, start_times
 from servers import wait_for
 
 #: Jobs of the other device while each flood goes on, and the seconds in which each of them must have gone on at all.
-JOBS, PATIENCE = 4, 30.0
+JOBS, PATIENCE = 4, 60.0
 
 
 @pytest.fixture(scope="module")

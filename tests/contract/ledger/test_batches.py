@@ -159,7 +159,7 @@ async def test_a_row_that_somebody_holds_is_not_waited_for(postgres_url):
     changes = [change_of(job, JobEvent.START) for job in jobs]
     with site.others.begin() as connection:
         connection.execute(sa.select(tables.job).where(tables.job.c.id == "held").with_for_update())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             assert await site.ledger.commit(Writes(changes)) == Conflict(frozenset({"held"}))
             assert [job.id for job in (await site.ledger.news()).jobs] == ["free"]  # the other stays news
             assert len(await site.ledger.jobs(["free", "held"])) == 2  # reading waits for nobody
@@ -248,7 +248,7 @@ async def test_a_batch_keeps_a_lease_of_sqlite_alive(sqlite_url):
 async def test_a_batch_of_postgres_holds_up_no_renewal(postgres_url):
     site = await asyncio.to_thread(Site, postgres_url)
     async with site.ledger._transaction():
-        await asyncio.wait_for(asyncio.to_thread(site.do, sa.update(tables.bridge).values(beat=7)), 5)
+        await asyncio.wait_for(asyncio.to_thread(site.do, sa.update(tables.bridge).values(beat=7)), 60)
     await site.ledger.close()
     site.others.dispose()
 

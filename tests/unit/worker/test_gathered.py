@@ -77,7 +77,7 @@ def post(relay, body, path="/v1/traces", **headers):
     environment = relay.environment(lines=True, spans=True)
     request = urllib.request.Request(environment["OTEL_EXPORTER_OTLP_ENDPOINT"] + path, data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status
     except urllib.error.HTTPError as error:
         return error.code
@@ -85,7 +85,7 @@ def post(relay, body, path="/v1/traces", **headers):
 
 def taken(relay):
     """Return what goes out next, however long after the last that is."""
-    deadline, later = time.monotonic() + 30, 0
+    deadline, later = time.monotonic() + 60, 0
     while (payload := relay.take(time.monotonic() + later)) is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -191,7 +191,7 @@ def resolver(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
 def test_a_resolver_that_hangs_is_given_up_and_asked_again(resolver, caplog: pytest.LogCaptureFixture) -> None:
     """Its thread cannot be ended; so they are counted."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        server.settimeout(20)
+        server.settimeout(60)
         link = _link(broker_url=f"mqtt://somewhere:{server.getsockname()[1]}")
         for number in range(dial.MAX_DIALS):
             link.connect(100.0 * number)
@@ -208,7 +208,7 @@ def test_a_resolver_that_hangs_is_given_up_and_asked_again(resolver, caplog: pyt
         for _ in range(dial.MAX_DIALS):  # what was found too late is closed
             late, _ = server.accept()
             with late:
-                late.settimeout(20)
+                late.settimeout(60)
                 assert late.recv(1) == b""
         wait_for(lambda: not any(thread.is_alive() for thread in dial._left), what="the threads to end")
         link.connect(2000.0)

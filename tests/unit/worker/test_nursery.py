@@ -75,7 +75,7 @@ class Worker:
 
     def __init__(self) -> None:
         self.channel, self.theirs = socket.socketpair()
-        self.channel.settimeout(20)
+        self.channel.settimeout(60)
         self._unpacker = Unpacker()
 
     def run(self, *orders: dict[str, Any]) -> set[str]:

@@ -28,7 +28,7 @@ def _runners(state_dir: Path, python: str, selector: selectors.BaseSelector) -> 
 
 
 def _await_end(runners: Runners, selector: selectors.BaseSelector) -> list[Ended]:
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while not (ended := runners.take()):
         assert time.monotonic() < until
         for key, mask in selector.select(0.05):

@@ -127,14 +127,14 @@ class Client:
         """Publish, and wait until the broker has taken it, or has ended the connection."""
         message = self._paho.publish(topic, payload, qos=1, retain=retain)
         until = time.monotonic() + _PATIENCE
-        while not (message.is_published() or self._ended) and time.monotonic() < until:
+        while not (self._ended or _is_settled(message)) and time.monotonic() < until:
             time.sleep(0.005)
 
     def publish_all(self, topic: str, payloads: Iterable[bytes]) -> None:
         """Publish many at once, and wait for the last."""
         messages = [self._paho.publish(topic, payload, qos=1) for payload in payloads]
         until = time.monotonic() + 6 * _PATIENCE
-        while not (all(one.is_published() for one in messages) or self._ended) and time.monotonic() < until:
+        while not (self._ended or all(map(_is_settled, messages))) and time.monotonic() < until:
             time.sleep(0.01)
 
     def hold_acks(self) -> None:
@@ -198,6 +198,11 @@ class Client:
         with self._changed:
             change()
             self._changed.notify_all()
+
+
+def _is_settled(message: mqtt.MQTTMessageInfo) -> bool:
+    """Whether the broker has taken it, or never will: paho had no connection any more to send it by."""
+    return message.rc not in (mqtt.MQTT_ERR_SUCCESS, mqtt.MQTT_ERR_AGAIN) or message.is_published()
 
 
 def _explained(error: Exception) -> str:

@@ -106,6 +106,7 @@ async def test_an_answer_that_breaks_off_is_asked_for_again(bench, fast, how):
     bench.api._session._timeout = aiohttp.ClientTimeout(total=None, sock_connect=5.0, sock_read=0.3)
 
     async def broken(request):
+        bench.api._session._timeout = aiohttp.ClientTimeout(total=None, sock_connect=60, sock_read=60)  # of the next
         if how == "before its head":
             request.transport.abort()
         answer = web.StreamResponse()
@@ -146,7 +147,7 @@ async def test_connections_serve_again_unless_an_answer_was_left_unread(bench, m
     bench.gateway._forwarder._api = api = ExecutionApi(f"http://127.0.0.1:{port}/")
     async with server:
         for path, expected in (("a", 1), ("b", 1), ("big", 1), ("c", 2), ("d", 2)):
-            answer = await asyncio.wait_for(bench.ask(path=f"variables/{path}"), 10)
+            answer = await asyncio.wait_for(bench.ask(path=f"variables/{path}"), 60)
             assert (answer.status, opened) == (413 if path == "big" else 200, expected)
         await api.close()
 
@@ -209,7 +210,7 @@ async def test_the_token_that_a_scheduler_has_made_serves_the_next_call(bench, f
         await asyncio.sleep(0.001)
     bench.execute(sa.update(tables.job).values(token="newer", news=True))
     bench.writer.look_for_news()
-    await asyncio.wait_for(asking, 10)
+    await asyncio.wait_for(asking, 60)
     assert bench.answers[-1].status == 200
 
 
@@ -225,7 +226,7 @@ async def test_a_call_of_a_job_that_ends_meanwhile_is_given_up(bench, fast):
     while len(bench.calls) < 3:
         await asyncio.sleep(0.001)
     bench.living.put_job(replace(bench.living.jobs["one"], state=JobState.LOST))
-    await asyncio.wait_for(asking, 10)
+    await asyncio.wait_for(asking, 60)
     assert json.loads(bench.answers[-1].body)["detail"]["reason"] == "invalid_state"
 
 

@@ -63,5 +63,5 @@ async def test_who_is_cancelled_takes_no_turn_with_it(came):
         await waiting
     release.set()
     await first
-    assert await asyncio.wait_for(in_order(turns, ["c"], lambda: asyncio.sleep(0)), 5) == ["c"]
+    assert await asyncio.wait_for(in_order(turns, ["c"], lambda: asyncio.sleep(0)), 60) == ["c"]
     assert turns._count == 0 and not turns._waiting

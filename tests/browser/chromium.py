@@ -188,6 +188,9 @@ class Browser:
         self.await_true(script, what=f"{selector} to fill")
 
     def picture(self, path: Path, *, width: int, height: int) -> None:
-        """Keep what is seen at the upper left, as a PNG."""
-        part = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png", clip=part)["data"]))
+        """Keep what is seen in a window of this size, as a PNG."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        try:
+            path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+        finally:
+            self.call("Emulation.clearDeviceMetricsOverride")

@@ -23,8 +23,9 @@ from demo.site import AirflowSite
 
 pytest.importorskip("airflow", reason="Airflow is not installed")
 
-from sqlalchemy import delete, insert, select
+from sqlalchemy import delete, insert, select, update
 
+from airflow_mqtt.config.version import VERSION
 from airflow_mqtt.database import tables
 from integration.executor.world import World
 from leftovers import end_runners
@@ -211,6 +212,19 @@ def test_queues_and_bridge(fleet: Fleet, long_job: Any, browser: Browser) -> Non
     browser.await_text("Waits because", "no worker serves queue 'nowhere'")
     browser.open(fleet.url("bridge"))
     browser.await_text("Leads", "Epoch", "No bridge stands by.")
+
+
+def test_what_has_not_come_yet_is_not_said_to_be_nothing(fleet: Fleet, browser: Browser) -> None:
+    slow = "const ask = window.fetch; window.fetch = (to, ...r) => /acts|workers/.test(to) ? new Promise(() => {}) : ask(to, ...r);"
+    added = browser.call("Page.addScriptToEvaluateOnNewDocument", source=slow)["identifier"]
+    try:
+        for page, there in (("bridge", "Epoch"), ("workers", "Last seen")):
+            browser.open(fleet.url(page))
+            browser.await_text(there, "…")
+            seen = browser.run("document.querySelector('.mqtt-page').innerText")
+            assert not any(wrong in seen for wrong in ("Nobody", "0 acts", "0 workers", "No worker")), seen
+    finally:
+        browser.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added)
 
 
 def test_it_is_dark_when_airflow_is(fleet: Fleet, browser: Browser) -> None:
@@ -424,20 +438,35 @@ def test_its_files_are_asked_for_once(fleet: Fleet, browser: Browser) -> None:
 
 
 def _look_lived_in(world: World, like: Any) -> None:
-    """Add devices that show what a page can show, and jobs that ended, each `like` one that was there."""
-    ends = [("read", "succeeded", ""), ("calibrate", "succeeded", ""), ("flush", "failed", "the runner was killed (9)"),
-            ("report", "lost", "worker mill-north was silent for 3600 s"), ("read", "succeeded", "")]  # fmt: skip
+    """Add devices that show what a page can show, what people did, and jobs, each `like` one that was there."""
+    ends = [("water", "queued", ""), ("measure", "running", ""), ("drain", "running", ""), ("read", "succeeded", ""), ("calibrate", "succeeded", ""),
+            ("flush", "failed", "the runner was killed (9)"), ("report", "lost", "worker mill-north was silent for 3600 s"),
+            ("read", "succeeded", "")]  # fmt: skip
+    acts = [("set-slots", "pump-house-2", "4"), ("request-maintenance", "rooftop-7", "its fan is replaced"),
+            ("add-queues", "pump-house-1", "pumps"), ("cancel", like.id, "operator: wrong firmware")]  # fmt: skip
     with world.session() as session:
         session.execute(delete(tables.worker).where(tables.worker.c.name.not_in(WORKERS)))
+        session.execute(delete(tables.act))
+        for number, (act, subject, detail) in enumerate(acts):
+            session.execute(
+                insert(tables.act).values(
+                    team_name="", at=time.time() - 900 + 200 * number, by="api:admin", act=act, subject=subject, detail=detail,
+                    outcome="wished",
+                )
+            )  # fmt: skip
         row = dict(session.execute(select(tables.job).where(tables.job.c.id == like.id)).one()._mapping)
         for number, (task, state, reason) in enumerate(ends):
             at = time.time() - 400 * (number + 1)
             its = {
                 "id": str(uuid.uuid4()), "subject": str(uuid.uuid4()), "dag_id": "pumps", "task_id": task, "state": state,
                 "reason": reason, "worker": "mill-north" if state == "lost" else "pump-house-1", "queued_at": at,
-                "dispatched_at": at, "accepted_at": at, "started_at": at + 2, "finished_at": at + 90, "news": False,
+                "dispatched_at": at, "accepted_at": at, "started_at": at + 2,
+                "finished_at": None if state == "running" else at + 90, "news": False,
                 "report_pending": False, "queue": "pumps", "cancel_reason": None,
             }  # fmt: skip
+            if state == "queued":
+                its |= dict.fromkeys(("worker", "dispatched_at", "accepted_at", "started_at", "finished_at"))
+                its["queue"] = "greenhouse"
             session.execute(insert(tables.job).values(**row | its))
     states = {
         "pump-house-1": "running",
@@ -453,10 +482,12 @@ def _look_lived_in(world: World, like: Any) -> None:
         maintained = state == "maintenance mode"
         add_worker(
             world, name, state=state, seen=7200 if state == "offline" else 4 * number,
-            info={"queues": ["edge", "pumps"], "labels": {"site": f"plant-{number % 2 + 1}", "arch": "arm64"}},
+            info={"version": VERSION, "queues": ["edge", "pumps"], "labels": {"site": f"plant-{number % 2 + 1}", "arch": "arm64"}},
             status={"state": state, "slots": 4, "health": health},
             desired={"maintenance": maintained, "comment": "its fan is replaced" if maintained else ""},
         )  # fmt: skip
+    with world.session() as session:
+        session.execute(update(tables.worker).where(tables.worker.c.journal == "").values(journal="seen"))
 
 
 def test_pictures(fleet: Fleet, long_job: Any, browser: Browser, tmp_path: Path) -> None:
@@ -465,13 +496,19 @@ def test_pictures(fleet: Fleet, long_job: Any, browser: Browser, tmp_path: Path)
     kept.mkdir(parents=True, exist_ok=True)
     _look_lived_in(fleet.world, long_job)
     pages = {
+        "workers-dark": ("workers?sort=seen_at&desc=1", "pump-house-1"),
         "workers": ("workers?sort=seen_at&desc=1", "pump-house-1"),
         "jobs": ("jobs", "the runner was killed"),
-        "queues": ("queues", "pumps"),
-        "bridge": ("bridge", "What people did"),
+        "queues": ("queues", "no worker serves queue 'greenhouse'"),
+        "bridge": ("bridge", "its fan is replaced"),
     }
+    browser.open(fleet.url("workers"))
+    browser.await_text("edge-1")
     for name, (address, text) in pages.items():
+        theme = "dark" if name.endswith("-dark") else "light"
+        browser.run(f"localStorage.setItem('theme', '{theme}')")
         browser.open(fleet.url(address))
         browser.await_text(text)
-        browser.picture(kept / f"fleet-{name}.png", width=1500, height=620)
+        browser.await_true(f"document.documentElement.classList.contains('{theme}')")
+        browser.picture(kept / f"fleet-{name}.png", width=1640, height=620)
         assert (kept / f"fleet-{name}.png").stat().st_size > 10_000

@@ -145,6 +145,14 @@ def test_a_job_that_moves_between_look_and_write_is_looked_at_again(session, mon
     assert done == Cancellation(Ending.STARTED if unstarted_only else Ending.WISHED, JobState.RUNNING, "edge-1")
 
 
+def test_a_job_that_others_keep_moving_is_said(engine, session, monkeypatch):
+    make(session, JobState.ACCEPTED)
+    monkeypatch.setattr(operations, "_end", lambda *_, **__: None)
+    with writes(engine) as seen:
+        assert cancel(session) == Cancellation(Ending.CONTESTED, JobState.ACCEPTED, "edge-1")
+    assert seen == []
+
+
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # of SQLite there is one writer at a time
 @pytest.mark.parametrize("wished", [True, False], ids=["committed", "rolled back"])
 def test_the_gate_waits_for_a_wish_that_is_not_committed_yet(engine, session, wished):
@@ -233,6 +241,14 @@ def test_a_worker_that_is_not_there(session, worker):
 
 def test_queues_of_a_worker_that_has_never_said_its_own(session, worker):
     session.execute(update(tables.worker).values(info="{}"))
+    assert operations.add_queues(session, "", "edge-1", ["c"]) is Wish.UNHEARD
+    assert worker()[1] == 0
+
+
+@pytest.mark.parametrize("info", ["", "nonsense", "[]", '{"queues": 3}'])
+def test_queues_of_a_worker_whose_own_nobody_can_read(session, worker, info):
+    session.execute(update(tables.worker).values(info=info))
+    session.commit()
     assert operations.add_queues(session, "", "edge-1", ["c"]) is Wish.UNHEARD
     assert worker()[1] == 0
 

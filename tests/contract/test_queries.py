@@ -149,12 +149,38 @@ def test_what_workers_hold(session):
     assert workers.held_jobs(session, "", ["one", "two", "nobody"]) == [("one", "idle", 2), ("two", "offline", 0)]
 
 
-def test_a_damaged_row_hides_no_other(session):
-    unreadable = {"info": "nothing that one could read", "status": "[]", "desired": "{"}
-    add_workers(session, worker("ok"), worker("broken", desired='{"maintenance": 3}'), worker("worse") | unreadable)
-    found = workers.list_workers(session, "", Workers(), BY_NAME, OPEN)
-    assert [row["name"] for row in found.rows] == ["broken", "ok", "worse"]
-    assert found.rows[0]["notes"]
+#: What a hand, or a disk, may have made of a worker's documents.
+DAMAGE = [
+    {"info": "nothing that one could read", "status": "[]", "desired": "{"},
+    {"info": "", "status": "", "desired": ""},
+    {"info": '{"queues": 3, "labels": [1], "version": {}}', "status": '{"slots": "many"}', "desired": "[]"},
+    {"info": '{"queues": "a", "labels": "site", "version": "1\\u0000"}', "status": '"x"', "desired": '{"queues": {}}'},
+    {"info": '{"queues": [3, null]}', "status": '{"health": 7, "slots": 1e400}', "desired": '{"queues": [1]}'},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_row_hides_no_other(session, damage):
+    labels = {"site": "north"}
+    add_workers(session, worker("ok", labels=labels), worker("broken", desired='{"maintenance": 3}', labels=labels))
+    add_workers(session, worker("worse") | damage)
+    for sort in workers.SORTS:
+        assert sorted(names(session, page=Page(sort=sort))) == ["broken", "ok", "worse"]
+    for wanted in (Workers(queue="a"), Workers(queue="a*"), Workers(labels=["site"]), Workers(labels=["site=north"])):
+        assert names(session, wanted) == ["broken", "ok"]
+        assert workers.names_of(session, "", wanted) == ["broken", "ok"]
+    add_jobs(session, {"id": "1"})
+    assert {row["queue"]: row["workers"] for row in queues.list_queues(session, "", OPEN)} == {"a": 2}
+    assert queues.is_served(session, "", "a", OPEN)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_damaged_is_said(session, damage):
+    add_workers(session, worker("broken", desired='{"maintenance": 3}'), worker("worse") | damage)
+    broken, worse = (workers.find_worker(session, "", name, OPEN) for name in ("broken", "worse"))
+    assert len(broken["notes"]) == 1
+    assert "its row is damaged: status and info cannot be read" in "; ".join(worse["notes"])
+    assert (worse["queues"], worse["slots"], worse["free"], worse["labels"], worse["health"]) == ([], 0, 0, {}, {})
 
 
 def test_queues(session):
@@ -327,11 +353,12 @@ WORKERS, HELD, WAITING, ENDED = 2000, 2000, 4000, 6000
 
 @contextmanager
 def costs(engine):
-    """The statements of this time, each with how it is carried out."""
+    """The statements of this time that look at rows."""
     seen = []
 
     def note(_connection, _cursor, statement, parameters, *_):
-        seen.append((statement, parameters))
+        if "SAVEPOINT" not in statement:
+            seen.append((statement, parameters))
 
     event.listen(engine, "before_cursor_execute", note)
     try:

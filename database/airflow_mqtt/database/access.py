@@ -100,7 +100,7 @@ def allow(access: Access, worker: str, queues: Iterable[str]) -> Access:
     """Let workers serve queues. Raises `PayloadError` for what no worker or queue is called."""
     if not _WORKER_PATTERN.fullmatch(worker):
         raise PayloadError(f"{worker!r} is no worker's name: 1 to 64 letters, digits, _ and -, with * for any of them")
-    pairs = dict.fromkeys([*access.serve, *((worker, _checked(queue)) for queue in queues)])
+    pairs = dict.fromkeys([*access.serve, *((worker, checked_queue(queue)) for queue in queues)])
     return replace(access, serve=tuple(sorted(pairs)), listed=True)
 
 
@@ -115,11 +115,12 @@ def allow_calls(access: Access, queue: str, rights: Iterable[str] | None) -> Acc
     """Let jobs of `queue` call what is their own, and what needs these rights; None takes its entry away."""
     calls = {name: known for name, known in access.calls.items() if name != queue}
     if rights is not None:
-        calls[_checked(queue)] = frozenset(rights)
+        calls[checked_queue(queue)] = frozenset(rights)
     return replace(access, calls=calls)
 
 
-def _checked(queue: str) -> str:
+def checked_queue(queue: str) -> str:
+    """Return `queue`. Raises `PayloadError` when no queue is called so."""
     if not 0 < len(queue) <= MAX_QUEUE_LENGTH or not queue.isprintable():
         raise PayloadError(f"{queue[:50]!r} is no queue's name: 1 to {MAX_QUEUE_LENGTH} printable characters")
     return queue

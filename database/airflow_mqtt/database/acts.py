@@ -14,9 +14,10 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import desired, operations, tables
+from airflow_mqtt.database.access import checked_queue
 from airflow_mqtt.database.operations import Cancellation, Ending, Wish
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import Desired, sanitise
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXT, MAX_TEXTS, Desired, sanitise
 
 
 class Act(StrEnum):
@@ -88,6 +89,13 @@ _ON_WORKERS: Final = {
     Act.REMOVE: _Way(operations.remove_worker),
 }
 
+#: What a worker takes, said to whoever ordered something else.
+_LIMITS: Final = {
+    "comment": f"a comment has at most {MAX_TEXT} characters",
+    "queues": f"a worker has at most {MAX_TEXTS} queues, with names of at most {MAX_SHORT_TEXT} characters",
+    "slots": f"a worker has 0 to {MAX_SLOTS} slots",
+}
+
 #: The acts that are done to workers.
 ON_WORKERS: Final = tuple(_ON_WORKERS)
 
@@ -106,6 +114,7 @@ _ENDINGS: Final = {
     Ending.WISHED: "job {name} is to be ended on worker {worker}; the leading bridge sees to it",
     Ending.WISHED_BEFORE: "job {name} is being ended on worker {worker} already",
     Ending.GONE: "there is no job {name}",
+    Ending.CONTESTED: "others keep moving job {name}; try again",
     Ending.STARTED: "job {name} has started",
     Ending.ENDED: "job {name} has already ended: it is {state}",
 }
@@ -133,7 +142,13 @@ def values_of(order: Order) -> tuple[Any, ...]:
     value = getattr(order, way.value)
     if way.mandatory and not (value.strip() if isinstance(value, str) else value):
         raise PayloadError(f"{order.act} needs {way.value}: say it")
-    desired.revised(replace(Desired(revision=0), **{way.value: value}))
+    if order.act is Act.ADD_QUEUES:
+        for queue in value:
+            checked_queue(queue)
+    try:
+        desired.revised(replace(Desired(revision=0), **{way.value: value}))
+    except PayloadError:
+        raise PayloadError(_LIMITS[way.value]) from None
     return (value,)
 
 

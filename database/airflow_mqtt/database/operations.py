@@ -12,13 +12,13 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import ColumnElement, CursorResult, Delete, Update, func, insert, select, true, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import access, desired, tables
 from airflow_mqtt.database.access import Access
+from airflow_mqtt.database.documents import sound
 from airflow_mqtt.database.transitions import move, wish_for_end
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState
 from airflow_mqtt.protocol.messages import Desired
@@ -56,6 +56,7 @@ class Ending(StrEnum):
     CANCELLED = "cancelled"  # it waited in its queue, and has ended now
     WISHED = "wished"  # a worker holds it: the leading bridge has it ended
     WISHED_BEFORE = "wished before"  # its end is on its way already; nothing was written
+    CONTESTED = "contested"  # others kept moving it; nothing was written
     STARTED = "started"  # it has passed the start gate, and was to end before that only
     ENDED = "ended"  # it had ended before
     GONE = "gone"  # there is no such job
@@ -78,16 +79,18 @@ def cancel(
     With `unstarted_only`, one that has passed the start gate is left alone. Each write is a compare-and-set on the
     state that was seen, and the gate opens only for a job whose end nobody has wished: of the two the first wins.
     """
+    done = Cancellation(Ending.GONE)
     for _ in range(_TRIES):
         job = _seen(session, team_name, job_id)
         if job is None:
             return Cancellation(Ending.GONE)
         ending = _settled(job, unstarted_only=unstarted_only) or _end(session, job, now=now, by=by, reason=reason)
+        done = Cancellation(ending or Ending.CONTESTED, JobState(job.state), job.worker)
         if ending in (Ending.CANCELLED, Ending.WISHED):
             notify(session, team_name)
         if ending is not None:
-            return Cancellation(ending, JobState(job.state), job.worker)
-    raise RuntimeError(f"job {job_id} moved {_TRIES} times while it was being cancelled")
+            break
+    return done
 
 
 def _seen(session: Session, team_name: str, job_id: str) -> Any:
@@ -208,7 +211,7 @@ _Change = Callable[[Desired, Any], Desired | None]
 def _queues_changed(
     change: Callable[[Desired, Iterable[str], Iterable[str]], Desired], queues: Sequence[str], now: Desired, row: Any
 ) -> Desired | None:
-    own = orjson.loads(row.info).get("queues")
+    own = sound(row.info).get("queues")
     return None if own is None and now.queues is None else change(now, own or (), queues)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session, object_session
 
 from airflow_mqtt.config.broker_url import parse_broker_url
 from airflow_mqtt.database import operations
+from airflow_mqtt.database.operations import Ending
 from airflow_mqtt.executor import compat, core, edge_metrics, fleet, log_reader, store
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.edge_metrics import EdgeMetrics
@@ -156,9 +157,12 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         """End those of `jobs` that have not started. What has passed the start gate runs on, and is not heard of."""
         for job in jobs:
             if job.state in operations.UNSTARTED:
-                operations.cancel(
-                    session, job.team_name, job.id, now=now, by=self._by, reason=_SUPERSEDED, unstarted_only=True
-                )
+                self._end(session, job.team_name, job.id, now=now, reason=_SUPERSEDED, unstarted_only=True)
+
+    def _end(self, session: Session, team_name: str, job_id: str, **how: Any) -> None:
+        """End a job, as `operations.cancel`. Raises when others keep moving it: whoever asks may ask again."""
+        if operations.cancel(session, team_name, job_id, by=self._by, **how).ending is Ending.CONTESTED:
+            raise RuntimeError(f"others kept moving job {job_id} while it was to be ended")
 
     def _callback_queue(self, workload: Any, session: Session) -> str:
         if workload.type != kinds.CALLBACK.workload:
@@ -181,7 +185,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
                 now = time.time()
                 for job in store.jobs_of_subject(session, ti.external_executor_id, str(ti.id)):
                     reason = _REVOKED + store.why_it_waits(session, job.id, now)
-                    operations.cancel(session, job.team_name, job.id, now=now, by=self._by, reason=reason)
+                    self._end(session, job.team_name, job.id, now=now, reason=reason)
         except Exception:
             self.log.exception("Could not revoke %s; the database was asked to and did not answer", ti)
         self._forget(ti.key)
@@ -190,9 +194,8 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         """End the test that Airflow has given up, and forget it. Never raises, as `revoke_task`."""
         try:
             with compat.own_session() as session:
-                how: dict[str, Any] = {"now": time.time(), "by": self._by, "reason": _REVOKED}
                 for job in store.jobs_of_subject(session, None, str(key)):
-                    operations.cancel(session, job.team_name, job.id, **how)
+                    self._end(session, job.team_name, job.id, now=time.time(), reason=_REVOKED)
         except Exception:
             self.log.exception(
                 "Could not end the connection test %s; the database was asked to and did not answer", key
@@ -368,7 +371,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             served = fleet.served(session, self._team) if waiting else Counter()
             for job in waiting:
                 why = f"no worker has started it in {timeout:.0f} s (queue {job.queue!r}, workers: {served[job.queue]})"
-                operations.cancel(session, self._team, job.id, now=now, by=self._by, reason=why, unstarted_only=True)
+                self._end(session, self._team, job.id, now=now, reason=why, unstarted_only=True)
                 self.log.warning("Callback job %s is ended: %s", job.id, why)
 
     def _say_what_waits(self, now: float) -> None:

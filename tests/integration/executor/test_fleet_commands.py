@@ -164,8 +164,41 @@ def test_maintenance_without_a_word_is_not_taken(run, fleet, capsys):
         run("request-maintenance", "edge-1", "-c", " ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("set-slots", "edge-1", "-5"), "a worker has 0 to 1000 slots"),
+        (("set-slots", "edge-1", "9" * 30), "a worker has 0 to 1000 slots"),
+        (("set-comment", "edge-1", "x" * 10_000), "a comment has at most 4096 characters"),
+        (("add-queues", "edge-1", *map(str, range(300))), "a worker has at most 256 queues"),
+        (("add-queues", "edge-1", "c", ""), "'' is no queue's name"),
+        (("add-queues", "edge-1", "\x1b[2J"), "is no queue's name"),
+    ],
+)
+def test_what_no_worker_takes_is_said_in_its_limits(run, world, fleet, arguments, said):
+    with pytest.raises(SystemExit, match=f"That cannot be done: .*{said}"):
+        run(*arguments)
+    assert not any(desired(world).values())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("list-workers", "-n", "0"), ("list-jobs", "-n", "-1"), ("list-acts", "-n", "9" * 30), ("list-jobs", "-n", "x"),
+        ("drain", "edge-1", "-c", "x", "--timeout", "nan"), ("drain", "edge-1", "-c", "x", "--timeout", "-1"),
+        ("drain", "edge-1", "-c", "x", "--timeout", "soon"),
+    ],
+)  # fmt: skip
+def test_a_number_that_makes_no_sense_is_not_understood(run, world, fleet, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert "is no number of" in capsys.readouterr().err
+    assert not any(desired(world).values())
+
+
 def test_who_is_not_there_is_said_of_each_and_the_rest_is_done(run, world, fleet, capsys):
-    with pytest.raises(SystemExit, match="There is no worker edge-9"):
+    with pytest.raises(SystemExit, match="There is no worker edge-9; `airflow mqtt list-workers` shows them"):
         run("shutdown-worker", "edge-1", "edge-8", "edge-9")
     captured = capsys.readouterr()
     assert "There is no worker edge-8" in captured.err
@@ -211,7 +244,16 @@ def test_many_jobs_are_cancelled(run, world):
     ids = [world.queue(world.executor())[1].id for _ in range(3)]
     text = run("cancel-job", *ids, "-r", "wrong firmware")
     assert text.count("is cancelled") == 3
+    with pytest.raises(SystemExit, match="There is no job nothing; `airflow mqtt list-jobs` shows them"):
+        run("cancel-job", "nothing")
     assert {world.job(job_id).reason for job_id in ids} == {"operator: wrong firmware"}
+
+
+def test_a_job_that_others_keep_moving_is_a_line(run, world, monkeypatch):
+    _, job = world.queue(world.executor())
+    monkeypatch.setattr("airflow_mqtt.database.operations._end", lambda *_, **__: None)
+    with pytest.raises(SystemExit, match=f"Others keep moving job {job.id}; try again"):
+        run("cancel-job", job.id)
 
 
 def test_each_act_is_recorded_and_in_the_audit_log_of_airflow(run, world, fleet):
@@ -341,5 +383,6 @@ def test_purge_leaves_what_no_scheduler_has_heard(run, world):
     world.drive(job.id, JobEvent.FAIL)
     world.set_job(job.id, finished_at=time.time() - 9 * 86400)
     assert "There is nothing" in run("purge", "--older-than", "7", "-y")
-    with pytest.raises(SystemExit, match="takes a number of days"):
-        run("purge", "--older-than", "-1", "-y")
+    for days in ("-1", "nan", "inf", "1e300"):
+        with pytest.raises(SystemExit, match="takes a number of days"):
+            run("purge", "--older-than", days, "-y")

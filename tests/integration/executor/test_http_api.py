@@ -306,6 +306,14 @@ def test_a_job_is_cancelled_and_its_task_has_it_in_its_audit_log(get, post, worl
     assert executor.get_event_buffer() == {ti.key: ("failed", "operator: wrong firmware")}
 
 
+def test_a_job_that_others_keep_moving_is_a_conflict(post, world, monkeypatch):
+    _, job = world.queue(world.executor())
+    monkeypatch.setattr("airflow_mqtt.database.operations._end", lambda *_, **__: None)
+    told = post("/jobs/cancel", ids=[job.id], status=409)["detail"]
+    assert told == f"others keep moving job {job.id}; try again"
+    assert audit(world)[-1][-1] == "contested"
+
+
 def test_queues_and_slots(post, world):
     world.worker("edge-1", "a", "b")
     post("/workers/add-queues", names=["edge-1"], queues=["c"])

@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.access import EVERY
-from airflow_mqtt.database.queries.paging import Found, Page, as_dict, matches, order_of, page_of, read
+from airflow_mqtt.database.documents import read
+from airflow_mqtt.database.queries.paging import Found, Page, as_dict, matches, order_of, page_of
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 _job = tables.job.c

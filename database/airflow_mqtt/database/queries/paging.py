@@ -1,15 +1,22 @@
 """What all queries share: pages, patterns of names, and what stands in the documents of a row."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-import orjson
-from sqlalchemy import JSON, ColumnElement, Numeric, Select, cast, func, select
+from sqlalchemy import JSON, ColumnElement, Numeric, Select, case, cast, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from airflow_mqtt.database import tables
 from airflow_mqtt.database.access import EVERY
+from airflow_mqtt.database.documents import is_damaged
+from airflow_mqtt.database.errors import is_unfit
 from airflow_mqtt.protocol.errors import PayloadError
+
+T = TypeVar("T")
+
+_worker = tables.worker.c
 
 #: Rows of the largest page. Whoever wants all asks for one page after the other.
 MAX_LIMIT: Final = 1000
@@ -82,16 +89,44 @@ def _escaped(text: str) -> str:
 
 # --- documents --------------------------------------------------------------------------------------------------
 #
-# They are JSON as text. Both databases read it, each in its own words. Only the bridge and operators write them.
+# They are JSON as text. Both databases read it, each in its own words.
 
 
-def read(document: str) -> dict[str, Any]:
-    """Return a document; an empty one in place of one that nobody can read."""
+class Documents(NamedTuple):
+    """The documents of a worker's row, as conditions may read them."""
+
+    info: ColumnElement[str]
+    status: ColumnElement[str]
+    desired: ColumnElement[str]
+
+
+def reading(session: Session, team_name: str, look: Callable[[Documents], T]) -> T:
+    """Return what `look` finds, which reads documents of the workers of a team in SQL. Damaged ones count as empty.
+
+    SQLite knows a damaged one. PostgreSQL (before its version 16) gives up instead; then it is told which they are.
+    """
+    if is_sqlite(session):
+        return look(_documents(lambda column: func.json_valid(column) == 0))
     try:
-        found = orjson.loads(document)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        with session.begin_nested():  # what fails would take the caller's transaction with it
+            return look(Documents(_worker.info, _worker.status, _worker.desired))
+    except DBAPIError as error:
+        if not is_unfit(error):
+            raise
+    damaged = _damaged(session, team_name)
+    return look(_documents(lambda _: _worker.name.in_(damaged)))
+
+
+def _documents(is_damaged: Callable[[ColumnElement[str]], ColumnElement[bool]]) -> Documents:
+    return Documents(
+        *(case((is_damaged(column), "{}"), else_=column) for column in (_worker.info, _worker.status, _worker.desired))
+    )
+
+
+def _damaged(session: Session, team_name: str) -> Collection[str]:
+    """Return the names of the workers with a document that is damaged. It reads all rows of the team."""
+    query = select(_worker.name, _worker.info, _worker.status, _worker.desired).where(_worker.team_name == team_name)
+    return [name for name, *documents in session.execute(query) if any(map(is_damaged, documents))]
 
 
 def number_in(session: Session, document: ColumnElement[Any], key: str) -> ColumnElement[Any]:

@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import labels, notes, tables
 from airflow_mqtt.database.access import Access
+from airflow_mqtt.database.documents import read
 from airflow_mqtt.database.labels import Label, Labels
 from airflow_mqtt.database.ledger import Group
-from airflow_mqtt.database.queries.paging import read
+from airflow_mqtt.database.queries.paging import Documents, reading
 from airflow_mqtt.database.queries.workers import queues_of, serves
 from airflow_mqtt.database.records import may_be_given_jobs, understood
 from airflow_mqtt.protocol import PROTOCOL_VERSION
@@ -49,13 +50,16 @@ class _Server:
         """Return the worker of a row with `_COLUMNS`. `ValueError`, `TypeError`: nobody can read it."""
         status, info, wished = read(row.status), read(row.info), read(row.desired).get("queues")
         protocol = int(info.get("protocol", PROTOCOL_VERSION)) if info else None
+        queues = queues_of(info, wished)
+        if not all(type(queue) is str for queue in queues):
+            raise TypeError("a queue has a name")
         return cls(
             row.name,
             row.state,
             int(status.get("slots", 0)),
             row.note,
             may_be_given_jobs(row.state, row.note, row.journal, protocol),
-            queues_of(info, wished),
+            queues,
             dict(info.get("labels") or {}),
         )
 
@@ -163,9 +167,14 @@ def _held(team_name: str) -> Any:
 def _servers(session: Session, team_name: str, queue: str | None = None) -> list[_Server]:
     """Return the workers of a team, or those of them that serve `queue`."""
     query = select(*_COLUMNS).where(_worker.team_name == team_name).order_by(_worker.name)
-    if queue is not None:
-        query = query.where(serves(session, lambda value: value == queue))
-    return understood(_Server.of, session.execute(query))
+    if queue is None:
+        return understood(_Server.of, session.execute(query))
+
+    def look(documents: Documents) -> list[Any]:
+        serving = serves(session, documents, lambda value: value == queue)
+        return list(session.execute(query.where(serving)))
+
+    return understood(_Server.of, reading(session, team_name, look))
 
 
 def _shown(name: str, queue: _Queue) -> dict[str, Any]:

@@ -21,7 +21,9 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import desired, notes, tables
 from airflow_mqtt.database.access import Access
+from airflow_mqtt.database.documents import is_damaged, sound
 from airflow_mqtt.database.queries.paging import (
+    Documents,
     Found,
     Page,
     has_label,
@@ -30,7 +32,7 @@ from airflow_mqtt.database.queries.paging import (
     number_in,
     order_of,
     page_of,
-    read,
+    reading,
     text_in,
 )
 from airflow_mqtt.protocol.errors import PayloadError
@@ -60,15 +62,23 @@ class Workers:
 
 def list_workers(session: Session, team_name: str, wanted: Workers, page: Page, access: Access) -> Found:
     """Return a page of workers. `access` is what the bridge goes by: it says which queues they may not serve."""
-    which = _which(session, team_name, wanted)
-    query = select(*_COLUMNS, *_held()).where(*which)
-    total, rows = page_of(session, query.order_by(*order_of(page, _sorts(session), _worker.name)), page)
+
+    def look(documents: Documents) -> tuple[int, Sequence[Any]]:
+        query = select(*_COLUMNS, *_held()).where(*_which(session, documents, team_name, wanted))
+        return page_of(session, query.order_by(*order_of(page, _sorts(session, documents), _worker.name)), page)
+
+    total, rows = reading(session, team_name, look)
     return Found(total, [_shown(row, access) for row in rows])
 
 
 def names_of(session: Session, team_name: str, wanted: Workers) -> list[str]:
     """Return the names of all of them."""
-    return list(session.scalars(select(_worker.name).where(*_which(session, team_name, wanted)).order_by(_worker.name)))
+
+    def look(documents: Documents) -> list[str]:
+        which = _which(session, documents, team_name, wanted)
+        return list(session.scalars(select(_worker.name).where(*which).order_by(_worker.name)))
+
+    return reading(session, team_name, look)
 
 
 def find_worker(session: Session, team_name: str, name: str, access: Access) -> dict[str, Any] | None:
@@ -88,51 +98,52 @@ def held_jobs(session: Session, team_name: str, names: Sequence[str]) -> list[tu
 # --- which, and in which order ----------------------------------------------------------------------------------
 
 
-def _which(session: Session, team_name: str, wanted: Workers) -> list[ColumnElement[bool]]:
+def _which(session: Session, documents: Documents, team_name: str, wanted: Workers) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [_worker.team_name == team_name]
     if wanted.name:
         conditions.append(matches(session, _worker.name, wanted.name))
     if wanted.states:
         conditions.append(_worker.state.in_(wanted.states))
     if wanted.queue:
-        conditions.append(serves(session, lambda queue: matches(session, queue, wanted.queue)))
-    conditions += [has_label(session, _worker.info, label) for label in wanted.labels]
+        conditions.append(serves(session, documents, lambda queue: matches(session, queue, wanted.queue)))
+    conditions += [has_label(session, documents.info, label) for label in wanted.labels]
     return conditions
 
 
-def serves(session: Session, which: Callable[[ColumnElement[Any]], ColumnElement[bool]]) -> ColumnElement[bool]:
+def serves(
+    session: Session, documents: Documents, which: Callable[[ColumnElement[Any]], ColumnElement[bool]]
+) -> ColumnElement[bool]:
     """Whether a worker serves a queue for which `which` holds."""
-    served, queue = _served_queues(session)
+    served, queue = _served_queues(session, documents)
     return select(queue).select_from(served).where(which(queue)).exists()
 
 
-def _served_queues(session: Session) -> tuple[FromClause, ColumnElement[Any]]:
+def _served_queues(session: Session, documents: Documents) -> tuple[FromClause, ColumnElement[Any]]:
     """Return the queues of a worker's row as a table that has one column: those wished, or else its own."""
+    of_row = (documents.desired, documents.info)
     if is_sqlite(session):
-        own, wished = (func.json_extract(document, "$.queues") for document in (_worker.info, _worker.desired))
-        each = func.json_each(func.coalesce(wished, own, "[]")).table_valued("value")
+        each_list = [
+            (func.json_type(document, "$.queues") == "array", func.json_extract(document, "$.queues"))
+            for document in of_row
+        ]
+        each = func.json_each(case(*each_list, else_="[]")).table_valued("value")
         return each, each.c.value
-    own, wished = (
-        func.json_extract_path(cast(document, JSON), "queues", type_=JSON)
-        for document in (_worker.info, _worker.desired)
-    )
-    lists = case(
-        *((func.json_typeof(each) == "array", each) for each in (wished, own)), else_=cast(literal("[]", String), JSON)
-    )
+    said = [func.json_extract_path(cast(document, JSON), "queues", type_=JSON) for document in of_row]
+    lists = case(*((func.json_typeof(each) == "array", each) for each in said), else_=cast(literal("[]", String), JSON))
     served = func.json_array_elements_text(lists).table_valued(column("value", String)).render_derived("served")
     return served, served.c.value
 
 
-def _slots(session: Session) -> ColumnElement[Any]:
+def _slots(session: Session, documents: Documents) -> ColumnElement[Any]:
     """Return how many slots a worker has, as it said last."""
-    said = (number_in(session, document, "slots") for document in (_worker.status, _worker.info))
+    said = (number_in(session, document, "slots") for document in (documents.status, documents.info))
     return func.coalesce(*said, 0)
 
 
-def _free_slots(session: Session) -> ColumnElement[Any]:
+def _free_slots(session: Session, documents: Documents) -> ColumnElement[Any]:
     """Return how many slots of a worker are free: by our own rows, since its last word may be older than a claim."""
     _, used = _held()
-    return case((_worker.state.in_([state.value for state in GONE]), 0), else_=_slots(session) - used)
+    return case((_worker.state.in_([state.value for state in GONE]), 0), else_=_slots(session, documents) - used)
 
 
 def _held() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
@@ -148,15 +159,15 @@ def _held() -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     return count.label("running"), slots.label("used")
 
 
-def _sorts(session: Session) -> dict[str, ColumnElement[Any]]:
+def _sorts(session: Session, documents: Documents) -> dict[str, ColumnElement[Any]]:
     running, _ = _held()
     return {
         "name": _worker.name,
         "state": _worker.state,
         "seen_at": _worker.seen_at,
-        "free": _free_slots(session),
+        "free": _free_slots(session, documents),
         "running": running,
-        "version": func.coalesce(text_in(session, _worker.info, "version"), ""),
+        "version": func.coalesce(text_in(session, documents.info, "version"), ""),
     }
 
 
@@ -164,7 +175,7 @@ def _sorts(session: Session) -> dict[str, ColumnElement[Any]]:
 
 
 def _shown(row: Any, access: Access) -> dict[str, Any]:
-    status, info = read(row.status), read(row.info)
+    status, info = sound(row.status), sound(row.info)
     wished, trouble = _wished(row)
     queues = queues_of(info, wished.queues)
     slots = status.get("slots", info.get("slots", 0))
@@ -178,7 +189,7 @@ def _shown(row: Any, access: Access) -> dict[str, Any]:
         "removal": row.removal,
         "revision": row.revision,
         "comment": wished.comment,
-        "notes": [*filter(None, [trouble]), *said],
+        "notes": [*filter(None, [trouble, _damage(row)]), *said],
         "queues": queues,
         "not_allowed": [queue for queue in queues if not access.may_serve(row.name, queue)],
         "slots": slots,
@@ -206,5 +217,11 @@ def _wished(row: Any) -> tuple[Desired, str]:
     """Return what is wished, and what is wrong with it."""
     try:
         return desired.parse(row.desired, row.revision), ""
-    except PayloadError as error:  # one row that is damaged must not hide all others
+    except PayloadError as error:
         return Desired(revision=row.revision), str(error)
+
+
+def _damage(row: Any) -> str:
+    """Return what cannot be read of a row, beside what is wished."""
+    damaged = [name for name in ("status", "info") if is_damaged(getattr(row, name))]
+    return f"its row is damaged: {' and '.join(damaged)} cannot be read" if damaged else ""

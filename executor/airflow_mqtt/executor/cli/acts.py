@@ -2,7 +2,7 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from airflow_mqtt.config.printing import plain
@@ -19,13 +19,13 @@ from airflow_mqtt.protocol.workers import GONE, WorkerState
 
 _SEE_WORKERS: Final = "`airflow mqtt list-workers` shows"
 
-#: What a person may do next.
-_HINTS: Final = {
+#: What a person may do next. Two tables: outcomes of workers and of jobs are equal where they have the same word.
+_HINTS: Final[Mapping[Wish | Ending, str]] = {
     Wish.WISHED: f"{_SEE_WORKERS} how it goes",
     Wish.WISHED_BEFORE: f"{_SEE_WORKERS} how it goes",
     Wish.GONE: f"{_SEE_WORKERS} them",
-    Ending.GONE: "`airflow mqtt list-jobs` shows them",
 }
+_HINTS_OF_JOBS: Final[Mapping[Wish | Ending, str]] = {Ending.GONE: "`airflow mqtt list-jobs` shows them"}
 
 #: Of which something is heard.
 ONLINE: Final = tuple(state.value for state in WorkerState if state not in GONE)
@@ -150,6 +150,6 @@ def tell(results: Sequence[Result]) -> None:
 
 
 def _told(result: Result) -> str:
-    hint = _HINTS.get(result.outcome) if result.job is None or result.outcome is Ending.GONE else None
+    hint = (_HINTS if result.job is None else _HINTS_OF_JOBS).get(result.outcome)
     text = result.text[:1].upper() + result.text[1:]
     return f"{text}; {hint}" if hint else text

@@ -1,5 +1,7 @@
 """The commands of `airflow mqtt`, without the code behind them: every `airflow` command reads this module."""
 
+from argparse import ArgumentTypeError
+from math import inf, nan
 from typing import Final
 
 from airflow.cli.cli_config import ARG_OUTPUT, ARG_VERBOSE, ARG_YES, ActionCommand, Arg, GroupCommand, lazy_load_command
@@ -11,6 +13,25 @@ from airflow_mqtt.protocol.workers import WorkerState
 _PACKAGE: Final = "airflow_mqtt.executor.cli"
 
 ARG_TEAM: Final = Arg(("--team-name",), default="", help="Team of the workers or jobs; without one, those of no team")
+
+
+def _how_many(text: str) -> int:
+    """Return a number of rows that any database counts. Of this error argparse says the text."""
+    number = int(text) if text.isdecimal() and len(text) < 10 else 0
+    if number < 1:
+        raise ArgumentTypeError(f"{text[:50]!r} is no number of rows: 1 or more")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = nan
+    if not 0 <= seconds < inf:
+        raise ArgumentTypeError(f"{text[:50]!r} is no number of seconds")
+    return seconds
+
 
 # --- which workers, which jobs ------------------------------------------------------------------------------------
 
@@ -44,7 +65,7 @@ ARG_WORKER_SORT: Final = Arg(
     help="By what (name)",
 )
 ARG_DESCENDING: Final = Arg(("--descending",), action="store_true", help="The last, or the most, first")
-ARG_MOST: Final = Arg(("-n", "--limit"), type=int, help="How many; without it, all")
+ARG_MOST: Final = Arg(("-n", "--limit"), type=_how_many, help="How many; without it, all")
 ARG_JOB: Final = Arg(("job",), help="Id of the job, as list-jobs shows it")
 ARG_JOBS: Final = Arg(("jobs",), nargs="+", metavar="job", help="Ids of jobs, as list-jobs shows them")
 ARG_STATE: Final = Arg(
@@ -66,7 +87,7 @@ ARG_JOB_SORT: Final = Arg(
     help="By what (queued_at)",
 )
 ARG_ASCENDING: Final = Arg(("--ascending",), action="store_true", help="The first, or the oldest, first")
-ARG_LIMIT: Final = Arg(("-n", "--limit"), type=int, default=50, help="How many, the last first (50)")
+ARG_LIMIT: Final = Arg(("-n", "--limit"), type=_how_many, default=50, help="How many, the last first (50)")
 ARG_SUBJECT: Final = Arg(("subject",), nargs="?", help="Only what was done to this worker or job")
 
 # --- what goes with an act ----------------------------------------------------------------------------------------
@@ -79,7 +100,7 @@ ARG_SLOTS: Final = Arg(
 )
 ARG_QUEUES: Final = Arg(("queues",), nargs="+", metavar="queue", help="Name of a queue")
 ARG_REASON: Final = Arg(("-r", "--reason"), default="cancelled by hand", help="Why; shown as the job's reason")
-ARG_TIMEOUT: Final = Arg(("--timeout",), type=float, help="Seconds to wait at most; without it, for ever")
+ARG_TIMEOUT: Final = Arg(("--timeout",), type=_seconds, help="Seconds to wait at most; without it, for ever")
 ARG_OLDER_THAN: Final = Arg(("--older-than",), type=float, required=True, metavar="DAYS", help="What ended before that")
 
 ARG_DEVICE: Final = Arg(("--device",), metavar="NAME", help="A worker whose account at the broker is looked at, too")

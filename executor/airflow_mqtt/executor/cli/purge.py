@@ -17,9 +17,9 @@ from airflow_mqtt.executor.cli.output import refuse, say
 @command
 def purge(args: Namespace) -> None:
     """Delete jobs that ended long ago, with their events and logs, and the record of acts of before that."""
-    if not args.older_than >= 0:
-        refuse("--older-than takes a number of days")
     now = time.time()
+    if not 0 <= args.older_than * 86400 <= now:
+        refuse("--older-than takes a number of days, back to 1970 at most")
     before = now - args.older_than * 86400
     with compat.own_session() as session:
         jobs, acts = retention.count(session, args.team_name, before=before, now=now)

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session
 
 from airflow_mqtt.config.version import VERSION
 from airflow_mqtt.database import bridges, tables
+from airflow_mqtt.database.documents import read
 from airflow_mqtt.database.errors import said_by
-from airflow_mqtt.database.queries.paging import read
 from airflow_mqtt.database.queries.workers import queues_of
 from airflow_mqtt.executor import compat, db, fleet, remote_logs
 from airflow_mqtt.executor.cli import check

@@ -25,7 +25,7 @@ _Revision = Annotated[int, Field(ge=0, lt=2**31)]
 #: What the status of an answer says when the only worker or job of a request came to nothing.
 _STATUSES: Final = {
     Wish.GONE: 404, Wish.UNHEARD: 409, Wish.CONTESTED: 409, Wish.CHANGED: 409, Wish.UNFIT: 422,
-    Ending.GONE: 404, Ending.ENDED: 409,
+    Ending.GONE: 404, Ending.CONTESTED: 409, Ending.ENDED: 409,
 }  # fmt: skip
 
 

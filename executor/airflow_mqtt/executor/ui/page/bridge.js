@@ -21,8 +21,14 @@ const ACTS = [
   { title: "Outcome", cell: (act) => h(Text, { value: act.outcome }) },
 ];
 
+// `acts`: undefined while they are on their way.
 export function Acts({ acts }) {
-  return h(Table, { columns: ACTS, rows: acts, id: (act) => `${act.at} ${act.act} ${act.subject}`, empty: "Nobody has done anything here." });
+  return h(Table, {
+    columns: ACTS,
+    rows: acts ?? [],
+    id: (act) => `${act.at} ${act.act} ${act.subject}`,
+    empty: acts ? "Nobody has done anything here." : "…",
+  });
 }
 
 function pairs(figures) {
@@ -66,8 +72,8 @@ export function Bridge({ team }) {
       Section,
       { title: "What people did" },
       h(Trouble, { polled: acts }),
-      h("div", { className: "mqtt-bar" }, h(Paging, { total: acts.data?.total ?? 0, noun: "act" })),
-      h(Acts, { acts: acts.data?.rows ?? [] }),
+      h("div", { className: "mqtt-bar" }, h(Paging, { total: acts.data?.total, noun: "act" })),
+      h(Acts, { acts: acts.data?.rows }),
     ),
   );
 }

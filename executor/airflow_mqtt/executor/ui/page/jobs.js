@@ -97,7 +97,7 @@ export function Jobs({ me, team, followed }) {
       h(ChoiceFilter, { name: "state", label: "State", values: STATES }),
       h(TextFilter, { name: "queue", label: "Queue" }),
       h(TextFilter, { name: "worker", label: "Worker" }),
-      h(Paging, { total: polled.data?.total ?? 0, noun: "job" }),
+      h(Paging, { total: polled.data?.total, noun: "job" }),
     ),
     h(
       Selected,

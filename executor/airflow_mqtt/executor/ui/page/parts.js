@@ -152,16 +152,19 @@ export function pageOf(parameters, order) {
   };
 }
 
-export function Paging({ total, noun }) {
+// `known`: how many there are in all; undefined while that is on its way.
+export function Paging({ total: known, noun }) {
   const [parameters, set] = useChoice();
+  const total = known ?? 0;
   const size = Number(parameters.get("size")) || 50;
   const page = Number(parameters.get("page")) || 0;
   const last = Math.max(0, Math.ceil(total / size) - 1);
   const first = total ? page * size + 1 : 0;
+  const all = known === undefined ? "…" : count(total, noun);
   return h(
     "div",
     { className: "mqtt-paging" },
-    h("span", null, total > size ? `${first} to ${Math.min(total, first + size - 1)} of ${count(total, noun)}` : count(total, noun)),
+    h("span", null, total > size ? `${first} to ${Math.min(total, first + size - 1)} of ${all}` : all),
     h(Button, { "aria-label": "First page", disabled: page === 0, onClick: () => set({ page: 0 }) }, "«"),
     h(Button, { "aria-label": "Page before", disabled: page === 0, onClick: () => set({ page: page - 1 || null }) }, "‹"),
     h(Button, { "aria-label": "Next page", disabled: page >= last, onClick: () => set({ page: page + 1 }) }, "›"),

@@ -92,7 +92,7 @@ export function Workers({ me, team }) {
       h(ChoiceFilter, { name: "state", label: "State", values: STATES }),
       h(TextFilter, { name: "queue", label: "Queue", placeholder: "edge or ed*" }),
       h(TextFilter, { name: "label", label: "Label", placeholder: "site=plant-4" }),
-      h(Paging, { total: polled.data?.total ?? 0, noun: "worker" }),
+      h(Paging, { total: polled.data?.total, noun: "worker" }),
     ),
     h(Selected, { selection, noun: "worker" }, h(WorkerButtons, { workers: selection.rows, team, ask })),
     h(Table, {

@@ -106,7 +106,8 @@ def _run(given: list[str]) -> int:
         parser.print_help()
         return EXIT_SETTINGS
     if wanted.action and chosen.action is None:
-        raise SettingError(f"give `{wanted.action}`: {command} …; see {PROG} {wanted.name} --help")
+        others = " or another" if wanted.console else ""
+        raise SettingError(f"give `{wanted.action}`{others}: {command} …; see {PROG} {wanted.name} --help")
     if console and chosen.action != wanted.action:
         values = resolve(console.SETTINGS, _sources(console.SETTINGS, chosen, os.environ))
         code: int = console.run(chosen, values)

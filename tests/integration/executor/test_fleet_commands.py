@@ -1,6 +1,7 @@
 """`airflow mqtt …` for many workers and jobs: patterns, filters, what is asked first, what is recorded, and the wait."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -82,6 +83,18 @@ def test_more_workers_than_a_page_are_all_listed(run, world, monkeypatch):
         world.worker(f"edge-{number}", "a")
     assert len(names(run("list-workers", "-o", "json"))) == 5
     assert len(names(run("list-workers", "-n", "3", "-o", "json"))) == 3
+
+
+@pytest.mark.parametrize("output", ["plain", "json", "table"])
+def test_who_reads_no_more_ends_the_command_without_a_word(run, fleet, monkeypatch, capsys, output):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit) as caught:
+            run("list-workers", "-o", output)
+        monkeypatch.undo()
+    assert (caught.value.code, capsys.readouterr().err) == (141, "")
 
 
 def test_one_worker(run, world, fleet):

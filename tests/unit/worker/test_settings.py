@@ -151,7 +151,7 @@ def test_a_flag_goes_before_the_environment_and_that_before_the_file(ran, tmp_pa
         (["worker", "run", "--brokerurl", "mqtt://u:hidden@h"], "unrecognized arguments: --brokerurl; see"),
         (["worker", "run", "--brokerurl=mqtt://u:hidden@h"], "unrecognized arguments: --brokerurl; see"),
         (["worker", "--nmae"], "see airflow-mqtt worker run --help"),
-        (["worker"], "give `run`: airflow-mqtt worker run …; see airflow-mqtt worker --help"),
+        (["worker"], "give `run` or another: airflow-mqtt worker run …; see airflow-mqtt worker --help"),
         (["bridge"], "give `run`: airflow-mqtt bridge run …; see airflow-mqtt bridge --help"),
     ],
 )

@@ -1,9 +1,11 @@
 """What all commands share: how they end when something is wrong, and how a person is asked."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
 from functools import wraps
+from typing import Final
 
 from airflow.utils.cli import suppress_logs_and_warning
 from airflow.utils.platform import getuser
@@ -15,17 +17,24 @@ from airflow_mqtt.database.errors import is_transient, lacks_tables, refusal, sa
 from airflow_mqtt.executor.cli.output import refuse
 from airflow_mqtt.protocol.errors import PayloadError
 
+#: Exit code of who has nobody any more to tell it to: as a shell has it of SIGPIPE.
+PIPE_CLOSED: Final = 141
+
 
 def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
     """Make a command as Airflow's own are: its logs do not mix with what is printed.
 
-    A database that does not answer, or lacks our tables, is one line.
+    A database that does not answer, or lacks our tables, is one line; a pipe that is closed is none.
     """
 
     @wraps(function)
     def told(args: Namespace) -> None:
         try:
             function(args)
+            sys.stdout.flush()
+        except BrokenPipeError:  # whoever reads has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(PIPE_CLOSED) from None
         except PayloadError as error:
             refuse(f"That cannot be done: {error}")
         except DBAPIError as error:

@@ -9,21 +9,28 @@ from rich.markup import escape
 from airflow_mqtt.config.printing import plain
 
 
+class _Console(AirflowConsole):  # type: ignore[misc]
+    """Airflow's, which leaves a pipe that is closed to `command`."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        raise BrokenPipeError
+
+
 def print_rows(rows: Sequence[dict[str, Any]], output: str) -> None:
     """Print `rows` as Airflow's own commands do. JSON and YAML escape for themselves."""
     if output == "table":
         rows = [_each(row, lambda text: escape(plain(text))) for row in rows]
     elif output == "plain":
         rows = [_each(row, plain) for row in rows]
-    AirflowConsole().print_as(data=rows, output=output)
+    _Console().print_as(data=rows, output=output)
 
 
 def print_parts(whole: dict[str, Any], parts: Sequence[Sequence[dict[str, Any]]], output: str) -> None:
     """Print one thing: for programs as one document, `whole`, and for people as a table for each of `parts`."""
     if output == "json":
-        AirflowConsole().print_as_json(whole)
+        _Console().print_as_json(whole)
     elif output == "yaml":
-        AirflowConsole().print_as_yaml(whole)
+        _Console().print_as_yaml(whole)
     else:
         for rows in filter(None, parts):
             print_rows(rows, output)

@@ -4,8 +4,9 @@ import os
 import time
 
 import pytest
+import sqlalchemy as sa
 
-from airflow_mqtt.database import tables
+from airflow_mqtt.database import tables, transitions
 from demo import edge
 from servers import mosquitto, running, wait_for
 
@@ -27,6 +28,7 @@ def bridge(tmp_path, engine, database_url):
             )
             return server, file
 
+        make.broker = broker
         yield make
 
 
@@ -50,6 +52,38 @@ def test_leader_and_standby_touch_their_files_and_one_that_hangs_does_not(bridge
             assert of_standby.stat().st_mtime == 0
             standby.resume()
             await_beats(of_standby)
+
+
+def test_a_broker_that_is_silent_holds_up_neither_the_writer_nor_the_sign_of_life(bridge, engine):
+    server, file = bridge("one")
+    with running(server):
+        wait_for(lambda: "connected to broker" in server.tail(), what="a connection")
+        bridge.broker.pause()
+        try:
+            job = new_job(engine, not_after=time.time())
+            wait_for(lambda: state_of(engine, job) == "failed", what="what time does to a job that waits")
+            await_beats(file)
+        finally:
+            bridge.broker.resume()
+        await_beats(file)
+        assert "no longer leading" not in server.log.read_text()
+
+
+def new_job(engine, **values):
+    """Commit a job as the executor does, and return its id."""
+    row = {
+        "id": "late", "kind": "airflow", "workload_type": "ExecuteTask", "workload": "{}", "token": "t", "token_at": 0.0,
+        "queue": "default", "priority": 1, "slots": 1, "subject": "ti", "owner": "1",
+    }  # fmt: skip
+    with engine.begin() as connection:
+        for statement in transitions.creation(row | values, now=time.time() - 60, by="test"):
+            connection.execute(statement)
+    return row["id"]
+
+
+def state_of(engine, job):
+    with engine.connect() as connection:
+        return connection.execute(sa.select(tables.job.c.state).where(tables.job.c.id == job)).scalar_one()
 
 
 def test_one_without_its_tables_ends_with_one_line_and_touches_nothing(bridge, engine):

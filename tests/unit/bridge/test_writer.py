@@ -24,6 +24,7 @@ from airflow_mqtt.protocol.jobs import HELD, JobEvent, JobState
 from airflow_mqtt.protocol.messages import Ack, Desired, Event
 from airflow_mqtt.protocol.packets import ENVELOPE, LEAST
 from airflow_mqtt.protocol.topics import Topics
+from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, RULES, job, status, worker
 from unit.bridge.test_living import consistent, image
 
@@ -89,14 +90,14 @@ class FakeLedger:
 
 
 class Bench:
-    def __init__(self, *rows, connected=False):
+    def __init__(self, *rows, connected=False, keeps_workers=0.0):
         self.now, self.out = NOW, []
         self.ledger = FakeLedger(*rows)
         self.messages = Messages(Topics("airflow"), 31)
         self.living = Living.of(self.ledger.snapshot(), lambda _: RULES)
         self.writer = Writer(
             self.ledger, self.living, Reports(self.messages, 1, "bridge:b", 10**6),
-            Duties(self.messages, "bridge:b", lambda _: RULES, 10.0, 0.0), Outage(NOW), clock=lambda: self.now,
+            Duties(self.messages, "bridge:b", lambda _: RULES, 10.0, keeps_workers), Outage(NOW), clock=lambda: self.now,
             future=asyncio.get_running_loop().create_future, publish=self.out.extend, wake=lambda: None,
             max_message_bytes=10**6,
         )  # fmt: skip
@@ -447,6 +448,62 @@ async def test_without_a_connection_time_does_nothing():
     for _ in range(5):
         await b.turn(100.0)
     assert set(b.living.waiting) == {"job-1"} and b.living.jobs["a"].state is JobState.DISPATCHED and b.out == []
+
+
+# --- the fleet ----------------------------------------------------------------------------------------------
+
+
+async def test_a_fleet_that_only_heartbeats_is_written_in_bulk_and_rarely():
+    """Each of a hundred workers once in 30 s, for five minutes."""
+    b = Bench(*(worker(name=f"edge-{number}") for number in range(100)), connected=True)
+    await b.turn()
+    batches, rounds = len(b.ledger.batches), 0
+    for step in range(3000):
+        b.now += 0.1
+        if step % 3 == 0:
+            b.writer.receive(Heard(f"edge-{step // 3 % 100}", status(ts=b.now)))
+        if b.writer.has_work(b.now):
+            await b.turn()
+            rounds += 1
+    written = b.ledger.batches[batches:]
+    assert len(written) <= 300 / module.SAVE_INTERVAL + 1
+    assert sum(len(batch.workers) for batch in written) >= 1000 - 100  # and nobody is forgotten over it
+    # One for each that was heard, one for a look at news, and one in the 90 s after which a worker may be silent.
+    assert rounds <= 1000 + 300 / NEWS_INTERVAL + 1 + 100 * 300 / 90
+
+
+@pytest.mark.parametrize(
+    ("seen_at", "state", "holds", "goes"),
+    [
+        (NOW - 31, WorkerState.OFFLINE, False, True),
+        (NOW - 29, WorkerState.OFFLINE, False, False),
+        (NOW - 31, WorkerState.OFFLINE, True, False),
+        (0.0, WorkerState.UNKNOWN, False, False),  # an operator has spoken of one that never came
+    ],
+)
+async def test_a_worker_that_nobody_has_heard_for_long_is_forgotten(seen_at, state, holds, goes):
+    said = status(state="offline") if state is WorkerState.OFFLINE else None
+    jobs = [accepted("a", state=JobState.RUNNING)] if holds else []
+    b = Bench(worker(seen_at=seen_at, state=state, status=said), *jobs, connected=True, keeps_workers=30.0)
+    await b.turn()
+    assert "edge-1" in b.living.workers  # it is looked once an hour
+    b.writer._old_at -= module._OLD_WORKERS_INTERVAL
+    await b.turn()
+    assert ("edge-1" not in b.living.workers) == goes
+    assert [batch.forgotten for batch in b.ledger.batches if batch.forgotten] == ([["edge-1"]] if goes else [])
+
+
+async def test_a_worker_that_an_operator_wants_forgotten_is_so_once_it_is_gone_and_holds_nothing():
+    b = Bench(accepted("a", state=JobState.RUNNING), worker(), connected=True)
+    b.living.removals["edge-1"] = None
+    await b.turn()
+    assert "edge-1" in b.living.workers
+    b.living.put_worker(worker(state=WorkerState.OFFLINE, status=status(state="offline")))
+    await b.turn()
+    assert "edge-1" in b.living.workers
+    b.living.put_job(replace(b.living.jobs["a"], state=JobState.SUCCEEDED))
+    await b.turn()
+    assert "edge-1" not in b.living.workers and b.ledger.batches[-1].forgotten == ["edge-1"]
 
 
 # --- a clock that is set back --------------------------------------------------------------------------------

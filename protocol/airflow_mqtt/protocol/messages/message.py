@@ -34,6 +34,16 @@ def _fields_of(cls: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(found)
 
 
+@cache
+def _checks_of(cls: Any) -> tuple[tuple[str, Check, bool], ...]:
+    """Return each field of a message with its check, and whether it must be there."""
+    return tuple((spec.name, spec.metadata["check"], _is_required(spec)) for spec in dataclasses.fields(cls))
+
+
+def _is_required(spec: "dataclasses.Field[Any]") -> bool:
+    return spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING
+
+
 @dataclass(frozen=True, kw_only=True)
 class Message:
     """Base of all messages: encoding, and decoding by the checks of the fields."""
@@ -60,14 +70,14 @@ class Message:
     @classmethod
     def from_object(cls, value: codec.JsonObject) -> Self:
         known: dict[str, Any] = {}
-        for spec in dataclasses.fields(cls):
-            if spec.name in value:
-                item = value[spec.name]
-                if not spec.metadata["check"](item):
-                    raise PayloadError(f"{cls.__name__}: field {spec.name!r} holds {str(item)[:80]!r}")
-                known[spec.name] = item
-            elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
-                raise PayloadError(f"{cls.__name__}: field {spec.name!r} is missing")
+        for name, check, is_required in _checks_of(cast("Any", cls)):
+            if name in value:
+                item = value[name]
+                if not check(item):
+                    raise PayloadError(f"{cls.__name__}: field {name!r} holds {str(item)[:80]!r}")
+                known[name] = item
+            elif is_required:
+                raise PayloadError(f"{cls.__name__}: field {name!r} is missing")
         return cls(**known)
 
     @classmethod

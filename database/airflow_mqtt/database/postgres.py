@@ -43,6 +43,7 @@ FROM mqtt_bridge WHERE team_name = $1 FOR KEY SHARE
 """
 
 #: Whoever is dispatched comes back with all that a message to its worker needs; of the others the id says it all.
+#: Their history goes with them: where a row is not as it was seen, all of the batch is rolled back.
 #: As an expression, the team is sought in no index: PostgreSQL, which takes a batch for a hundred rows, would read all
 #: jobs of the team by one, as long as there are some thousands.
 _CHANGE: Final = f"""
@@ -55,6 +56,11 @@ WITH c AS MATERIALIZED (
     WHERE j.team_name || '' = $1 AND j.state = c.seen_state AND j.attempt = c.seen_attempt
         AND j.cancel_reason IS NOT DISTINCT FROM c.seen_cancel
     FOR UPDATE OF j SKIP LOCKED
+), recorded AS (
+    INSERT INTO mqtt_job_event (job_id, attempt, at, "by", event, "before", "after", reason)
+    SELECT job_id, attempt, at, "by", event, "before", "after", reason FROM json_to_recordset($3::json) AS e(
+        job_id text, attempt integer, at double precision, "by" text, event text, "before" text, "after" text,
+        reason text)
 )
 UPDATE mqtt_job j SET {", ".join(f"{name} = c.{name}" for name in WRITTEN)},
     token = CASE WHEN c.finished_at IS NULL THEN COALESCE(c.token, j.token) ELSE '' END,
@@ -64,12 +70,6 @@ FROM c JOIN unchanged ON unchanged.id = c.id
 WHERE j.id = c.id
 RETURNING {_JOBS}, CASE WHEN c.seen_state = 'queued' AND c.state = 'dispatched' THEN j.workload END
 """  # noqa: S608  names of columns, none of them anybody's words
-
-_RECORD: Final = """
-INSERT INTO mqtt_job_event (job_id, attempt, at, "by", event, "before", "after", reason)
-SELECT job_id, attempt, at, "by", event, "before", "after", reason FROM json_to_recordset($1::json) AS e(
-    job_id text, attempt integer, at double precision, "by" text, event text, "before" text, "after" text, reason text)
-"""
 
 _CHUNKS: Final = """
 INSERT INTO mqtt_job_log (job_id, attempt, "offset", data)
@@ -172,8 +172,9 @@ class PostgresLedger:
             await self._hold(connection, writes)
             if writes.excused:
                 await self._execute(connection, _EXCUSE, self._team, writes.excused, writes.now)
-            if writes.changes:
-                rows = await self._fetch(connection, _CHANGE, self._team, _json([c.row() for c in writes.changes]))
+            if writes.changes or writes.transitions:
+                changes, events = _json([c.row() for c in writes.changes]), _json(writes.transitions)
+                rows = await self._fetch(connection, _CHANGE, self._team, changes, events)
                 if len(rows) < len(writes.changes):
                     missing = {change.id for change in writes.changes} - {row[0] for row in rows}
                     await connection.execute("ROLLBACK")
@@ -191,8 +192,6 @@ class PostgresLedger:
             await self._execute(connection, _HOLD, self._team, names)
 
     async def _add(self, connection: Session, writes: Writes) -> None:
-        if writes.transitions:
-            await self._execute(connection, _RECORD, _json(writes.transitions))
         if writes.chunks:
             columns = zip(*((c.job_id, c.attempt, c.offset, c.data) for c in writes.chunks), strict=True)
             await self._execute(connection, _CHUNKS, *map(list, columns))

@@ -53,6 +53,19 @@ async def test_a_batch_has_as_many_statements_however_much_is_in_it(site, kind):
         assert len(site.rows(tables.worker)) == len(site.rows(tables.job_log)) == 201
 
 
+async def test_the_usual_batch_of_postgres_is_three_statements(postgres_url):
+    """Whose the lease is, jobs with their history, workers."""
+    site = await asyncio.to_thread(Site, postgres_url)
+    site.add("one", "accepted")
+    job = await site.job("one")
+    before = site.ledger.statements
+    writes = Writes([change_of(job, JobEvent.START)], [record_of(job)], [worker()], {"edge-2": (7, NOW)})
+    assert isinstance(await site.ledger.commit(writes), Committed)
+    assert site.ledger.statements - before == 3
+    await site.ledger.close()
+    site.others.dispose()
+
+
 @pytest.mark.parametrize("count", [1, 200])
 async def test_what_is_read_takes_as_many_statements_however_much_it_is(site, count):
     for number in range(count):

@@ -1,5 +1,6 @@
 """Fixtures of all tests: servers that a whole session shares. A test that breaks a server starts its own."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,9 +19,10 @@ hypothesis.settings.load_profile("untimed")
 
 @pytest.fixture(scope="session")
 def shared_postgres() -> Iterator[servers.Postgres]:
-    """One PostgreSQL for all tests of a run."""
+    """One PostgreSQL for all tests of a run. At its end nobody needs what is in its hundreds of databases."""
     with servers.postgres() as server:
         yield server
+        server.signal(signal.SIGQUIT)
 
 
 @pytest.fixture

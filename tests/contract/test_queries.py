@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import event, insert
+from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.access import OPEN, Access
@@ -367,21 +368,33 @@ def costs(engine):
         event.remove(engine, "before_cursor_execute", note)
 
 
-@pytest.fixture
-def crowd(engine, session):
-    add_workers(session, *(worker(f"edge-{number:05}", [f"q{number % 20}"]) for number in range(WORKERS)))
-    add_jobs(
-        session,
-        *(held(f"h{number}", f"edge-{number:05}", queue=f"q{number % 20}") for number in range(HELD)),
-        *({"id": f"w{number}", "queue": f"q{number % 20}", "queued_at": float(number)} for number in range(WAITING)),
-        *({"id": f"e{number}", "state": "succeeded", "finished_at": 1.0, "worker": "x"} for number in range(ENDED)),
-    )
-    act = {"team_name": "", "at": 1.0, "by": "cli:x", "act": "shutdown", "detail": "", "outcome": "wished"}
-    add(session, tables.act, *({**act, "subject": f"edge-{number % WORKERS:05}"} for number in range(2 * WORKERS)))
-    if engine.dialect.name == "postgresql":  # autovacuum does that; nobody does it in a file of SQLite
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def crowd(request, tmp_path_factory):
+    """A database of each kind with much in it, for those who only look."""
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('crowd')}/airflow.db"
+    else:
+        url = request.getfixturevalue("shared_postgres").new_database()
+    engine = engine_of(url)
+    upgrade(engine)
+    with Session(engine) as session:
+        add_workers(session, *(worker(f"edge-{number:05}", [f"q{number % 20}"]) for number in range(WORKERS)))
+        add_jobs(
+            session,
+            *(held(f"h{number}", f"edge-{number:05}", queue=f"q{number % 20}") for number in range(HELD)),
+            *(
+                {"id": f"w{number}", "queue": f"q{number % 20}", "queued_at": float(number)}
+                for number in range(WAITING)
+            ),
+            *({"id": f"e{number}", "state": "succeeded", "finished_at": 1.0, "worker": "x"} for number in range(ENDED)),
+        )
+        act = {"team_name": "", "at": 1.0, "by": "cli:x", "act": "shutdown", "detail": "", "outcome": "wished"}
+        add(session, tables.act, *({**act, "subject": f"edge-{number % WORKERS:05}"} for number in range(2 * WORKERS)))
+    if request.param == "postgresql":  # autovacuum does that; nobody does it in a file of SQLite
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("VACUUM ANALYZE")
-    return session
+    yield engine
+    engine.dispose()
 
 
 LOOKS = {
@@ -402,7 +415,7 @@ LOOKS = {
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_a_look_costs_a_few_statements_and_the_rows_of_a_page(engine, crowd, look, monkeypatch):
+def test_a_look_costs_a_few_statements_and_the_rows_of_a_page(crowd, look, monkeypatch):
     ask, statements, rows = LOOKS[look]
     read = []
     decoded = []
@@ -413,11 +426,11 @@ def test_a_look_costs_a_few_statements_and_the_rows_of_a_page(engine, crowd, loo
     def count(*arguments):
         read.append(arguments[-1])
 
-    with costs(engine) as seen:
-        ask(crowd)
+    with costs(crowd) as seen, Session(crowd) as session:
+        ask(session)
     assert len(seen) == statements
     assert len(decoded) <= 50
-    with engine.connect() as connection:
+    with crowd.connect() as connection:
         for statement, parameters in seen:
             found = connection.exec_driver_sql(statement, parameters).fetchall()
             read.append(len(found))
@@ -442,25 +455,25 @@ SMALL = (
         ("acts on a worker", {"ix_mqtt_act_subject"}),
     ],
 )
-def test_a_look_finds_its_jobs_by_an_index(engine, crowd, look, indexes):
-    with costs(engine) as seen:
-        LOOKS[look][0](crowd)
-    explain = "EXPLAIN QUERY PLAN" if engine.dialect.name == "sqlite" else "EXPLAIN"
+def test_a_look_finds_its_jobs_by_an_index(crowd, look, indexes):
+    with costs(crowd) as seen, Session(crowd) as session:
+        LOOKS[look][0](session)
+    explain = "EXPLAIN QUERY PLAN" if crowd.dialect.name == "sqlite" else "EXPLAIN"
     plans = []
-    with engine.connect() as connection:
+    with crowd.connect() as connection:
         for statement, parameters in seen:
             plans += [str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", parameters)]
     plan = "\n".join(plans)
-    if look == "queues" and engine.dialect.name == "postgresql":
+    if look == "queues" and crowd.dialect.name == "postgresql":
         assert "Seq Scan on mqtt_job" not in plan  # any small index will do: all that lives is read
         return
-    if look == "acts" and engine.dialect.name == "postgresql":
+    if look == "acts" and crowd.dialect.name == "postgresql":
         assert "Sort" not in plan  # the primary key is in this order, too
         return
     assert {index for index in SMALL if index in plan} >= indexes, plan
     if look in ("queues", "jobs"):
         assert "TEMP B-TREE FOR ORDER BY" not in plan
-    if look == "queues" and engine.dialect.name == "sqlite":  # no row is read to count them
+    if look == "queues" and crowd.dialect.name == "sqlite":  # no row is read to count them
         assert {line for line in plan.splitlines() if "ix_mqtt_job_" in line and "COVERING" not in line} <= {
             line for line in plan.splitlines() if "ix_mqtt_job_asking" in line
         }

@@ -37,7 +37,7 @@ def make_client(transport: WorkerTransport) -> httpx.Client:
     return httpx.Client(base_url=BASE_URL, transport=transport)
 
 
-def rehearse_calls() -> None:
+def rehearse() -> None:
     """Nothing to do: a spare has no pages to copy ahead."""
 
 

@@ -28,11 +28,11 @@ class _Place(httpx.BaseTransport):
 
 
 class _Nobody(httpx.BaseTransport):
-    """Says yes to everything."""
+    """Wants nothing."""
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         request.read()
-        return httpx.Response(204, request=request)
+        return httpx.Response(409, json={"detail": {"reason": "rehearsal"}}, request=request)
 
 
 class _NoCookies(httpx.Cookies):
@@ -61,12 +61,10 @@ def make_client(transport: httpx.BaseTransport) -> Any:
 def prepare_client() -> None:
     """Make the client, and call nobody with it. The device's name is looked up here, and not by each task."""
     sdk.get_hostname = task_runner.get_hostname = functools.cache(sdk.get_hostname)
-    rehearse_calls()
+    with contextlib.suppress(Exception):  # what is wrong, the first task says
+        client_of_nobody().task_instances.start(uuid.UUID(int=0), os.getpid(), datetime.now(UTC))
 
 
-def rehearse_calls() -> None:
-    """Make the calls that a task begins with, to nobody. What is wrong with them, the first task says."""
-    with contextlib.suppress(Exception):
-        calls = make_client(_Nobody()).task_instances
-        calls.heartbeat(uuid.UUID(int=0), os.getpid())
-        calls.start(uuid.UUID(int=0), os.getpid(), datetime.now(UTC))
+def client_of_nobody() -> Any:
+    """Return the client of this process, with which each call is refused."""
+    return make_client(_Nobody())

@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
 import httpx
@@ -21,11 +22,11 @@ from pydantic import TypeAdapter
 from airflow_mqtt.protocol.task_log import fitted
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.runner import sentinel
-from airflow_mqtt.worker.runner.client import make_client, prepare_client, rehearse_calls
+from airflow_mqtt.worker.runner.client import client_of_nobody, make_client, prepare_client
 from airflow_mqtt.worker.runner.transport import BASE_URL
 from airflow_mqtt.worker.runner.watch import Stamp, Watch
 
-__all__ = ["make_client", "rehearse_calls"]  # what of the SDK a supervisor needs comes from here
+__all__ = ["make_client"]  # what of the SDK a supervisor needs comes from here
 
 #: Modules that every task loads, or nearly; the warm process has them before it forks. Not all are in each version, or
 #: there where the SDK is without Airflow's core beside it.
@@ -259,6 +260,20 @@ def hear_of_ends(ended: Callable[[], None]) -> None:
     except ImportError:
         return
     sentinel.watch(CallbackSubprocess, ended)
+
+
+def rehearse() -> None:
+    """Begin a task whose start is refused. So what a supervisor does until then has been done in this process.
+
+    Its process is forked and killed, and has heard of no task.
+    """
+    with contextlib.suppress(Exception):
+        supervisor.ActivitySubprocess.start(
+            what=SimpleNamespace(id=uuid.UUID(int=0)),
+            dag_rel_path="",
+            bundle_info=None,
+            client=client_of_nobody(),
+        )
 
 
 def run_task(workload: dict[str, Any], client: Any, log_path: Path) -> int:

@@ -20,7 +20,7 @@ from airflow_mqtt.worker.frames import Unpacker, pack
 CANNOT_FORK = 71  # EX_OSERR
 
 #: Seconds from a start to the fork of the next spare: the task that has begun goes first.
-SPARE_AFTER = 0.25
+SPARE_AFTER = 1.0
 
 #: A spare or a nursery that does not take an order in this time is ill.
 SEND_TIMEOUT = 5.0

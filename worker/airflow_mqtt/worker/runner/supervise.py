@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import gc
 import os
 import signal
 import sys
@@ -62,7 +63,8 @@ def rehearse() -> None:
     with contextlib.suppress(Exception):
         processes.adopt_orphans()
         processes.identify(os.getpid())
-        compat.rehearse_calls()
+        compat.rehearse()
+    gc.collect()  # what is left of it has descriptors
 
 
 def _end_the_rest(mark: str, me: processes.ProcessId, *, adopts: bool) -> None:

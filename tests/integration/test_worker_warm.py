@@ -151,6 +151,27 @@ def test_what_all_tasks_make_alike_is_made_before_they_are(
         bridge.log(job, "made anew: 0, 0 and 0")
 
 
+REHEARSAL = """
+import os
+from airflow_mqtt.worker import processes
+from airflow_mqtt.worker.runner import host
+host.load()
+from airflow_mqtt.worker.runner import supervise
+forks = []
+os.register_at_fork(after_in_parent=lambda: forks.append(1))
+before = os.listdir("/proc/self/fd")
+supervise.rehearse()
+print(len(forks), processes.has_living_child(), sorted(os.listdir("/proc/self/fd")) == sorted(before))
+"""
+
+
+@pytest.mark.skipif(not SDK.startswith("1.3."), reason="how a supervisor begins is that of the newest Airflow")
+def test_a_spare_has_begun_a_task_and_leaves_nothing_of_it(worker: WorkerProcess) -> None:
+    """It has forked the task's process, heard that the task must not start, and killed it."""
+    done = subprocess.run([sys.executable, "-c", REHEARSAL], env=worker.env, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[-2] == "1 False True", done.stderr
+
+
 def _warm(worker: WorkerProcess) -> set[str]:
     """Return the modules that the warm process has before it forks."""
     code = "import sys; from airflow_mqtt.worker.runner import host; host.load(); print(*sys.modules)"

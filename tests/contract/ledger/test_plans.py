@@ -36,7 +36,7 @@ async def site(database_url, monkeypatch):
     made.others.dispose()
 
 
-def make_history(site):
+def make_history(site, jobs=HISTORY, *, analyzed=True):
     site.add("old", "succeeded", finished_at=NOW, log_bytes=1)
     columns = [column.name for column in tables.job.c if column.name != "id"]
     numbers = "generate_series(1, :n) AS s(n)" if site.url.startswith("postgres") else (
@@ -44,8 +44,8 @@ def make_history(site):
     )  # fmt: skip
     names = ", ".join(columns)
     copies = f"INSERT INTO mqtt_job (id, {names}) SELECT 'old-' || n, {names} FROM mqtt_job, {numbers}"
-    site.do(sa.text(copies).bindparams(n=HISTORY))
-    if site.url.startswith("postgres"):  # autovacuum does that; nobody does it in a file of SQLite
+    site.do(sa.text(copies).bindparams(n=jobs))
+    if analyzed and site.url.startswith("postgres"):  # autovacuum does that; nobody does it in a file of SQLite
         with site.others.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.exec_driver_sql("ANALYZE")
 
@@ -53,7 +53,8 @@ def make_history(site):
 class Explained:
     """Explains each statement of a ledger before it is executed, and notes those that read half of the jobs or more."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, jobs=HISTORY):
+        self.half = jobs / 2
         self.seen, self.whole = [], []
         for ledger, name in (
             (postgres.PostgresLedger, "_fetch"), (postgres.PostgresLedger, "_execute"), (sqlite.SqliteLedger, "_execute")
@@ -67,7 +68,7 @@ class Explained:
             await connection.execute("SAVEPOINT plan")
             ((plan,),) = await connection.fetch(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", *values)
             await connection.execute("ROLLBACK TO plan")
-            self.note(statement, plan, [read >= HISTORY / 2 for _, read in plans._reads(orjson.loads(plan)[0]["Plan"])])
+            self.note(statement, plan, [read >= self.half for _, read in plans._reads(orjson.loads(plan)[0]["Plan"])])
             return await real(ledger, connection, statement, *values)
 
         return explained
@@ -105,4 +106,19 @@ async def test_the_leader_reads_nothing_of_what_has_ended(site, monkeypatch):
     )  # fmt: skip
     assert isinstance(await site.ledger.commit(writes), Committed)
     assert len(set(explained.seen)) >= 10
+    assert explained.whole == [], "\n".join(explained.whole)
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+@pytest.mark.parametrize("jobs", [100, 500])
+async def test_a_batch_does_not_read_all_jobs_of_a_table_that_is_small(site, monkeypatch, jobs, analyzed):
+    """There are many batches, and each job is in some of them: what each reads of the others is jobs times jobs."""
+    await asyncio.to_thread(make_history, site, jobs, analyzed=analyzed)
+    for number in range(3):
+        site.add(f"held-{number}", "accepted")
+    explained = Explained(monkeypatch, jobs)
+    held = await site.ledger.jobs([f"held-{number}" for number in range(3)])
+    explained.whole.clear()
+    writes = Writes([change_of(job, JobEvent.START) for job in held], list(map(record_of, held)), now=NOW)
+    assert isinstance(await site.ledger.commit(writes), Committed)
     assert explained.whole == [], "\n".join(explained.whole)

@@ -1,7 +1,7 @@
 """A process that forks supervisors, and reaps them: the warm process itself, and each nursery that it has forked.
 
 To fork a process that has the Task SDK loaded takes milliseconds, for its tables of pages alone. So each Forker that
-has started a supervisor forks the next one's process ahead: the *spare* has nothing to do but to wait for its order.
+has started a supervisor forks the next one's process ahead: the *spare* rehearses, and waits for its order.
 """
 
 import contextlib

@@ -12,7 +12,7 @@ from airflow_mqtt.protocol.messages import Cancel, JobStatus, Request, Run, deco
 from airflow_mqtt.protocol.topics import Topics
 from bridge_samples import NOW, info, job, worker
 from unit.bridge.test_living import consistent
-from unit.bridge.test_writer import AWAY, Bench
+from unit.bridge.writer_bench import AWAY, Bench
 
 MESSAGES = Messages(Topics("airflow"), 31)
 

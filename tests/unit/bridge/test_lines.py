@@ -12,7 +12,7 @@ from airflow_mqtt.bridge.dispatch.reports import Heard
 from airflow_mqtt.database.access import Access
 from airflow_mqtt.protocol.messages import Born, Event, UnsupportedBirth
 from bridge_samples import info, status, worker
-from unit.bridge.test_writer import Bench, accepted
+from unit.bridge.writer_bench import Bench, accepted
 
 TIMES = 300
 

@@ -12,7 +12,7 @@ from airflow_mqtt.bridge.dispatch import fleet
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.database.ledger import Change, Chunk, Group, Seen, Transition, Waiting, Writes, fields_of
-from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.database.records import Job, Worker, replaced
 from airflow_mqtt.protocol.jobs import TERMINAL, JobEvent, JobState, next_state
 from airflow_mqtt.protocol.messages import Born, Desired
 
@@ -99,6 +99,8 @@ class Draft:
                 JobEvent.FAIL,
                 f"given to workers {job.attempt} times, and not started; the last time: {reason}",
             )
+        if next_state(job.state, event) in TERMINAL:
+            values["token"] = ""  # nobody calls for it any more, and what has ended is remembered
         after = job.after(event, now=self.now, reason=reason, **values)
         self.transitions.append(
             Transition(job.id, job.attempt, self.now, by, event.value, job.state.value, after.state.value, reason)
@@ -119,7 +121,7 @@ class Draft:
 
     def publish_again(self, job: Job) -> None:
         """Publish what the job's worker was told last once more."""
-        after = replace(job, published_at=self.now, publishes=job.publishes + 1)
+        after = replaced(job, published_at=self.now, publishes=job.publishes + 1)
         self.put(after)
         self.again.append(after)
 
@@ -144,7 +146,7 @@ class Draft:
             self._last_chunks[before.id] = len(self.chunks)
             self.chunks.append(Chunk(before.id, before.attempt, offset, data))
             stored += ROW
-        self.put(replace(after, log_stored=stored))
+        self.put(replaced(after, log_stored=stored))
 
     @staticmethod
     def _continues(chunk: Chunk, attempt: int, offset: int) -> bool:
@@ -153,7 +155,7 @@ class Draft:
 
     def renew_token(self, job: Job, token: str) -> None:
         self.tokens[job.id] = token
-        self.put(replace(job, token=token))
+        self.put(replaced(job, token=token))
 
     def save_worker(self, worker: Worker) -> None:
         self.workers[worker.name] = worker
@@ -167,7 +169,7 @@ class Draft:
         self.excused = seconds
         for worker in self.living.workers.values():
             if worker.seen_at > 0:
-                self.workers[worker.name] = replace(worker, seen_at=min(self.now, worker.seen_at + seconds))
+                self.workers[worker.name] = replaced(worker, seen_at=min(self.now, worker.seen_at + seconds))
 
     def publish(self, *messages: Outgoing) -> None:
         self.out += messages

@@ -6,7 +6,7 @@ Scripts read and change a `draft.Draft` over it. Nothing in `Living` changes bef
 import heapq
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
@@ -20,8 +20,8 @@ from airflow_mqtt.bridge.groups import Groups
 from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
 from airflow_mqtt.database.labels import of_kinds
 from airflow_mqtt.database.ledger import Group, Snapshot, Waiting
-from airflow_mqtt.database.records import Job, Worker
-from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.database.records import Job, Worker, replaced
+from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobState
 from airflow_mqtt.protocol.messages import PARCELS, WorkerStatus
 from airflow_mqtt.protocol.versions import Version
 from airflow_mqtt.protocol.workers import GONE
@@ -174,6 +174,10 @@ class Living:
 
     def put_job(self, job: Job) -> None:
         """Take in a job as the database has it now."""
+        before = self.jobs.get(job.id)
+        if before is not None and _is_held_alike(before, job):
+            self._move_on(job)
+            return
         self.take_out(job.id)
         if job.state in TERMINAL:
             self._remember(job)
@@ -184,6 +188,16 @@ class Living:
             self.add_waiting(Waiting.of(job))
         else:
             self._hold(job)
+
+    def _move_on(self, job: Job) -> None:
+        """Take in a job of which its worker holds as much as before: there is no more room, and no less."""
+        self.jobs[job.id] = job
+        self.wishes.pop(job.id, None)
+        if _is_wished_away(job):
+            self.wishes[job.id] = None
+        for deadlines in (self._due, self._held_up):
+            deadlines.forget(job.id)
+        self._watch_job(job)
 
     def add_waiting(self, waiting: Waiting) -> None:
         group = waiting.group
@@ -205,7 +219,7 @@ class Living:
         self._watch_job(job)
 
     def _remember(self, job: Job) -> None:
-        self.ended[job.id] = replace(job, token="")
+        self.ended[job.id] = replaced(job, token="") if job.token else job
         if len(self.ended) > _ENDED:
             self.ended.popitem(last=False)
 
@@ -482,6 +496,11 @@ class Living:
     def next_deadline(self) -> float:
         """When `take_due` finds something, if nothing changes before."""
         return min(d.next for d in (self._due, self._silent, self._resting, self._unheeded, self._held_up))
+
+
+def _is_held_alike(before: Job, after: Job) -> bool:
+    """Whether a worker that holds `before` holds `after` in the same slots."""
+    return after.state in HELD and after.worker == before.worker and after.slots == before.slots
 
 
 def _is_wished_away(job: Job) -> bool:

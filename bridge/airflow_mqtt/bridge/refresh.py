@@ -5,7 +5,6 @@ What is read replaces what is in memory. A round of the writer begins with it, s
 
 import logging
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from airflow_mqtt.bridge.backlog import Work
@@ -13,6 +12,7 @@ from airflow_mqtt.bridge.dispatch.reports import Reports
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.database.ledger import Conflict, Ledger, News
+from airflow_mqtt.database.records import replaced
 from airflow_mqtt.protocol.jobs import JobState
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Refresh:
         for id_ in sorted(self.unsure):
             job = self._living.jobs.get(id_)
             if job is not None and job.state in (JobState.DISPATCHED, JobState.CANCELLING):
-                self._living.put_job(replace(job, published_at=None))
+                self._living.put_job(replaced(job, published_at=None))
         self.unsure = set()
 
     async def read_news(self, now: float) -> None:
@@ -89,7 +89,7 @@ class Refresh:
             living.removals[name] = None
         for row in news.workers:
             known = living.workers.get(row.name)
-            living.put_worker(row if known is None else replace(known, desired=row.desired))
+            living.put_worker(row if known is None else replaced(known, desired=row.desired))
             living.unsaid[row.name] = None
             self.judged.add(row.name)
 

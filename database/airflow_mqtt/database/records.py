@@ -2,8 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any, Final, Self, TypeVar
+from dataclasses import dataclass, field, fields
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final, Self, TypeVar, cast
 
 import orjson
 
@@ -20,6 +22,7 @@ from airflow_mqtt.protocol.workers import PLACEABLE, WorkerState
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R", bound="Job | Worker")
 
 #: Rows that are remembered as logged.
 _REMEMBERED: Final = 1000
@@ -71,6 +74,23 @@ def changes(
     if after is JobState.QUEUED:
         changed |= _RELEASED | {"attempt": attempt + 1}
     return changed
+
+
+@cache
+def _layout(cls: Any) -> tuple[Callable[[Any], tuple[Any, ...]], dict[str, int]]:
+    """Return what reads all fields of a record at once, and at which place each of them is."""
+    names = [one.name for one in fields(cls)]
+    return attrgetter(*names), {name: place for place, name in enumerate(names)}
+
+
+def replaced(record: R, **values: Any) -> R:
+    """As `dataclasses.replace`, at half the price: records have many fields, and are copied for each message."""
+    made = cast("Any", type(record))
+    read, places = _layout(made)
+    copied = [*read(record)]
+    for name, value in values.items():
+        copied[places[name]] = value
+    return cast("R", made(*copied))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +152,7 @@ class Job:
 
     def after(self, event: JobEvent, *, now: float, reason: str = "", **values: Any) -> Self:
         """Return the job after `event`. As `changes`."""
-        return replace(self, **changes(self.state, self.attempt, event, now=now, reason=reason, values=values))
+        return replaced(self, **changes(self.state, self.attempt, event, now=now, reason=reason, values=values))
 
     @property
     def work(self) -> Kind | None:

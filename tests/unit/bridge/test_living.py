@@ -104,6 +104,18 @@ def test_a_cancelling_job_is_no_wish_to_carry_out():
     assert set(living.wishes) == {"b"}
 
 
+def test_a_job_that_moves_on_in_its_slots_makes_no_room_to_be_looked_at():
+    living = living_of(worker(), held(state=JobState.DISPATCHED, published_at=NOW))
+    offers = list(living.offers(("default", ())))
+    living.stirred.clear()
+    for state in (JobState.ACCEPTED, JobState.RUNNING, JobState.CANCELLING):
+        living.put_job(held(state=state, accepted_at=NOW, published_at=NOW))
+        consistent(living)
+    assert not living.stirred and living.offers(("default", ())) == offers
+    living.put_job(held(state=JobState.SUCCEEDED))
+    assert living.stirred == {("default", ())} and living.free("edge-1") == 2
+
+
 # --- heaps --------------------------------------------------------------------------------------------------
 
 

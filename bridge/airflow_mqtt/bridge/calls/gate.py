@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -10,7 +10,7 @@ import orjson
 
 from airflow_mqtt.bridge.dispatch import timeouts
 from airflow_mqtt.bridge.draft import Draft
-from airflow_mqtt.database.records import Job
+from airflow_mqtt.database.records import Job, replaced
 from airflow_mqtt.protocol.execution_api import Does, Match, Miss, Needs, Whose
 from airflow_mqtt.protocol.jobs import JobEvent, JobState, Verdict, settle
 from airflow_mqtt.protocol.messages import Request, sanitise
@@ -174,9 +174,9 @@ def note_answer(draft: Draft, job: Job, *, started: bool, final_state: str | Non
     ):
         return
     if started:
-        current = replace(current, running_since=draft.now)
+        current = replaced(current, running_since=draft.now)
     if final_state is not None:
-        current = replace(current, final_state=final_state)
+        current = replaced(current, final_state=final_state)
     draft.put(current)
     if token is not None:
         draft.renew_token(current, token)

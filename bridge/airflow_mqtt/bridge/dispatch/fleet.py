@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.database.records import Job, Worker, replaced
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
 from airflow_mqtt.protocol.clocks import TOLERANCE, Clock
 from airflow_mqtt.protocol.messages import Born, ReportedState, WorkerInfo, WorkerStatus
@@ -31,7 +31,7 @@ def after_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float
     if not knows(worker, status) or status.connection < worker.connection:
         return worker
     counts = live and status.state != ReportedState.OFFLINE
-    return replace(
+    return replaced(
         worker,
         clock=worker.clock.hear(status.ts, now) if counts else worker.clock,
         status=_with_health(worker.status, status),
@@ -52,11 +52,11 @@ def _with_health(before: WorkerStatus | None, status: WorkerStatus) -> WorkerSta
 def after_info(worker: Worker, info: WorkerInfo) -> Worker:
     """Return `worker` after `info`, which is for people: what places jobs is said by the acknowledged `Born` alone."""
     if not worker.journal:
-        return replace(worker, info=info)
+        return replaced(worker, info=info)
     if info.instance != worker.instance or worker.info is None:
         return worker  # the broker had retained it, or it has overtaken its Born
     said = worker.info
-    return replace(worker, info=replace(info, queues=said.queues, kinds=said.kinds, protocol=said.protocol))
+    return replaced(worker, info=replace(info, queues=said.queues, kinds=said.kinds, protocol=said.protocol))
 
 
 def after_birth(worker: Worker, born: Born, now: float) -> Worker:
@@ -66,7 +66,7 @@ def after_birth(worker: Worker, born: Born, now: float) -> Worker:
     acknowledged once (a database restored from a copy): what the worker no longer has cannot be waited for.
     """
     seq = worker.seq if worker.journal == born.journal else born.first - 1
-    return replace(
+    return replaced(
         worker,
         info=_info(worker, born),
         journal=born.journal,
@@ -152,7 +152,7 @@ def noted(worker: Worker, least: Version | None) -> Worker:
     """Return `worker` with the note of why it is given no jobs: its version is below `least`. What it has goes on."""
     why = objection(worker.info.version, least) if least is not None and worker.info is not None else ""
     note = f"{why}: it is given no jobs until airflow-mqtt is updated there" if why else ""
-    return worker if note == worker.note else replace(worker, note=note)
+    return worker if note == worker.note else replaced(worker, note=note)
 
 
 def judge(worker: Worker, *, now: float) -> Worker:
@@ -167,7 +167,7 @@ def judge(worker: Worker, *, now: float) -> Worker:
         state = derive(
             wish, observe(status.state, maintenance=status.maintenance, running=status.running, silent=silent)
         )
-    return worker if state is worker.state else replace(worker, state=state)
+    return worker if state is worker.state else replaced(worker, state=state)
 
 
 def has_shut_down(worker: Worker) -> bool:

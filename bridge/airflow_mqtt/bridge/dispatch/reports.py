@@ -6,14 +6,14 @@ once that has committed.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from airflow_mqtt.bridge.dispatch import fleet, placement
 from airflow_mqtt.bridge.draft import ROW, Draft
 from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
-from airflow_mqtt.database.records import Job, Worker
+from airflow_mqtt.database.records import Job, Worker, replaced
 from airflow_mqtt.protocol import task_log
 from airflow_mqtt.protocol.codec import JsonObject
 from airflow_mqtt.protocol.jobs import HELD, TERMINAL, JobEvent, JobState, Verdict, settle
@@ -186,7 +186,7 @@ class Reports:
             draft.then(lambda: living.refused.__setitem__(name, why))
             draft.say(name, log.error, "worker %s is refused: %s", name, why)
         if birth.journal == worker.journal:
-            draft.save_worker(replace(worker, seen_at=draft.now))
+            draft.save_worker(replaced(worker, seen_at=draft.now))
         draft.refused.append("protocol")
         draft.publish(self.messages.refuse(worker.name, birth.journal, self.epoch, why))
 
@@ -270,7 +270,7 @@ class Reports:
         if event.seq != worker.seq + 1:
             return  # known already, or beyond a gap: the acknowledgement says where we are
         self._settle(draft, worker, event)
-        draft.save_worker(replace(worker, seq=event.seq, seen_at=draft.now))
+        draft.save_worker(replaced(worker, seq=event.seq, seen_at=draft.now))
 
     def _ask_birth(self, draft: Draft, name: str, journal: str) -> None:
         """Once in `ASK_INTERVAL`: a worker may send its whole outbox before it hears that we do not know it."""
@@ -358,13 +358,13 @@ def after_chunk(job: Job, offset: int, data: bytes, *, left: int, tail: bool) ->
     end = offset + len(data)
     if tail and offset > job.log_bytes:
         new = job.log_tail is None and 0 < len(data) <= MAX_TAIL
-        return replace(job, log_tail=offset, log_size=end) if new else job
+        return replaced(job, log_tail=offset, log_size=end) if new else job
     if not offset <= job.log_bytes < end:
         return job
     if not job.waits_for_log:
-        return replace(job, log_bytes=end, log_size=max(job.log_size, min(end + left, MAX_INTEGER)))
+        return replaced(job, log_bytes=end, log_size=max(job.log_size, min(end + left, MAX_INTEGER)))
     assert job.log_tail is not None
-    return replace(job, log_bytes=end if end < job.log_tail else job.log_size)
+    return replaced(job, log_bytes=end if end < job.log_tail else job.log_size)
 
 
 def new_bytes(before: Job, after: Job, offset: int, data: bytes) -> list[tuple[int, bytes]]:

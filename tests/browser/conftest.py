@@ -61,7 +61,9 @@ def world(site: AirflowSite, request: pytest.FixtureRequest) -> Iterator[World]:
         settings.configure_vars()
         settings.configure_orm()
         dag: str = request.module.DAG
-        yield World(site.directory, dag, site.client.trigger(dag))
+        made = World(site.directory, dag, site.client.trigger(dag))
+        made.start_run()
+        yield made
         settings.dispose_orm()
 
 

@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop fleet test test-brokers test-simulation test-browser test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench bench-retention bench-fleet bench-flood env test-compose servers check format clean
+.PHONY: help setup demo demo-stop fleet test test-brokers test-simulation test-browser test-fab test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench bench-retention bench-fleet bench-flood env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -45,10 +45,14 @@ test-browser: setup ## the fleet's page, and Airflow's page of a task's log, in 
 	@sh scripts/install-debian chromium-headless-shell mosquitto
 	@$(BIN)/pytest tests/browser $(ARGS)
 
+test-fab: ## who may look and who may act with Flask-AppBuilder's auth manager, in an environment made for it (.venv-fab)
+	@python=$$(sh scripts/python) && "$$python" scripts/setup.py fab
+	@.venv-fab/bin/pytest tests/fab $(ARGS)
+
 test-faults: setup servers ## a slice of the real faults, and those of the scheduler on a real Airflow
 	@$(BIN)/pytest tests/faults $(ARGS)
 
-test-all: test test-brokers test-simulation test-browser test-faults ## all of it but the containers
+test-all: test test-brokers test-simulation test-browser test-fab test-faults ## all of it but the containers
 
 unit: setup ## tests that need no server
 	@$(BIN)/pytest tests/unit $(ARGS)
@@ -65,14 +69,16 @@ integration: setup servers ## tests that start our own processes
 acceptance: setup servers ## tests with a real Airflow
 	@$(BIN)/pytest tests/acceptance $(ARGS)
 
-test-airflow-matrix: servers ## the acceptance tests on each Airflow that is supported
+test-airflow-matrix: servers ## the acceptance tests, and those in a browser, on each Airflow that is supported
+	@sh scripts/install-debian chromium-headless-shell
 	@python=$$(sh scripts/python); for version in $(OLDER_AIRFLOWS); do \
 	    echo "=== Airflow $$version"; \
 	    "$$python" scripts/setup.py $$version; \
 	    .venv-$$version/bin/pytest tests/acceptance -q $(ARGS); \
+	    .venv-$$version/bin/pytest tests/browser -q $(ARGS); \
 	done
 	@echo "=== the newest Airflow"
-	@$(MAKE) acceptance
+	@$(MAKE) acceptance test-browser
 
 model: setup ## search every state of a small instance of the protocol, and show that it catches each defect (LARGE=1)
 	@cd tests && ../$(BIN)/python -m model $(if $(LARGE),--large)

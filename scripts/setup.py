@@ -2,7 +2,8 @@
 
 Does nothing when it is already made for this Python, this `pyproject.toml` (what it says about dependencies and
 packaging) and these constraints. Uses uv where it is there, else venv and pip. `setup.py 3.1.8` makes .venv-3.1.8
-instead, with that Airflow and constraints-3.1.8.txt.
+instead, with that Airflow and constraints-3.1.8.txt; `setup.py fab` makes .venv-fab, with constraints-fab.txt and what
+is `BESIDE` it.
 """
 
 import fcntl
@@ -20,6 +21,8 @@ SUFFIX = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
 VENV = ROOT / f".venv{SUFFIX}"
 STAMP = VENV / ".stamp"
 LOCK = ROOT / ".cache/setup.lock"
+#: What an environment has that the others have not.
+BESIDE = {"-fab": ["apache-airflow-providers-fab"]}
 CONSTRAINTS = ROOT / f"constraints{SUFFIX}.txt"
 
 
@@ -55,7 +58,7 @@ def development_requirements() -> list[str]:
 
 
 def make() -> None:
-    wanted = ["-c", str(CONSTRAINTS), "-e", f"{ROOT}[airflow]", *development_requirements()]
+    wanted = ["-c", str(CONSTRAINTS), "-e", f"{ROOT}[airflow]", *development_requirements(), *BESIDE.get(SUFFIX, [])]
     if shutil.which("uv"):
         run("uv", "venv", "--quiet", "--python", sys.executable, str(VENV))
         # Compiled, as pip does it: else each process that imports Airflow may have to compile it again.

@@ -16,7 +16,7 @@ import servers
 from airflow_mqtt.database import engine, tables
 from airflow_mqtt.database import postgres_url as postgres_url_module
 from airflow_mqtt.database.engine import Database, make_engine
-from airflow_mqtt.database.errors import is_transient, refusal
+from airflow_mqtt.database.errors import for_operator, is_transient, refusal
 from airflow_mqtt.protocol.errors import RefusedError
 from schema import with_tables
 
@@ -96,6 +96,18 @@ def test_a_database_that_does_not_exist(postgres_url):
     error = error_of(make_url(postgres_url).set(database="nowhere").render_as_string(hide_password=False))
     assert "database_url" in str(refusal(error) or error)
     assert not is_transient(error)
+
+
+def test_what_may_only_be_read_is_said_to_who_would_write(database_url):
+    made = with_tables(database_url)
+    forbid = "PRAGMA query_only = ON" if made.dialect.name == "sqlite" else "SET TRANSACTION READ ONLY"
+    with made.connect() as connection, pytest.raises(sa.exc.DBAPIError) as caught:
+        connection.execute(sa.text(forbid))
+        connection.execute(sa.text("DELETE FROM mqtt_act"))
+    told = for_operator(caught.value)
+    assert told.startswith("the database does not allow that: ")
+    assert "who may write" in told and "\n" not in told
+    made.dispose()
 
 
 def test_a_user_without_rights(postgres_url):

@@ -101,7 +101,7 @@ def _run(given: list[str]) -> int:
     if unknown:  # `parse_args` would point to the help of the whole command, which lists no flags
         # Not what they are given: behind a misspelt --broker-url that is a password.
         flags = [item.partition("=")[0] for item in unknown if item.startswith("-")]
-        raise SettingError(f"unrecognized arguments: {' '.join(flags or unknown[:1])}; see {command} --help")
+        raise SettingError(f"unrecognized arguments: {' '.join(flags or unknown[:1])[:200]}; see {command} --help")
     if wanted is None:
         parser.print_help()
         return EXIT_SETTINGS

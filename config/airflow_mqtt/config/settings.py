@@ -122,7 +122,7 @@ def from_table(settings: Sequence[Setting], table: Mapping[str, Any], path: str,
         if key in names:
             values[key] = _typed(item)
         elif key not in known:
-            raise SettingError(f"{key!r} in {path} is no setting; allowed: {', '.join(sorted(names))}")
+            raise SettingError(f"{key[:120]!r} in {path} is no setting; allowed: {', '.join(sorted(names))}")
     return Source(lambda setting: f"{setting.name} in {path}", values)
 
 
@@ -220,7 +220,7 @@ def pairs(value: str) -> dict[str, str]:
     for item in filter(None, (part.strip() for part in value.split(","))):
         key, equals, rest = item.partition("=")
         if not equals or not key.strip():
-            raise SettingError(f"{item!r} is not key=value")
+            raise SettingError(f"{item[:120]!r} is not key=value")
         found[key.strip()] = rest.strip()
     return found
 

@@ -99,7 +99,9 @@ def render(access: Access) -> str:
 def allow(access: Access, worker: str, queues: Iterable[str]) -> Access:
     """Let workers serve queues. Raises `PayloadError` for what no worker or queue is called."""
     if not _WORKER_PATTERN.fullmatch(worker):
-        raise PayloadError(f"{worker!r} is no worker's name: 1 to 64 letters, digits, _ and -, with * for any of them")
+        raise PayloadError(
+            f"{worker[:50]!r} is no worker's name: 1 to 64 letters, digits, _ and -, with * for any of them"
+        )
     pairs = dict.fromkeys([*access.serve, *((worker, checked_queue(queue)) for queue in queues)])
     return replace(access, serve=tuple(sorted(pairs)), listed=True)
 

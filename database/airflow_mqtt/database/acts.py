@@ -17,7 +17,7 @@ from airflow_mqtt.database import desired, operations, tables
 from airflow_mqtt.database.access import checked_queue
 from airflow_mqtt.database.operations import Cancellation, Ending, Wish
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXT, MAX_TEXTS, Desired, sanitise
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, MAX_SLOTS, MAX_TEXT, MAX_TEXTS, Desired, cut, sanitise
 
 
 class Act(StrEnum):
@@ -158,7 +158,7 @@ def _done(order: Order, name: str, values: tuple[Any, ...], do: Callable[..., Wi
         wish = do(name, *values, seen=order.seen.get(name))
     except PayloadError as error:  # of this one alone: others are done, or have been
         wish, why = Wish.UNFIT, str(error)
-    return Result(name, wish, _WISHES[wish].format(act=order.act, name=name, why=why))
+    return Result(name, wish, _WISHES[wish].format(act=order.act, name=cut(name), why=why))
 
 
 def detail_of(order: Order) -> str:
@@ -183,7 +183,7 @@ def on_jobs(
 
 
 def _ended(job_id: str, done: Cancellation) -> Result:
-    text = _ENDINGS[done.ending].format(name=job_id, worker=done.worker, state=done.state)
+    text = _ENDINGS[done.ending].format(name=cut(job_id), worker=done.worker, state=done.state)
     return Result(job_id, done.ending, text, done)
 
 
@@ -197,7 +197,7 @@ def record(
             "at": now,
             "by": by,
             "act": act.value,
-            "subject": subject,
+            "subject": cut(subject),  # what no name can be may not fit into its index
             "detail": sanitise(detail),
             "outcome": str(outcome),
         }

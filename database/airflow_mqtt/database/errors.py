@@ -30,6 +30,9 @@ _LACKING: Final = frozenset({"3F000", "42P01", "42703"})
 _ACCESS: Final = frozenset({"28", "3D"})
 _RIGHTS: Final = "42501"
 
+#: What the user may not do, or nobody in this database, such as in a copy that only follows another.
+_FORBIDDEN: Final = frozenset({_RIGHTS, "25006"})
+
 #: What this server will never do: syntax, an unknown function or setting, types that do not go together.
 _IMPOSSIBLE: Final = frozenset({"42601", "42704", "42804", "42883"})
 
@@ -74,6 +77,20 @@ def refusal(error: BaseException) -> RefusedError | None:
 def lacks_tables(error: BaseException) -> bool:
     """Whether a table or a column is not there, or the schema that they would be in."""
     return _code(error) in _LACKING or (isinstance(error, (DBAPIError, sqlite3.Error)) and _lacks(error))
+
+
+def for_operator(error: BaseException) -> str:
+    """Return what to tell a person whose look or act met `error`: what, where, and what mends it."""
+    if lacks_tables(error):
+        return "the database has not the tables of airflow-mqtt: run `airflow db migrate`"
+    if _code(error) in _FORBIDDEN or "readonly database" in str(error):  # SQLite's word
+        return (
+            f"the database does not allow that: {said_by(error)}; it takes a user in [database] sql_alchemy_conn who"
+            " may write Airflow's tables and those of airflow-mqtt"
+        )
+    if is_unfit(error):
+        return f"the database does not take that: {said_by(error)}"
+    return f"the database does not answer: {said_by(error)}; check [database] sql_alchemy_conn"
 
 
 def said_by(error: BaseException) -> str:

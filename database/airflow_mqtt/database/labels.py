@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 
 from airflow_mqtt.protocol.errors import PayloadError
-from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, JobKind
+from airflow_mqtt.protocol.messages import MAX_SHORT_TEXT, JobKind, cut
 
 #: (key, value), and those that a job asks for, in order: equal wishes are equal values.
 Label = tuple[str, str]
@@ -19,9 +19,6 @@ Labels = tuple[Label, ...]
 
 #: Labels that one job may ask for.
 MAX_LABELS: Final = 16
-
-#: Characters of them that a person is shown.
-_SHOWN: Final = 200
 
 #: What the label of a kind begins with: no text of a message or a task may hold it. And kinds that have one.
 _KIND: Final = "\0kind "
@@ -74,4 +71,4 @@ def fit(labels: Labels, had: Mapping[str, str]) -> bool:
 def shown(labels: Labels) -> str:
     """Return `labels` as a person writes them."""
     text = ", ".join(key[1:] if key.startswith(_KIND) else f"{key}={value}" for key, value in labels)
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return cut(text)

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.protocol.jobs import JobEvent
@@ -241,6 +241,59 @@ def test_tables_that_are_not_there_are_said_in_one_line(run, without_tables, com
     with pytest.raises(SystemExit) as caught:
         run(*command)
     assert caught.value.code == "the database has not the tables of airflow-mqtt: run `airflow db migrate`"
+
+
+WRITES = [
+    ["set-comment", "edge-1", "hot"], ["cancel-job", "{job}"], ["allow", "edge-1", "a"],
+    ["drain", "edge-1", "-c", "x"], ["shutdown-all-workers", "-y"], ["remove-worker", "edge-1"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def read_only(world):
+    """The address of the database for somebody who may look and no more."""
+    from airflow import settings
+
+    with world.session() as session:
+        if not session.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = 'looker'")):
+            session.execute(text("CREATE ROLE looker LOGIN PASSWORD 'looks'"))
+        session.execute(text("GRANT SELECT ON ALL TABLES IN SCHEMA public TO looker"))
+    return settings.engine.url.set(username="looker", password="looks").render_as_string(hide_password=False)
+
+
+@pytest.mark.parametrize("world", ["postgresql"], indirect=True)  # which knows users
+def test_a_user_who_may_only_look_looks_and_is_told_what_an_act_takes(world, read_only):
+    """As a process: Airflow itself must go on with such a user, too."""
+    world.worker("edge-1", "a")
+    _, job = world.queue(world.executor())
+    environment = {**os.environ, "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": read_only}
+    program = (
+        "import json, sys; from airflow.cli import cli_parser; parser = cli_parser.get_parser()\n"
+        "for command in json.loads(sys.argv[1]):\n"
+        "    try:\n"
+        "        args = parser.parse_args(['mqtt', *command])\n"
+        "        args.func(args)\n"
+        "    except SystemExit as ended: print(json.dumps(ended.code))\n"
+        "    else: print('done')\n"
+    )
+    commands = [["list-workers", "-o", "plain"], *([word.format(job=job.id) for word in words] for words in WRITES)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(commands)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    _, shown, looked, *told = done.stdout.splitlines()
+    assert (shown.split()[0], looked) == ("edge-1", "done"), done.stdout
+    assert len(told) == len(WRITES)
+    for line in map(json.loads, told):
+        assert line.startswith("the database does not allow that: ")
+        assert line.endswith(
+            "; it takes a user in [database] sql_alchemy_conn who may write Airflow's tables and those of airflow-mqtt"
+        )
+    assert world.jobs()[0].state == "queued"
 
 
 @pytest.mark.parametrize("world", ["sqlite"], indirect=True)  # whose database is not the one that is meant

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import string
 import sys
 import threading
 import time
@@ -208,6 +210,28 @@ def test_a_number_that_makes_no_sense_is_not_understood(run, world, fleet, capsy
     assert caught.value.code == 2
     assert "is no number of" in capsys.readouterr().err
     assert not any(desired(world).values())
+
+
+#: No name is so long; and no two parts of it are alike, so that no database makes it short.
+LONG = "".join(random.Random(1).choices(string.ascii_letters, k=10_000))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show-worker", LONG), ("show-job", LONG), ("cancel-job", LONG), ("set-comment", LONG, "x"), ("allow", LONG, "a"),
+        ("remove-worker", LONG), ("shutdown-worker", f"{LONG}*"), ("allow-calls", "a", LONG), ("allow", "edge-1", LONG),
+        ("add-queues", "edge-1", LONG), ("list-workers", "-s", LONG), ("list-workers", "--sort", LONG), ("list-jobs", "-s", LONG),
+        ("list-jobs", "--sort", LONG), ("list-jobs", "-n", LONG), ("set-slots", "edge-1", f"x{LONG}"), ("drain", LONG, "-c", "x"),
+        ("check", "--device", LONG), ("show-worker", "\udcff"), ("cancel-job", "\udcff"), ("set-comment", "edge-1", "\udcff"),
+    ],
+)  # fmt: skip
+def test_what_is_no_name_is_refused_in_a_line_that_can_be_read(run, world, fleet, capsys, arguments):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    told = caught.value.code if caught.value.code != 2 else capsys.readouterr().err.splitlines()[-1]
+    assert 10 < len(told) < 500, told
+    assert "database" not in told
 
 
 def test_who_is_not_there_is_said_of_each_and_the_rest_is_done(run, world, fleet, capsys):

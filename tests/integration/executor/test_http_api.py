@@ -279,6 +279,25 @@ def test_what_makes_no_sense_is_said_in_one_text(get, path, parameters):
     assert isinstance(get(path, status=422, **parameters)["detail"], str)
 
 
+LONG = "x" * 1000
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/workers/shutdown", {"names": [LONG]}), ("/jobs/cancel", {"ids": [LONG]}), (f"/workers/{LONG}", {"names": ["a"]}),
+        ("/workers/shutdown", {"names": ["a"], LONG: 1}), ("/workers/shutdown", {"names": ["a"], "seen": {LONG: "x"}}),
+        ("/workers/add-queues", {"names": ["a"], "queues": [LONG]}),
+    ],
+)  # fmt: skip
+def test_a_refusal_repeats_no_long_name(client, world, path, body):
+    answered = client().post(API + path, json=body)
+    assert answered.status_code in (404, 422)
+    assert 10 < len(answered.json()["detail"]) < 500
+    for missing in (f"/workers/{LONG}", f"/jobs/{LONG}", f"/jobs/{LONG}/log"):
+        assert len(client().get(API + missing).json()["detail"]) < 300
+
+
 # --- to act -----------------------------------------------------------------------------------------------------
 
 

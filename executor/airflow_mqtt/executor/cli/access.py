@@ -12,6 +12,7 @@ from airflow_mqtt.executor.cli.command import command, who
 from airflow_mqtt.executor.cli.output import print_rows, refuse, say
 from airflow_mqtt.protocol.errors import PayloadError
 from airflow_mqtt.protocol.execution_api import RIGHTS
+from airflow_mqtt.protocol.messages import cut
 
 
 @command
@@ -58,7 +59,7 @@ def allow_calls(args: Namespace) -> None:
         refuse("Say what jobs of which queue may call: airflow mqtt allow-calls QUEUE [RIGHT…], or QUEUE --all")
     unknown = [right for right in args.rights if right not in RIGHTS]
     if unknown:
-        refuse(f"There is no right {unknown[0]}: {', '.join(RIGHTS)}")
+        refuse(f"There is no right {cut(unknown[0])}: {', '.join(RIGHTS)}")
     _change(args, Act.ALLOW_CALLS, operations.allow_calls, args.queue, None if args.all else args.rights)
 
 

@@ -71,10 +71,10 @@ def _device_of(args: Namespace) -> tuple[str, BrokerUrl] | None:
         if args.broker_url:
             refuse("--broker-url is that of a device's account: say which with --device")
         return None
+    if not WORKER_NAME.fullmatch(args.device):
+        refuse(f"{args.device[:50]!r} is no worker's name: 1 to 64 letters, digits, '_' or '-'")
     if not url:
         refuse(f"Say how device {args.device} comes to the broker: {DEVICE_URL} in the environment, or --broker-url")
-    if not WORKER_NAME.fullmatch(args.device):
-        refuse(f"{args.device!r} is no worker's name: 1 to 64 letters, digits, '_' or '-'")
     try:
         return args.device, parse_broker_url(url)
     except SettingError as error:

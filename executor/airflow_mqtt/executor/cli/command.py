@@ -13,9 +13,10 @@ from airflow.utils.providers_configuration_loader import providers_configuration
 from sqlalchemy.exc import DBAPIError
 
 from airflow_mqtt.config.printing import plain
-from airflow_mqtt.database.errors import is_transient, lacks_tables, refusal, said_by
+from airflow_mqtt.database.errors import for_operator
 from airflow_mqtt.executor.cli.output import refuse
 from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import cut
 
 #: Exit code of who has nobody any more to tell it to: as a shell has it of SIGPIPE.
 PIPE_CLOSED: Final = 141
@@ -24,7 +25,7 @@ PIPE_CLOSED: Final = 141
 def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
     """Make a command as Airflow's own are: its logs do not mix with what is printed.
 
-    A database that does not answer, or lacks our tables, is one line; a pipe that is closed is none.
+    What the database does not do is one line; a pipe that is closed is none.
     """
 
     @wraps(function)
@@ -37,12 +38,10 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
             raise SystemExit(PIPE_CLOSED) from None
         except PayloadError as error:
             refuse(f"That cannot be done: {error}")
+        except UnicodeEncodeError as error:  # an argument of bytes that are no text
+            refuse(f"That cannot be done: {cut(error.object)} is no text in UTF-8")
         except DBAPIError as error:
-            if lacks_tables(error):
-                refuse("the database has not the tables of airflow-mqtt: run `airflow db migrate`")
-            if is_transient(error) or refusal(error):
-                refuse(f"the database does not answer: {said_by(error)}; check [database] sql_alchemy_conn")
-            raise
+            refuse(for_operator(error))
 
     made: Callable[[Namespace], None] = suppress_logs_and_warning(providers_configuration_loaded(told))
     return made

@@ -1,6 +1,7 @@
 """The commands of `airflow mqtt`, without the code behind them: every `airflow` command reads this module."""
 
 from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable
 from math import inf, nan
 from typing import Final
 
@@ -33,7 +34,30 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _slots(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ArgumentTypeError(f"{text[:50]!r} is no number of slots") from None
+
+
+def _one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """Return a type of arguments. Argparse's own word for what is not among `choices` repeats it whole."""
+    known = tuple(map(str, names))
+
+    def checked(text: str) -> str:
+        if text not in known:
+            raise ArgumentTypeError(f"{text[:50]!r} is none of {', '.join(known)}")
+        return text
+
+    return checked
+
+
 # --- which workers, which jobs ------------------------------------------------------------------------------------
+
+#: As `database.queries` has them, which needs SQLAlchemy.
+WORKER_SORTS: Final = ("name", "state", "seen_at", "free", "running", "version")
+JOB_SORTS: Final = ("queued_at", "state", "queue", "worker", "dag_id")
 
 ARG_WORKER: Final = Arg(("name",), help="Name of the worker")
 ARG_SOME: Final = Arg(("name",), help="Name of the worker; * stands for any text, and such a name for all that fit it")
@@ -47,7 +71,7 @@ ARG_NAME: Final = Arg(("name",), nargs="?", help="Only workers of this name; * s
 ARG_WORKER_STATE: Final = Arg(
     ("-s", "--state"),
     action="append",
-    choices=[state.value for state in WorkerState],
+    type=_one_of(WorkerState),
     metavar="STATE",
     help=f"Only workers in this state; may be given again: {', '.join(WorkerState)}",
 )
@@ -59,10 +83,7 @@ ARG_LABEL: Final = Arg(
     help="Only workers with this label; given again, only those that have both",
 )
 ARG_WORKER_SORT: Final = Arg(
-    ("--sort",),
-    choices=["name", "state", "seen_at", "free", "running", "version"],
-    default="name",
-    help="By what (name)",
+    ("--sort",), type=_one_of(WORKER_SORTS), default="name", help=f"By what (name): {', '.join(WORKER_SORTS)}"
 )
 ARG_DESCENDING: Final = Arg(("--descending",), action="store_true", help="The last, or the most, first")
 ARG_MOST: Final = Arg(("-n", "--limit"), type=_how_many, help="How many; without it, all")
@@ -71,7 +92,7 @@ ARG_JOBS: Final = Arg(("jobs",), nargs="+", metavar="job", help="Ids of jobs, as
 ARG_STATE: Final = Arg(
     ("-s", "--state"),
     action="append",
-    choices=[state.value for state in JobState],
+    type=_one_of(JobState),
     metavar="STATE",
     help=f"Only jobs in this state; may be given again: {', '.join(JobState)}",
 )
@@ -81,10 +102,7 @@ ARG_DAG: Final = Arg(("--dag-id",), help="Only jobs of this Dag")
 ARG_RUN: Final = Arg(("--run-id",), help="Only jobs of this run")
 ARG_TASK: Final = Arg(("--task-id",), help="Only jobs of this task")
 ARG_JOB_SORT: Final = Arg(
-    ("--sort",),
-    choices=["queued_at", "state", "queue", "worker", "dag_id"],
-    default="queued_at",
-    help="By what (queued_at)",
+    ("--sort",), type=_one_of(JOB_SORTS), default="queued_at", help=f"By what (queued_at): {', '.join(JOB_SORTS)}"
 )
 ARG_ASCENDING: Final = Arg(("--ascending",), action="store_true", help="The first, or the oldest, first")
 ARG_LIMIT: Final = Arg(("-n", "--limit"), type=_how_many, default=50, help="How many, the last first (50)")
@@ -96,7 +114,10 @@ ARG_COMMENT: Final = Arg(("-c", "--comment"), default="", help="Why; shown to wh
 ARG_WHY: Final = Arg(("-c", "--comment"), required=True, help="Why; shown to whoever looks at the worker")
 ARG_TEXT: Final = Arg(("comment",), help="What is shown to whoever looks at the worker; an empty one takes it away")
 ARG_SLOTS: Final = Arg(
-    ("slots",), type=int, nargs="?", help="How many tasks at once, counted by pool_slots; without it, as it was started"
+    ("slots",),
+    type=_slots,
+    nargs="?",
+    help="How many tasks at once, counted by pool_slots; without it, as it was started",
 )
 ARG_QUEUES: Final = Arg(("queues",), nargs="+", metavar="queue", help="Name of a queue")
 ARG_REASON: Final = Arg(("-r", "--reason"), default="cancelled by hand", help="Why; shown as the job's reason")

@@ -15,6 +15,7 @@ from airflow_mqtt.executor.cli.command import command
 from airflow_mqtt.executor.cli.output import print_parts, print_rows, refuse
 from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
+from airflow_mqtt.protocol.messages import cut
 
 
 def wanted_workers(args: Namespace) -> Workers:
@@ -23,11 +24,11 @@ def wanted_workers(args: Namespace) -> Workers:
 
 
 def no_worker(name: str) -> NoReturn:
-    refuse(f"There is no worker {name}; `airflow mqtt list-workers` shows them")
+    refuse(f"There is no worker {cut(name)}; `airflow mqtt list-workers` shows them")
 
 
 def no_job(job_id: str) -> NoReturn:
-    refuse(f"There is no job {job_id}; `airflow mqtt list-jobs` shows them")
+    refuse(f"There is no job {cut(job_id)}; `airflow mqtt list-jobs` shows them")
 
 
 def _up_to(limit: int | None, look: Callable[[int, int], Found]) -> Iterator[dict[str, Any]]:

@@ -13,7 +13,7 @@ from airflow_mqtt.database.queries.paging import MAX_LIMIT
 from airflow_mqtt.executor import acting
 from airflow_mqtt.executor.ui.answers import Word
 from airflow_mqtt.executor.ui.permissions import require_act
-from airflow_mqtt.protocol.messages import MAX_TEXT, MAX_TEXTS
+from airflow_mqtt.protocol.messages import MAX_TEXT, MAX_TEXTS, cut
 
 router = APIRouter()
 
@@ -57,7 +57,7 @@ def act_on_workers(act: str, wanted: ActOnWorkers, user: GetUserDep) -> dict[str
     """Do one act to workers."""
     require_act(user, wanted.team_name)
     if act not in acts.ON_WORKERS:
-        raise HTTPException(404, f"There is no act {act}: {', '.join(acts.ON_WORKERS)}")
+        raise HTTPException(404, f"There is no act {cut(act)}: {', '.join(acts.ON_WORKERS)}")
     order = Order(Act(act), wanted.comment, wanted.queues, wanted.slots, wanted.seen)
     return _results(acting.on_workers(wanted.team_name, order, wanted.names, by=f"api:{user.get_name()}"))
 

@@ -10,8 +10,9 @@ from pydantic import AfterValidator, StringConstraints
 from sqlalchemy.exc import DBAPIError
 
 from airflow_mqtt.config.printing import plain
-from airflow_mqtt.database.errors import lacks_tables, said_by
+from airflow_mqtt.database.errors import for_operator
 from airflow_mqtt.protocol.errors import PayloadError
+from airflow_mqtt.protocol.messages import cut
 
 
 def _without_nul(text: str) -> str:
@@ -52,10 +53,10 @@ def answer_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     def _malformed(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _error(422, "; ".join(f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()))
+        return _error(
+            422, "; ".join(f"{cut('.'.join(map(str, one['loc'][1:])))}: {one['msg']}" for one in error.errors())
+        )
 
     @app.exception_handler(DBAPIError)
     def _database(_request: Request, error: Exception) -> Response:
-        if lacks_tables(error):
-            return _error(503, "the database has not the tables of airflow-mqtt: run `airflow db migrate`")
-        return _error(503, f"the database does not answer: {said_by(error)}")
+        return _error(503, for_operator(error))

@@ -15,6 +15,7 @@ from airflow_mqtt.executor.ui import permissions
 from airflow_mqtt.executor.ui.answers import Word, answer
 from airflow_mqtt.executor.ui.permissions import Reader
 from airflow_mqtt.protocol.jobs import JobState
+from airflow_mqtt.protocol.messages import cut
 from airflow_mqtt.protocol.workers import WorkerState
 
 router = APIRouter()
@@ -72,7 +73,7 @@ def show_worker(request: Request, _user: Reader, name: Word, team_name: Word = "
     with compat.own_session() as session:
         worker = workers.find_worker(session, team_name, name, fleet.enforced(session, team_name))
         if worker is None:
-            raise HTTPException(404, f"There is no worker {name}")
+            raise HTTPException(404, f"There is no worker {cut(name)}")
         its_jobs = jobs.list_jobs(session, team_name, Jobs(states=jobs.LIVING, worker=name), _JOBS).rows
         acts = overview.list_acts(session, team_name, _FEW, subject=name).rows
     return answer(request, {**worker, "jobs": its_jobs, "acts": acts})
@@ -105,7 +106,7 @@ def list_jobs(
 def _job(session: Any, team_name: str, job_id: str) -> dict[str, Any]:
     job = jobs.find_job(session, team_name, job_id)
     if job is None:
-        raise HTTPException(404, f"There is no job {job_id}")
+        raise HTTPException(404, f"There is no job {cut(job_id)}")
     return job
 
 

@@ -26,6 +26,7 @@ from airflow_mqtt.protocol.messages.checks import (
     Maybe,
     Real,
     Whole,
+    cut,
     sanitise,
 )
 from airflow_mqtt.protocol.messages.health import (
@@ -122,6 +123,7 @@ __all__ = [
     "Whole",
     "WorkerInfo",
     "WorkerStatus",
+    "cut",
     "decode_order",
     "decode_report",
     "extra_size",

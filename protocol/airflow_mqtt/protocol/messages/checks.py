@@ -58,6 +58,11 @@ def sanitise(value: str, length: int = MAX_TEXT) -> str:
     return value[:length].encode(errors="replace").decode().replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
+def cut(value: str, length: int = 200) -> str:
+    """Return `value` as a line for a person repeats it: of what is longer than any name the beginning."""
+    return value if len(value) <= length else f"{value[:length]}…"
+
+
 def path(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_PATH
 

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -71,6 +72,9 @@ _KEEPALIVE: Final = 20
 #: bound: with one of paho's own (`max_inflight_messages`), each PUBACK looks through all that wait for theirs.
 _UNDER_WAY: Final = Bound(50_000, 64 * 1024 * 1024)
 
+#: Bytes that are read at once. What they hold is handed on without a break: some dozens of messages.
+_READ: Final = 8 * 1024
+
 _VERSIONS: Final = {
     "5": (aiomqtt.ProtocolVersion.V5,),
     "3.1.1": (aiomqtt.ProtocolVersion.V311,),
@@ -109,6 +113,11 @@ class _Client(aiomqtt.Client):
         self._under_way: dict[int, tuple[int, int]] = {}  # number of a message -> bytes of its payload, of its packet
         self._client.on_message = self._on_message
         self._client.disable_logger()  # it is asked for each packet, and what is to be said is said here
+        self._arrived = b""  # what was read, of which paho has taken what is before `_taken`
+        self._taken = 0
+        self._receive_bytes = self._client._sock_recv  # noqa: SLF001  paho has no public way
+        self._client._sock_recv = self._take_bytes  # type: ignore[assignment] # noqa: SLF001
+        self._thread = threading.get_ident()
 
     def send(self, message: Outgoing, properties: Properties | None) -> bool:
         """Publish without waiting for the PUBACK; return whether there was room for one message more to wait for it.
@@ -151,6 +160,55 @@ class _Client(aiomqtt.Client):
     def _on_message(self, _client: Any, _userdata: Any, message: MQTTMessage) -> None:
         """Hand a message on at once: aiomqtt would make two tasks for each."""
         self._receive(message.topic, bytes(message.payload), message.retain)
+
+    # --- its socket: aiomqtt goes through the loop for each message that comes, and three times for one that goes ---
+
+    def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
+        super()._on_socket_open(client, userdata, sock)
+        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)  # in the place of aiomqtt's
+
+    def _read(self) -> None:
+        """Hand on all that has been read with one look at the socket."""
+        try:
+            while self._client.loop_read() == MQTT_ERR_SUCCESS and self._has_arrived():
+                pass
+        except Exception as error:
+            self._break(error)
+
+    def _has_arrived(self) -> bool:
+        """Whether there is more to hand on, of which no loop would tell us."""
+        if self._taken < len(self._arrived):
+            return True
+        sock: Any = self._client.socket()
+        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    def _take_bytes(self, size: int) -> bytes:
+        """Return the next bytes, `size` at most. paho asks for one, and for one more: a look at the socket each."""
+        if self._taken >= len(self._arrived):
+            self._arrived, self._taken = self._receive_bytes(max(size, _READ)), 0
+        taken = self._arrived[self._taken : self._taken + size]
+        self._taken += len(taken)
+        return taken
+
+    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        """Write at the next turn of the loop what is there by then; wait for the socket only when it takes no more."""
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(self._write, sock)
+        else:  # the one that connects
+            super()._on_socket_register_write(client, userdata, sock)
+
+    def _write(self, sock: Any) -> None:
+        try:
+            self._client.loop_write()
+        except Exception as error:
+            self._break(error)
+        if self._client.socket() is sock and self._client.want_write():
+            super()._on_socket_register_write(self._client, None, sock)
+
+    def _break(self, error: Exception) -> None:
+        """It is usually a sign that the connection broke."""
+        if not self._disconnected.done():
+            self._disconnected.set_exception(error)
 
     async def until_lost(self) -> None:
         """Wait until the connection has ended; raise `MqttError` from what aiomqtt noticed."""

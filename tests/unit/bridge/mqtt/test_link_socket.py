@@ -1,0 +1,142 @@
+"""How the link's connection reads and writes: many messages with one look at the socket, and none of them twice."""
+
+import asyncio
+import socket
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_mqtt.bridge.mqtt import link as module
+from airflow_mqtt.bridge.mqtt.link import Link
+from airflow_mqtt.bridge.mqtt.outbox import Outgoing
+from airflow_mqtt.protocol.topics import Topics
+
+
+class Wire:
+    """A connection of the bridge over a pair of sockets; `far` is the broker's end of it."""
+
+    def __init__(self):
+        self.near, self.far = socket.socketpair()
+        self.near.setblocking(False)
+        self.far.setblocking(False)
+        settings = SimpleNamespace(
+            instance="b", root="airflow", mqtt_version="5",
+            broker_url=SimpleNamespace(host="127.0.0.1", port=1, username=None, password=None, tls=False),
+        )  # fmt: skip
+        self.heard, self.looks, self.waits = [], 0, 0
+        self.link = Link(settings, Topics("airflow"), will=Outgoing("will", b""))
+        self.client = self.link._connect(module._VERSIONS["5"][0], lambda *message: self.heard.append(message))
+        self.link._client = self.client
+        receive, loop = self.client._receive_bytes, asyncio.get_running_loop()
+
+        def counted(size):
+            self.looks += 1
+            return receive(size)
+
+        self.client._receive_bytes = counted
+        self.client._client._sock = self.near
+        self.client._connected.set_result(None)
+        self.client._misc_loop = asyncio.Event().wait  # the time of keepalives
+        self.client._on_socket_open(self.client._client, None, self.near)
+        wait = loop.add_writer
+
+        def waited(*arguments):
+            self.waits += 1
+            return wait(*arguments)
+
+        loop.add_writer = waited
+
+    def close(self):
+        self.client._client._sock_close()
+        self.far.close()
+
+    def drain(self):
+        found = b""
+        try:
+            while piece := self.far.recv(65_536):
+                found += piece
+        except BlockingIOError:
+            return found
+        return found
+
+
+@pytest.fixture
+async def wire():
+    made = Wire()
+    await asyncio.sleep(0)  # it listens
+    yield made
+    made.close()
+
+
+async def until(true):
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0)
+
+
+def message(topic, payload):
+    """A PUBLISH of QoS 0 (MQTT 5 section 3.3)."""
+    body = len(topic).to_bytes(2, "big") + topic.encode() + b"\0" + payload
+    size, length = len(body), b""
+    while True:
+        size, digit = divmod(size, 128)
+        length += bytes([digit | (128 if size else 0)])
+        if not size:
+            return b"\x30" + length + body
+
+
+async def test_what_came_together_is_handed_on_with_one_look(wire):
+    wire.far.send(b"".join(message("t", b"%d" % number) for number in range(40)))
+    await until(lambda: wire.heard)
+    assert [payload for _, payload, _ in wire.heard] == [b"%d" % number for number in range(40)]
+    assert wire.looks <= 2
+
+
+async def test_what_comes_in_pieces_is_put_together(wire):
+    whole = b"".join(message(f"t{number}", b"x" * number * 7) for number in range(60))
+    for at in range(0, len(whole), 23):
+        wire.far.send(whole[at : at + 23])
+        await asyncio.sleep(0)
+    await until(lambda: len(wire.heard) == 60)
+    assert [(topic, len(payload)) for topic, payload, _ in wire.heard] == [(f"t{n}", n * 7) for n in range(60)]
+
+
+async def test_a_large_message_comes_between_small_ones(wire):
+    whole = memoryview(message("a", b"1") + message("b", b"y" * 300_000) + message("c", b"2"))
+    while whole:
+        try:
+            whole = whole[wire.far.send(whole) :]
+        except BlockingIOError:
+            await asyncio.sleep(0)
+    await until(lambda: len(wire.heard) == 3)
+    assert [(topic, len(payload)) for topic, payload, _ in wire.heard] == [("a", 1), ("b", 300_000), ("c", 1)]
+
+
+async def test_a_connection_that_ends_is_noticed_behind_what_came_before(wire):
+    wire.far.send(message("t", b"last"))
+    wire.far.shutdown(socket.SHUT_WR)
+    await until(wire.client._disconnected.done)
+    assert [payload for _, payload, _ in wire.heard] == [b"last"] and wire.client._disconnected.exception() is not None
+
+
+async def test_what_is_published_together_is_written_at_the_next_turn(wire):
+    wire.link.send(Outgoing("t", b"%d" % number, qos=0) for number in range(5))
+    assert wire.drain() == b""
+    await asyncio.sleep(0)
+    assert wire.drain() == b"".join(message("t", b"%d" % number) for number in range(5))
+    assert wire.waits == 0  # the socket was not asked whether it takes something
+
+
+async def test_what_the_socket_does_not_take_is_written_when_it_does(wire):
+    count, payload = 200, b"z" * 10_000
+    wire.link.send(Outgoing("t", payload, qos=0) for _ in range(count))
+    await until(lambda: wire.waits)
+    written = b""
+    async with asyncio.timeout(60):
+        while len(written) < count * len(message("t", payload)):
+            written += wire.drain()
+            await asyncio.sleep(0)
+    assert written == count * message("t", payload) and wire.waits == 1
+    wire.link.send([Outgoing("t", b"after", qos=0)])
+    await asyncio.sleep(0)
+    assert wire.drain() == message("t", b"after") and wire.waits == 1

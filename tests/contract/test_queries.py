@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import event, insert
 from sqlalchemy.orm import Session
 
+import plans
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.access import OPEN, Access
 from airflow_mqtt.database.queries import jobs, logs, overview, queues, workers
@@ -459,11 +460,11 @@ def test_a_look_finds_its_jobs_by_an_index(crowd, look, indexes):
     with costs(crowd) as seen, Session(crowd) as session:
         LOOKS[look][0](session)
     explain = "EXPLAIN QUERY PLAN" if crowd.dialect.name == "sqlite" else "EXPLAIN"
-    plans = []
+    lines = []
     with crowd.connect() as connection:
         for statement, parameters in seen:
-            plans += [str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", parameters)]
-    plan = "\n".join(plans)
+            lines += [str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {statement}", parameters)]
+    plan = "\n".join(lines)
     if look == "queues" and crowd.dialect.name == "postgresql":
         assert "Seq Scan on mqtt_job" not in plan  # any small index will do: all that lives is read
         return
@@ -477,3 +478,25 @@ def test_a_look_finds_its_jobs_by_an_index(crowd, look, indexes):
         assert {line for line in plan.splitlines() if "ix_mqtt_job_" in line and "COVERING" not in line} <= {
             line for line in plan.splitlines() if "ix_mqtt_job_asking" in line
         }
+
+
+@pytest.mark.parametrize("crowd", ["sqlite"], indirect=True)  # see the index's reason in `tables`
+@pytest.mark.parametrize(
+    "states",
+    [["failed"], ["lost"], ["succeeded"], ["failed", "lost", "cancelled"], ["running"], ["queued"], jobs.LIVING],
+    ids=",".join,
+)
+@pytest.mark.parametrize("descending", [False, True])
+def test_a_list_by_state_reads_no_job_of_the_rest_of_the_history(crowd, states, descending):
+    page = Page("queued_at", descending=descending, limit=50)
+    with costs(crowd) as seen, Session(crowd) as session:
+        jobs.list_jobs(session, "", Jobs(states=states), page)
+    with crowd.connect() as connection:
+        lines = [
+            str(row[-1])
+            for statement, parameters in seen
+            for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        ]
+    assert not any(map(plans._is_whole, lines)), "\n".join(lines)
+    if len(states) == 1 and states[0] not in jobs.LIVING:
+        assert "TEMP B-TREE" not in "".join(lines)

@@ -22,7 +22,7 @@ class MqttDBManager(BaseDBManager):  # type: ignore[misc]
     alembic_file = str(PACKAGE / "alembic.ini")
     supports_table_dropping = True
     #: Version of airflow-mqtt -> the newest migration that it needs.
-    revision_heads_map: dict[str, str] = {"0.1.0": "0001", "0.2.0": "0010"}  # noqa: RUF012 - declared so by the base class
+    revision_heads_map: dict[str, str] = {"0.1.0": "0001", "0.2.0": "0011"}  # noqa: RUF012 - declared so by the base class
 
     def create_db_from_orm(self) -> None:
         """Run the real migrations on an empty database as well: one way to make the tables, and it is tested."""

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from airflow_mqtt.database import tables
 from airflow_mqtt.database.access import EVERY
 from airflow_mqtt.database.documents import read
-from airflow_mqtt.database.queries.paging import Found, Page, as_dict, matches, order_of, page_of
+from airflow_mqtt.database.queries.paging import Found, Page, as_dict, is_sqlite, matches, order_of, page_of
 from airflow_mqtt.protocol.jobs import TERMINAL, JobState
 
 _job = tables.job.c
@@ -51,7 +51,8 @@ class Jobs:
 def list_jobs(session: Session, team_name: str, wanted: Jobs, page: Page) -> Found:
     """Return a page of jobs."""
     query = select(*COLUMNS).where(*_which(session, team_name, wanted))
-    sorts = _SORTS if not _are_held(wanted) else {**_SORTS, "queued_at": _job.queued_at + 0}
+    few = _are_held(wanted) or (is_sqlite(session) and _are_part(wanted))
+    sorts = {**_SORTS, "queued_at": _job.queued_at + 0} if few else _SORTS
     total, rows = page_of(session, query.order_by(*order_of(page, sorts, _job.id)), page)
     return Found(total, [_shown(row) for row in rows])
 
@@ -78,9 +79,23 @@ def _are_living(wanted: Jobs) -> bool:
     return bool(wanted.states) and not TERMINAL.intersection(wanted.states)
 
 
+def _have_ended(wanted: Jobs) -> bool:
+    return bool(wanted.states) and TERMINAL.issuperset(wanted.states)
+
+
 def _are_held(wanted: Jobs) -> bool:
     """Whether they are what one worker holds: so few that they are sorted, not sought by their age among all."""
     return _are_living(wanted) and bool(wanted.worker) and EVERY not in wanted.worker
+
+
+def _are_part(wanted: Jobs) -> bool:
+    """Whether SQLite, which does not know how many there are, finds them by an index that has them in another order.
+
+    Those of one state that have ended are in order in theirs; of the history most have succeeded.
+    """
+    return _are_living(wanted) or (
+        _have_ended(wanted) and len(wanted.states) > 1 and JobState.SUCCEEDED not in wanted.states
+    )
 
 
 def _which(session: Session, team_name: str, wanted: Jobs) -> list[ColumnElement[bool]]:
@@ -89,6 +104,8 @@ def _which(session: Session, team_name: str, wanted: Jobs) -> list[ColumnElement
         conditions.append(_job.state.in_(wanted.states))
         if _are_living(wanted):
             conditions.append(_job.finished_at.is_(None))  # the small indexes hold what lives
+        elif _have_ended(wanted):
+            conditions.append(_job.finished_at.is_not(None))  # and SQLite's, by state, what has ended
     words = {name: getattr(wanted, name) for name in ("dag_id", "run_id", "task_id", "queue", "worker")}
     conditions += [matches(session, _job[name], word) for name, word in words.items() if word]
     return conditions

@@ -151,6 +151,44 @@ def test_what_all_tasks_make_alike_is_made_before_they_are(
         bridge.log(job, "made anew: 0, 0 and 0")
 
 
+SITE_DAG = """
+import sys
+from airflow.sdk import dag, task
+
+@dag(schedule=None)
+def as_the_site():
+    @task
+    def noop():
+        from airflow.sdk.log import load_remote_log_handler
+        print("read by", type(load_remote_log_handler()).__name__)
+        ours = ("airflow_mqtt.executor.", "airflow_mqtt.database")
+        print("has", *sorted(name for name in sys.modules if name.startswith(ours)))
+    noop()
+
+as_the_site()
+"""
+
+
+@pytest.mark.skipif(not SDK.startswith("1.3."), reason="how a supervisor asks for a reader of logs is that of 3.2 on")
+def test_a_device_with_the_configuration_of_its_site_loads_no_reader_of_logs(
+    tmp_path: Path, broker: servers.Mosquitto, bridge: FakeBridge
+) -> None:
+    """Our plugin puts it in place there, and each supervisor asks for it: to load it takes 70 ms."""
+    process = WorkerProcess(tmp_path / "worker", broker.url(NAME))
+    process.env["AIRFLOW__CORE__EXECUTOR"] = "airflow_mqtt.executor.MqttExecutor"
+    (tmp_path / "worker/dags/site.py").write_text(SITE_DAG)
+    order = workload("noop")
+    order["ti"]["dag_id"] = "as_the_site"
+    with running(process):
+        bridge.status("idle")
+        job = bridge.run("noop", workload=order | {"dag_rel_path": "site.py"})
+        assert bridge.event(job, "finished").exit_code == 0
+        bridge.log(job, "read by MqttLogIO")
+        said = bridge.log(job, " airflow_mqtt.executor.remote_logs")
+        assert "airflow_mqtt.executor.log_reader" not in said
+        assert "airflow_mqtt.database" not in said
+
+
 REHEARSAL = """
 import os
 from airflow_mqtt.worker import processes

@@ -1,12 +1,10 @@
 """Who answers Airflow when it asks for the log of a task.
 
 It asks in two places (`FileTaskHandler._read`): `of_running` answers for the executor while a task runs, and
-`MqttLogIO` always, in each process in which the plugin or our `logging_config` has put it. Where both are there, the
-second one answers alone, so that no line is shown twice.
+`log_io.MqttLogIO` always, in each process in which the plugin or our `logging_config` has put it. Where both are there,
+the second one answers alone, so that no line is shown twice.
 """
 
-import os
-import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
@@ -17,15 +15,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from airflow_mqtt.database import tables
 from airflow_mqtt.executor import remote_logs, task_log
+from airflow_mqtt.executor.log_io import Answer, MqttLogIO
 from airflow_mqtt.executor.task_log import Part
 
 _job = tables.job.c
-
-#: Where a log is from, and its texts or streams of lines: `airflow.logging.remote.RemoteLogIO`.
-Answer = tuple[list[str], list[Any] | None]
-
-#: How the log of a triggerer is called beside that of its task: `FileTaskHandler.add_triggerer_suffix`.
-_TRIGGER_PATH: Final = re.compile(r"(?P<task>.+)\.trigger\.(?P<triggerer>\d+)\.log")
 
 #: Lines of another reader that are held in memory.
 _AHEAD: Final = 1000
@@ -43,46 +36,18 @@ def of_running(ti: Any, try_number: int) -> tuple[list[str], list[str]]:
     return labels, ["\n".join(lines) for lines in task_log.streams(parts)]
 
 
-class MqttLogIO:
-    """A `RemoteLogIO` (`airflow.logging.remote`) over our tables, in front of the one that would be there else.
-
-    What is not ours is answered as the other one would. Of a task of ours both are shown: a device that reaches the
-    site's store may have uploaded its log there as well.
-    """
-
-    def __init__(self, other: Any = None) -> None:
-        self._other = other
-
-    @property
-    def processors(self) -> tuple[Any, ...]:
-        return tuple(self._other.processors) if self._other is not None else ()
-
-    def read(self, relative_path: str, ti: Any) -> Answer:
-        """Return (where the log is from, its texts or streams of lines). Asked by Airflow 3.1."""
-        return self._answer(relative_path, ti, getattr(self._other, "read", _nothing))
-
-    def stream(self, relative_path: str, ti: Any) -> Answer:
-        """Return (where the log is from, streams of its lines, or texts). Asked by Airflow 3.2 and later."""
-        read = getattr(self._other, "read", _nothing)
-        return self._answer(relative_path, ti, getattr(self._other, "stream", read))
-
-    def upload(self, path: str | os.PathLike[str], ti: Any = None) -> None:
-        """Keep the log that a triggerer wrote for a task of ours; what is not ours goes where it went before."""
-        found = _TRIGGER_PATH.fullmatch(os.fspath(path)) if ti is not None else None
-        if not (found and task_log.kept(ti, found["task"], int(found["triggerer"]))) and self._other is not None:
-            self._other.upload(path, ti)
-
-    def _answer(self, relative_path: str, ti: Any, other: Callable[[str, Any], Answer]) -> Answer:
-        try:
-            parts = _find(relative_path, ti)
-        except SQLAlchemyError as error:  # the logs of other executors are shown all the same
-            labels, logs = other(relative_path, ti)
-            return [*labels, f"airflow-mqtt: its tables could not be read: {_first_line(error)}"], logs
-        if not parts:
-            return other(relative_path, ti)
-        labels, theirs = _theirs(other, relative_path, ti)
-        jobs, *triggerers = task_log.streams(parts)
-        return [*(part.label for part in parts), *labels], [joined(jobs, theirs), *triggerers]
+def answer(relative_path: str, ti: Any, other: Callable[[str, Any], Answer]) -> Answer:
+    """Answer `log_io.MqttLogIO`, with what the `other` reader would have answered where that was not ours."""
+    try:
+        parts = _find(relative_path, ti)
+    except SQLAlchemyError as error:  # the logs of other executors are shown all the same
+        labels, logs = other(relative_path, ti)
+        return [*labels, f"airflow-mqtt: its tables could not be read: {_first_line(error)}"], logs
+    if not parts:
+        return other(relative_path, ti)
+    labels, theirs = _theirs(other, relative_path, ti)
+    jobs, *triggerers = task_log.streams(parts)
+    return [*(part.label for part in parts), *labels], [joined(jobs, theirs), *triggerers]
 
 
 def is_ours(ti: Any, try_number: int) -> bool:
@@ -103,10 +68,6 @@ def _find(relative_path: str, ti: Any) -> list[Part]:
     same = or_(_job.log_path == relative_path, _job.try_number == ti.try_number)
     with compat.own_session() as session:
         return task_log.parts_of(session, ti, same)
-
-
-def _nothing(_path: str, _ti: Any) -> Answer:
-    return [], None
 
 
 def _theirs(other: Callable[[str, Any], Answer], relative_path: str, ti: Any) -> tuple[list[str], Iterator[str]]:

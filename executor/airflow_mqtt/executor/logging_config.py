@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.config_templates import airflow_local_settings
 
-from airflow_mqtt.executor.log_reader import MqttLogIO
+from airflow_mqtt.executor.log_io import MqttLogIO
 
 LOGGING_CONFIG: dict[str, Any] = airflow_local_settings.DEFAULT_LOGGING_CONFIG
 

@@ -1,12 +1,15 @@
 """Where Airflow asks for the logs of tasks, and our reader in that place.
 
-Not in `compat`, which needs Airflow's models: `put_in_place` runs in processes that read no log and should stay small.
+Not in `compat`, which needs Airflow's models: `put_in_place` runs in processes that read no log and should stay small,
+and what it puts there is asked for by each supervisor of a task.
 """
 
 import functools
 import logging
 from collections.abc import Callable
 from typing import Any
+
+from airflow_mqtt.executor.log_io import MqttLogIO
 
 
 def reader() -> Any:
@@ -70,6 +73,4 @@ def _with_ours(find: Callable[[], Any]) -> Callable[[], Any]:
 
 def _ours(other: Any) -> Any:
     """Return our reader in front of the `other`: in place of None, and of itself."""
-    from airflow_mqtt.executor.log_reader import MqttLogIO  # noqa: PLC0415 - only where a log is read or uploaded
-
     return other if isinstance(other, MqttLogIO) else MqttLogIO(other)

@@ -269,7 +269,7 @@ def test_the_log_of_a_triggerer_is_cut_at_the_limit(world, job_of, ours, monkeyp
 
 
 def test_a_triggerers_log_of_another_task_is_not_ours(world, job_of):
-    from airflow_mqtt.executor.log_reader import MqttLogIO
+    from airflow_mqtt.executor.log_io import MqttLogIO
 
     _, job = job_of(task_id="mapped", map_index=0)
     other_ti, _ = job_of(task_id="mapped", map_index=1)
@@ -300,7 +300,7 @@ class Other:
 
 
 def test_what_is_not_ours_goes_where_it_went_before(world):
-    from airflow_mqtt.executor.log_reader import MqttLogIO
+    from airflow_mqtt.executor.log_io import MqttLogIO
 
     ti = world.queued_task()
     other = Other()
@@ -324,7 +324,7 @@ def test_a_log_that_is_not_ours_costs_one_query_by_an_index(world, monkeypatch):
 
 def test_what_the_plugin_puts_in_place_takes_nothing_from_others(world, monkeypatch):
     from airflow_mqtt.executor import remote_logs
-    from airflow_mqtt.executor.log_reader import MqttLogIO
+    from airflow_mqtt.executor.log_io import MqttLogIO
     from airflow_mqtt.executor.plugin import MqttPlugin
 
     once = with_ours(monkeypatch, MqttLogIO())
@@ -342,7 +342,7 @@ def test_what_the_plugin_puts_in_place_takes_nothing_from_others(world, monkeypa
 def test_what_a_triggerer_uploads_by_is_ours_too(ours):
     from airflow.sdk.log import load_remote_log_handler
 
-    from airflow_mqtt.executor.log_reader import MqttLogIO
+    from airflow_mqtt.executor.log_io import MqttLogIO
 
     assert isinstance(load_remote_log_handler(), MqttLogIO)
 
@@ -449,7 +449,7 @@ def shown_count(world, ti):
 
 
 def test_airflow_finds_it_by_the_setting_too(world):
-    from airflow_mqtt.executor.log_reader import MqttLogIO
+    from airflow_mqtt.executor.log_io import MqttLogIO
     from airflow_mqtt.executor.logging_config import LOGGING_CONFIG, REMOTE_TASK_LOG
 
     assert "handlers" in LOGGING_CONFIG

@@ -21,7 +21,7 @@ from airflow_mqtt.database.queries.workers import queues_of
 from airflow_mqtt.executor import compat, db, fleet, remote_logs
 from airflow_mqtt.executor.cli import check
 from airflow_mqtt.executor.cli.check import Lease, Line, LogReaders, Name, Result, Revision, WorkerFacts
-from airflow_mqtt.executor.log_reader import MqttLogIO
+from airflow_mqtt.executor.log_io import MqttLogIO
 from airflow_mqtt.protocol.workers import GONE
 
 _bridge = tables.bridge.c

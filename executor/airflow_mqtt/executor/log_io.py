@@ -1,4 +1,4 @@
-"""What Airflow asks for the log of a task. It is in processes that never read one, and so is light: see `log_reader`."""
+"""What Airflow asks for the log of a task. Light, since it is in processes that never read one: see `log_reader`."""
 
 import os
 import re

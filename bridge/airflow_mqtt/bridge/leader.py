@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -118,6 +119,7 @@ class Leader:
         self._stale: dict[str, None] = {}  # topics on which the broker has retained what it should not
         self._group: asyncio.TaskGroup | None = None
         self._leaving = False
+        self._beaten_until = -math.inf
         self.alive_at = time.monotonic()
         self._writer: Writer | None = None
         self._gateway: Gateway | None = None
@@ -151,7 +153,8 @@ class Leader:
             group.create_task(self._link.run(self._receive, self._connected, self._disconnected), name="broker")
             group.create_task(self._look(writer.outage), name="look at the clock")
             group.create_task(self._write(writer), name="write")
-            beat = self._every(settings.task_heartbeat_interval, lambda: self._beat(writer, gateway, api))
+            look_for_due = settings.task_heartbeat_interval / heartbeats.LOOKS
+            beat = self._every(look_for_due, lambda: self._beat(writer, gateway, api, look_for_due))
             group.create_task(beat, name="heartbeats")
             tell = self._every(settings.status_interval, lambda: self._tell_queues(writer.living))
             group.create_task(tell, name="status of queues")
@@ -414,13 +417,18 @@ class Leader:
             await asyncio.sleep(self._retention.pause)
             await self._guarded(self._retention.step(time.time()))
 
-    @staticmethod
-    async def _beat(writer: Writer, gateway: Gateway, api: ExecutionApi) -> None:
+    async def _beat(self, writer: Writer, gateway: Gateway, api: ExecutionApi, ahead: float) -> None:
+        """Heartbeat the tasks that are due before the next look, `ahead` seconds from now."""
+        until = time.time() + ahead
+        after, self._beaten_until = min(self._beaten_until, until), until
+        interval = self._settings.task_heartbeat_interval
+        jobs = heartbeats.due(writer.living.jobs.values(), interval, after=after, until=until)
+
         async def stop(job: Job, reason: str) -> None:
             if not gateway.is_ending(job.id):
                 await writer.stop_job(job, reason)
 
-        await heartbeats.beat(list(writer.living.jobs.values()), api, stop)
+        await heartbeats.beat(jobs, api, stop)
 
     async def _tell_of_us(self, writer: Writer) -> None:
         """Have our word written with the lease, when that is renewed next."""

@@ -4,7 +4,6 @@ aiohttp, of the clients that are well kept the one that costs least for many sma
 `docs/explanation/performance.md`.
 """
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
@@ -32,7 +31,8 @@ CALLS_OF_A_WORKER: Final = 16
 _LARGE: Final = 256 * 1024
 _LARGE_ONES: Final = 4
 
-#: Heartbeats made at a time. They have connections of their own: no call of a worker holds them up.
+#: Heartbeats that `heartbeats.beat` makes at a time. They have connections of their own: no call of a worker holds
+#: them up.
 HEARTBEATS: Final = 16
 
 #: Seconds until there is a connection, and between two pieces of an answer.
@@ -97,7 +97,6 @@ class ExecutionApi:
         self._proxy = proxy_of(url)
         self._calls = Turns(CALLS, CALLS_OF_A_WORKER)
         self._large = Turns(_LARGE_ONES, 1)
-        self._heartbeats = asyncio.Semaphore(HEARTBEATS)
 
     async def close(self) -> None:
         await self._session.close()
@@ -127,9 +126,8 @@ class ExecutionApi:
         if job.api_version:
             headers["airflow-api-version"] = job.api_version
         body = orjson.dumps({"hostname": job.worker, "pid": job.pid})
-        async with self._heartbeats:
-            url = self._target(f"task-instances/{job.subject}/heartbeat", "")
-            return await self._call(job.worker or "", "PUT", url, _with(job.token, headers), body)
+        url = self._target(f"task-instances/{job.subject}/heartbeat", "")
+        return await self._call(job.worker or "", "PUT", url, _with(job.token, headers), body)
 
     def _target(self, path: str, query: str) -> URL:
         if any(character < " " or character == "\x7f" for character in query):

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import math
+from itertools import pairwise
 
 import aiohttp
 import pytest
 
-from airflow_mqtt.bridge.calls import execution_api
-from bridge_samples import worker
+from airflow_mqtt.bridge.calls import execution_api, heartbeats
+from airflow_mqtt.protocol.jobs import JobState
+from bridge_samples import NOW, job, worker
 from gateway_bench import after, request, response
 
 
@@ -79,6 +82,69 @@ async def test_heartbeats_have_connections_of_their_own(bench):
     assert len(bench.calls) == execution_api.CALLS + 1
     hang.set()
     await asyncio.gather(*calls)
+
+
+async def test_no_more_of_them_are_under_way_than_there_are_connections(bench):
+    for number in range(2 * execution_api.HEARTBEATS):
+        await bench.add(f"more-{number}")
+    hang, tasks = asyncio.Event(), len(asyncio.all_tasks())
+    bench.answer = lambda _: after(hang)
+    beating = asyncio.ensure_future(bench.beat())
+    while len(bench.calls) < execution_api.HEARTBEATS:
+        await asyncio.sleep(0.001)
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
+    assert sum("beat_some" in name for name in names) == execution_api.HEARTBEATS and tasks < len(names)
+    hang.set()
+    await asyncio.wait_for(beating, 60)
+    assert len({call.url for call in bench.calls}) == len(bench.calls) == 2 * execution_api.HEARTBEATS + 1
+
+
+def running(id_="one", since=NOW, **values):
+    return job(**({"id": id_, "state": JobState.RUNNING, "worker": "w", "running_since": since} | values))
+
+
+def beats(one, *, upto, look=2.0, begin=NOW):
+    """At which ages a task is heartbeaten by a leader that looks every `look` seconds."""
+    found, after, now = [], -math.inf, begin
+    while now < begin + upto:
+        until = now + look
+        if heartbeats.due([one], 10.0, after=min(after, until), until=until):
+            found.append(now - NOW)
+        after, now = until, now + look
+    return found
+
+
+@pytest.mark.parametrize("since", [NOW, NOW + 0.1, NOW + 1.9, NOW + 7.3])
+def test_a_task_is_heartbeaten_each_interval_from_its_start_on(since):
+    ages = [at - (since - NOW) for at in beats(running(since=since), upto=100)]
+    ages = [age for age in ages if age >= 0]
+    assert len(ages) >= 9 and all(10 * n - 2 <= age <= 10 * n for n, age in enumerate(ages, start=1))
+
+
+def test_a_new_leader_heartbeats_at_once_what_runs_for_longer_than_an_interval():
+    assert beats(running(since=NOW - 33), upto=1) == [0] and beats(running(since=NOW - 3), upto=1) == []
+
+
+def test_who_is_not_looked_at_for_long_is_heartbeaten_once():
+    assert len(heartbeats.due([running()], 10.0, after=NOW + 5, until=NOW + 500)) == 1
+
+
+def test_a_clock_that_was_set_back_ends_no_heartbeats():
+    ages = beats(running(since=NOW + 3600), upto=100)
+    assert ages[-1] > 90 and max(after - before for before, after in pairwise(ages)) <= 10
+
+
+def test_tasks_that_do_not_run_or_have_ended_are_not_due():
+    others = [running(state=JobState.ACCEPTED), running(since=None), running(final_state="success")]
+    assert heartbeats.due(others, 10.0, after=-math.inf, until=NOW + 100) == []
+
+
+def test_tasks_that_began_one_after_the_other_are_not_heartbeaten_together():
+    jobs = [running(str(n), NOW + n / 10) for n in range(100)]
+    looks = [
+        heartbeats.due(jobs, 10.0, after=at - 2, until=at) for at in (NOW + 20, NOW + 22, NOW + 24, NOW + 26, NOW + 28)
+    ]
+    assert [len(found) for found in looks] == [20] * 5
 
 
 async def test_a_task_that_airflow_wants_ended_is_asked_for(bench):

@@ -6,6 +6,7 @@ import os
 import pty
 import select
 import signal
+import socket
 import struct
 import subprocess
 import termios
@@ -221,6 +222,75 @@ def test_a_signal_ends_it_and_leaves_the_terminal_as_it_was(broker, fleet, numbe
         assert top.ends() == 0
         assert top.is_as_before()
         assert b"Traceback" not in top.raw
+
+
+@pytest.mark.parametrize(("lines", "columns"), [(1, 1), (2, 7), (5, 20)])
+def test_a_terminal_that_is_too_small_is_no_trouble(broker, fleet, lines, columns):
+    with window(broker.url("monitor"), "--interval", "0.5") as top:
+        top.shows("30 total")
+        top.resize(lines, columns)
+        for key in ("u", "j", "?", "w", "w", "/", "x", "\x1b", "G"):
+            top.press(key)
+        top.resize(30, 180)
+        top.shows("30 total", "of 30")
+        top.resize(lines, columns)
+        top.press("q")
+        assert top.ends() == 0
+        assert b"Traceback" not in top.raw
+
+
+def test_keys_that_mean_nothing_change_nothing(broker, fleet):
+    with window(broker.url("monitor"), "--interval", "0.5") as top:
+        top.shows("30 total")
+        top.press("\x00\x01zZ\N{SNOWMAN}\x1b[99~\x1bOZ\x1b[<0;1;1M~%5")
+        top.press("u")
+        top.shows("QUEUE", "WAITv")
+        top.press("q")
+        assert top.ends() == 0
+        assert b"Traceback" not in top.raw
+
+
+def test_where_nobody_can_press_a_key_it_prints_once(broker, fleet):
+    """It would ask for keys as fast as it can, and no key would end it."""
+    shell = " ".join(command(broker.url("monitor"), "</dev/null"))
+    made = Window(["bash", "-c", shell])
+    try:
+        assert made.ends() == 0
+        made.shows("edge-30")
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("end", [">/dev/full", ">&-"])
+def test_what_cannot_be_written_is_no_traceback(broker, fleet, end):
+    shell = " ".join(command(broker.url("monitor"), end))
+    done = subprocess.run(
+        ["bash", "-c", shell], capture_output=True, text=True, timeout=90, env=environment(), check=False
+    )
+    said = done.stderr.splitlines()
+    if end == ">/dev/full":
+        assert (done.returncode, len(said)) == (1, 1), said
+        assert "cannot be written: No space left on device" in said[0]
+    else:
+        assert (done.returncode, said) == (0, [])
+
+
+def test_whoever_waits_for_it_to_print_may_interrupt_it():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        arguments = command(f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
+        waiting = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+        silent.accept()
+        waiting.send_signal(signal.SIGINT)
+        printed, said = waiting.communicate(timeout=60)
+    assert (waiting.returncode, printed, said) == (130, b"", b"")
+
+
+def test_a_broker_that_is_not_there_is_waited_for_in_a_terminal():
+    with window(f"mqtt://127.0.0.1:{servers.free_port()}", "--interval", "0.5") as top:
+        top.shows("no connection since", "refused")
+        top.press("q")
+        assert top.ends() == 0
+        assert top.is_as_before()
 
 
 def test_what_a_device_says_does_not_reach_the_terminal_as_it_is(broker, fleet):

@@ -6,7 +6,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from airflow_mqtt.config.printing import plain
 from airflow_mqtt.monitor.keys import View, press
@@ -16,6 +16,9 @@ from airflow_mqtt.monitor.screen import Where, draw, once
 from airflow_mqtt.monitor.settings import MonitorSettings
 from airflow_mqtt.monitor.tables import TABLES
 from airflow_mqtt.protocol.errors import RefusedError
+
+#: Exit code of who was interrupted: as a shell counts SIGINT.
+INTERRUPTED: Final = 130
 
 #: Messages of one picture: more wait for the next, which then follows at once.
 BATCH: Final = 5_000
@@ -74,9 +77,17 @@ def run(values: dict[str, Any]) -> int:
     view = View(
         table=settings.view or "workers", orders=settings.orders(), wanted=settings.filter, interval=settings.interval
     )
-    if settings.once or not sys.stdout.isatty():
+    if not settings.once and _is_terminal(sys.stdin) and _is_terminal(sys.stdout):
+        return _watch(settings, view)
+    try:
         return _print(settings, view)
-    return _watch(settings, view)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person is at the other end. One that is closed is None."""
+    return stream is not None and stream.isatty()
 
 
 # --- once -------------------------------------------------------------------------------------------------
@@ -90,10 +101,18 @@ def _print(settings: MonitorSettings, view: View) -> int:
     try:
         for line in once(watcher.picture, watcher.where, view, names, now=time.time()):
             print(line)  # noqa: T201  what a command line says
-        sys.stdout.flush()
+        print(end="", flush=True)  # noqa: T201
     except BrokenPipeError:  # whoever reads has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()
+    except OSError as error:
+        _give_up_output()
+        raise RefusedError(f"what there is to be said cannot be written: {error.strerror}") from None
     return 0
+
+
+def _give_up_output() -> None:
+    """Else Python tries again when it ends, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _gather(watcher: Watcher) -> None:

@@ -35,7 +35,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "once",
         flag,
         "true or false",
-        "Print what the topics say, as plain text, and end. So it is also where the output is no terminal.",
+        "Print what the topics say, as plain text, and end. So it is also where input or output is no terminal.",
         "false",
         switch=True,
     ),

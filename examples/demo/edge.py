@@ -1,6 +1,7 @@
 """Bridge and worker as processes, and a look at what the broker says of them."""
 
 import json
+import os
 import shutil
 import sys
 import threading
@@ -20,7 +21,7 @@ QUEUE = "edge"
 
 def program() -> str:
     """Return the command `airflow-mqtt` of this Python."""
-    return str(Path(sys.executable).parent / "airflow-mqtt")
+    return os.path.normpath(Path(sys.executable).parent / "airflow-mqtt")  # which a person may be told to run
 
 
 def bridge(

@@ -97,7 +97,9 @@ def _show(stack: ExitStack, directory: Path, simulated: int, real: int) -> None:
         stack.callback(fleet.close)
         fleet.connect()
         for name in names:
-            start(edge.worker(directory / name, broker_url=broker.url(name), dags_folder=DAGS, name=name))
+            options = ["--health-interval", "10"]  # who looks does not wait a minute for what is shown of it
+            url = broker.url(name)
+            start(edge.worker(directory / name, broker_url=url, dags_folder=DAGS, name=name, options=options))
         for name in names:
             watch.await_state(f"worker/{name}/status", "idle", "running", timeout=60, servers=started)
     teller.say("workers", f"{simulated} simulated, {real} real")

@@ -258,7 +258,7 @@ def _note_unsaved(living: Living, before: Worker, worker: Worker) -> None:
     """Remember what of a worker is not written yet: its status, or only when it was heard."""
     if not fleet.is_saved_alike(before, worker):
         living.unsaved.pop(worker.name, None)
-    elif before.status is not worker.status:
+    elif before.status is not worker.status or before.clock.correction != worker.clock.correction:
         living.unsaved[worker.name] = True
     elif before.seen_at != worker.seen_at and before.seq == worker.seq:
         living.unsaved.setdefault(worker.name, False)

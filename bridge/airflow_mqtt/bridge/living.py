@@ -205,7 +205,7 @@ class Living:
         self.queues.setdefault(group, Queue()).add(waiting)
         if self.groups.open(group):
             for name in self.groups.members(group):
-                self._offer(name, self._room(name), group)
+                self._offer(name, self.room(name), group)
         self.stirred.add(group)
         if waiting.not_after is not None:
             self._late.put(waiting.id, waiting.not_after)
@@ -333,15 +333,17 @@ class Living:
 
     def offer(self, name: str) -> None:
         """Note that what a worker can take may have changed."""
-        if room := self._room(name):
+        if room := self.room(name):
             for group in self.groups.of(name):
                 self._offer(name, room, group)
                 self.stirred.add(group)
 
-    def _room(self, name: str) -> int:
+    def room(self, name: str) -> int:
         """Slots in which a worker may be given jobs."""
         worker = self.workers.get(name)
-        return max(0, self.free(name)) if worker is not None and worker.may_be_given_jobs else 0
+        if worker is None or not worker.may_be_given_jobs:
+            return 0
+        return max(0, worker.slots - self.used.get(name, 0))
 
     def _offer(self, name: str, room: int, group: Group) -> None:
         if not room:

@@ -10,6 +10,7 @@ from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.mqtt.outbox import Messages
 from airflow_mqtt.bridge.refresh import NEWS_INTERVAL
+from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Ack, Desired, Event
 from airflow_mqtt.protocol.packets import ENVELOPE, LEAST
@@ -35,9 +36,26 @@ async def test_a_fleet_that_only_heartbeats_is_written_in_bulk_and_rarely():
             rounds += 1
     written = b.ledger.batches[batches:]
     assert len(written) <= 300 / module.SAVE_INTERVAL + 1
-    assert sum(len(batch.workers) for batch in written) >= 1000 - 100  # and nobody is forgotten over it
+    assert sum(len(batch.positions) for batch in written) >= 1000 - 100  # and nobody is forgotten over it
+    assert not any(batch.workers for batch in written)  # of each only when it was heard, which is all that is new
     # One for each that was heard, one for a look at news, and one in the 90 s after which a worker may be silent.
     assert rounds <= 1000 + 300 / NEWS_INTERVAL + 1 + 100 * 300 / 90
+
+
+@pytest.mark.parametrize(("drift", "whole"), [(0.5, True), (0.0, False)])
+async def test_a_clock_that_is_off_and_drifts_is_written_with_the_heartbeats(drift, whole):
+    """By little each time, so that none of it is to be written at once. The next leader corrects times by it."""
+    off = Clock().hear(NOW - 100, NOW)
+    b = Bench(worker(clock=off), connected=True)
+    await b.turn()
+    for _ in range(8):
+        b.now += 30
+        sent = b.now - 100 + drift * (b.now - NOW) / 30
+        b.writer.receive(Heard("edge-1", status(ts=sent)))
+        await b.turn()
+        await b.turn(later=16)
+    written = [row.clock.offset for batch in b.ledger.batches for row in batch.workers]
+    assert bool(written) == whole and (not whole or written[-1] == b.living.workers["edge-1"].clock.offset < 97)
 
 
 @pytest.mark.parametrize(
@@ -118,9 +136,8 @@ async def test_a_clock_that_is_set_back_holds_up_no_heartbeat_and_no_news():
     await b.turn(0.1)
     assert b.living.unsaved
     await b.turn(module.SAVE_INTERVAL)
-    assert not b.living.unsaved and [one.seen_at for batch in b.ledger.batches for one in batch.workers] == [
-        NOW - HOUR + 0.1
-    ]
+    seen = [at for batch in b.ledger.batches for _, at in batch.positions.values()]
+    assert not b.living.unsaved and seen == [NOW - HOUR + 0.1]
     assert b.living.jobs["a"].state is JobState.CANCELLING
 
 

@@ -1,6 +1,7 @@
 """What a message of a worker, or its silence, makes of the worker. Pure."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from operator import attrgetter
 
 from airflow_mqtt.database.records import Job, Worker, replaced
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
@@ -34,7 +35,7 @@ def after_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float
     return replaced(
         worker,
         clock=worker.clock.hear(status.ts, now) if counts else worker.clock,
-        status=_with_health(worker.status, status),
+        status=_known(worker.status, status),
         connection=status.connection,
         birth=worker.birth if status.connection == worker.connection else 0,
         instance=status.instance,
@@ -42,11 +43,21 @@ def after_status(worker: Worker, status: WorkerStatus, *, live: bool, now: float
     )
 
 
-def _with_health(before: WorkerStatus | None, status: WorkerStatus) -> WorkerStatus:
-    """Return `status` with what the same process said last of its device, when it says nothing of it now."""
-    if status.health or before is None or not before.health or before.instance != status.instance:
+def _known(before: WorkerStatus | None, status: WorkerStatus) -> WorkerStatus:
+    """Return `status` with what the same process said last of its device, when it says nothing of it now.
+
+    It is `before` itself when nothing is new but the time: most heartbeats are like that, and then nobody needs to
+    compare more, or to write more than when the worker was heard.
+    """
+    if status.health or before is None or before.instance != status.instance:
         return status
-    return replace(status, health=before.health)
+    if _but_time(before) == _but_time(status):
+        return before
+    return replace(status, health=before.health) if before.health else status
+
+
+#: What a status says, but for when it was made, by whom, and of the device.
+_but_time = attrgetter(*(one.name for one in fields(WorkerStatus) if one.name not in ("ts", "instance", "health")))
 
 
 def after_info(worker: Worker, info: WorkerInfo) -> Worker:
@@ -187,7 +198,7 @@ def is_placed_alike(before: Worker, after: Worker) -> bool:
         and before.info is after.info
         and before.desired is after.desired
         and before.journal == after.journal
-        and before.slots == after.slots
+        and (before.status is after.status or before.slots == after.slots)
         and before.note == after.note
     )
 
@@ -204,7 +215,7 @@ def is_saved_alike(before: Worker, after: Worker) -> bool:
         and before.past_journals == after.past_journals
         and before.note == after.note
         and abs(before.clock.offset - after.clock.offset) <= TOLERANCE
-        and _figures(before.status) == _figures(after.status)
+        and (before.status is after.status or _figures(before.status) == _figures(after.status))
     )
 
 

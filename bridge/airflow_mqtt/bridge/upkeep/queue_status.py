@@ -25,21 +25,22 @@ def queue_statuses(living: Living, now: float) -> dict[str, QueueStatus]:
 
 def _status(living: Living, name: str, waiting: dict[Labels, Queue], running: int, now: float) -> QueueStatus:
     workers = living.members((name, ()))
+    online = [worker for worker in workers if worker.state not in GONE]
     oldest = min((at for group in waiting.values() if (at := group.oldest) is not None), default=None)
     return QueueStatus(
         queued=sum(map(len, waiting.values())),
         running=running,
         oldest_age=0.0 if oldest is None else max(0.0, round(now - oldest, 1)),
-        workers_online=sum(worker.state not in GONE for worker in workers),
-        free_slots=sum(max(0, living.free(worker.name)) for worker in workers if worker.may_be_given_jobs),
-        note=_note(living, name, waiting, workers) or _clocks(workers),
+        workers_online=len(online),
+        free_slots=sum(map(living.room, (worker.name for worker in online))),
+        note=_note(living, name, waiting, workers) or _clocks(online),
         ts=now,
     )
 
 
 def _clocks(workers: list[Worker]) -> str:
-    """Say whose clock is far off."""
-    off = [worker for worker in workers if worker.state not in GONE and worker.clock.note]
+    """Say whose clock is far off, of workers that are heard."""
+    off = [worker for worker in workers if worker.clock.note]
     if not off:
         return ""
     others = f", and {len(off) - 1} more" if len(off) > 1 else ""

@@ -1,11 +1,11 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
 from airflow_mqtt.bridge.dispatch import fleet
 from airflow_mqtt.bridge.draft import Draft
 from airflow_mqtt.protocol import OLDEST_PROTOCOL, PROTOCOL_VERSION
-from airflow_mqtt.protocol.messages import Born, Desired
+from airflow_mqtt.protocol.messages import Born, Desired, WorkerStatus
 from airflow_mqtt.protocol.versions import Version
 from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, info, job, living_of, status, worker
@@ -87,6 +87,23 @@ def test_what_is_written_at_once_and_what_may_wait():
     assert fleet.is_saved_alike(before, heartbeat) and fleet.is_placed_alike(before, heartbeat)
     for values in ({"slots": 3}, {"maintenance": True}, {"revision": 7}, {"state": "running"}, {"connection": 2}):
         assert not fleet.is_saved_alike(before, fleet.after_status(before, status(**values), live=True, now=NOW))
+
+
+def test_a_heartbeat_that_tells_nothing_new_leaves_the_status_as_it_is():
+    before = worker(status=status(health={"cpu": 0.5}))
+    after = fleet.after_status(before, status(ts=NOW + 30), live=True, now=NOW + 31)
+    assert after.status is before.status and (after.seen_at, after.clock.offset) == (NOW + 31, 1)
+    with_health = fleet.after_status(before, status(health={"cpu": 0.6}), live=True, now=NOW)
+    assert with_health.status.health == {"cpu": 0.6}
+
+
+@pytest.mark.parametrize("name", [one.name for one in fields(WorkerStatus) if one.name not in ("ts", "health")])
+def test_whatever_else_a_status_says_is_news(name):
+    before = worker()
+    other = {"state": "running", "reason": "x", "instance": "j", "interval": 60.0}
+    new = other.get(name, not getattr(before.status, name) if "maintenance" in name else 7)
+    after = fleet.after_status(replace(before, journal=""), status(**{name: new}), live=True, now=NOW)
+    assert getattr(after.status, name) == new
 
 
 def test_wishes_show_in_the_state():

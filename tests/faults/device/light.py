@@ -37,8 +37,8 @@ def make_client(transport: WorkerTransport) -> httpx.Client:
     return httpx.Client(base_url=BASE_URL, transport=transport)
 
 
-def rehearse() -> None:
-    """Nothing to do: a spare has no pages to copy ahead."""
+def rehearse(_channel: socket.socket) -> None:
+    """Nothing to do: who waits here is who works."""
 
 
 def hear_of_ends(_end_the_rest: Callable[[], None]) -> None:

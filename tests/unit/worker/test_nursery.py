@@ -143,7 +143,7 @@ def test_a_parse_that_does_not_end_holds_nobody_up_for_ever(
 
 
 def test_the_next_supervisor_is_forked_ahead(worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def supervise(_: Forker, order: dict[str, Any]) -> None:
+    def supervise(_: Forker, order: dict[str, Any], _ahead: object = None) -> None:
         (tmp_path / order["job"]).write_text(str(os.getpid()))
         os._exit(0)
 

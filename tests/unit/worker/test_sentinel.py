@@ -2,6 +2,7 @@
 
 import os
 import selectors
+import signal
 
 import pytest
 
@@ -30,6 +31,10 @@ class Supervisor:
         self.selector.close()
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]) if self.handled else -99
 
+    def kill(self, number: int) -> int:
+        os.kill(self.pid, number)
+        return Supervisor.wait(self)
+
 
 @pytest.fixture
 def watched():
@@ -52,6 +57,17 @@ def test_it_wakes(watched):
     assert (supervisor.handled, seen) == (1, ["ended"])
     os.close(reading)
     os.close(writing)
+
+
+def test_it_wakes_when_it_has_killed_its_process(watched):
+    """Also where nothing else tells: all sockets of the process may have been heard of before it has ended."""
+    kind, seen = watched
+    pid = os.fork()
+    if pid == 0:
+        signal.pause()
+    supervisor = kind(pid, 60.0)
+    assert supervisor.kill(signal.SIGKILL) == -signal.SIGKILL
+    assert (supervisor.handled, seen) == (1, ["ended"])
 
 
 def test_one_whose_process_was_reaped_before_sleeps_as_ever(watched):

@@ -61,10 +61,10 @@ def make_client(transport: httpx.BaseTransport) -> Any:
 def prepare_client() -> None:
     """Make the client, and call nobody with it. The device's name is looked up here, and not by each task."""
     sdk.get_hostname = task_runner.get_hostname = functools.cache(sdk.get_hostname)
-    with contextlib.suppress(Exception):  # what is wrong, the first task says
-        client_of_nobody().task_instances.start(uuid.UUID(int=0), os.getpid(), datetime.now(UTC))
+    call_nobody()
 
 
-def client_of_nobody() -> Any:
-    """Return the client of this process, with which each call is refused."""
-    return make_client(_Nobody())
+def call_nobody() -> None:
+    """Ask nobody for the start of a task, with the client of this process. What is wrong, the first task says."""
+    with contextlib.suppress(Exception):
+        make_client(_Nobody()).task_instances.start(uuid.UUID(int=0), os.getpid(), datetime.now(UTC))

@@ -4,11 +4,11 @@ import contextlib
 import importlib
 import logging
 import os
+import socket
 import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO, cast
 
 import httpx
@@ -22,7 +22,8 @@ from pydantic import TypeAdapter
 from airflow_mqtt.protocol.task_log import fitted
 from airflow_mqtt.worker import task_log
 from airflow_mqtt.worker.runner import sentinel
-from airflow_mqtt.worker.runner.client import client_of_nobody, make_client, prepare_client
+from airflow_mqtt.worker.runner.ahead import Ahead, fork_ahead
+from airflow_mqtt.worker.runner.client import call_nobody, make_client, prepare_client
 from airflow_mqtt.worker.runner.transport import BASE_URL
 from airflow_mqtt.worker.runner.watch import Stamp, Watch
 
@@ -262,18 +263,14 @@ def hear_of_ends(ended: Callable[[], None]) -> None:
     sentinel.watch(CallbackSubprocess, ended)
 
 
-def rehearse() -> None:
-    """Begin a task whose start is refused. So what a supervisor does until then has been done in this process.
+def rehearse(channel: socket.socket) -> Ahead | None:
+    """Fork the process of a task ahead, without `channel`; then do once more what a supervisor does up to the gate.
 
-    Its process is forked and killed, and has heard of no task.
+    The fork made all pages shared again.
     """
-    with contextlib.suppress(Exception):
-        supervisor.ActivitySubprocess.start(
-            what=SimpleNamespace(id=uuid.UUID(int=0)),
-            dag_rel_path="",
-            bundle_info=None,
-            client=client_of_nobody(),
-        )
+    found = fork_ahead(channel)
+    call_nobody()
+    return found
 
 
 def run_task(workload: dict[str, Any], client: Any, log_path: Path) -> int:

@@ -1,7 +1,8 @@
 """A process that forks supervisors, and reaps them: the warm process itself, and each nursery that it has forked.
 
 To fork a process that has the Task SDK loaded takes milliseconds, for its tables of pages alone. So each Forker that
-has started a supervisor forks the next one's process ahead: the *spare* rehearses, and waits for its order.
+has started a supervisor forks the next one's process ahead: the *spare*, which forks its task's, too (`ahead`), and
+waits for its order.
 """
 
 import contextlib
@@ -123,12 +124,12 @@ class Forker:
 
     def _await_order(self, channel: socket.socket) -> None:
         """Be the spare: the supervisor of the one order that comes, or of none when the parent ends."""
-        self._rehearse()
+        ahead = self._rehearse(channel)
         unpacker = Unpacker()
         while data := channel.recv(262144):
             for order in unpacker.feed(data):
                 channel.close()
-                self._supervise(order)
+                self._supervise(order, ahead)
 
     def _taken_by_spare(self, order: dict[str, Any]) -> int | None:
         """Return who it is; None when there is none, or it has ended. What it got in part it does not begin."""
@@ -147,15 +148,15 @@ class Forker:
         self._leave()
         self._supervise(order)
 
-    def _rehearse(self) -> None:
+    def _rehearse(self, channel: socket.socket) -> Any:
         from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already
 
-        supervise.rehearse()
+        return supervise.rehearse(channel)
 
-    def _supervise(self, order: dict[str, Any]) -> NoReturn:
+    def _supervise(self, order: dict[str, Any], ahead: Any = None) -> NoReturn:
         from airflow_mqtt.worker.runner import supervise  # noqa: PLC0415  loaded with compat already
 
-        supervise.main(self._state_dir, order)
+        supervise.main(self._state_dir, order, ahead)
 
     def _leave(self) -> None:
         """In a child: close what is the parent's alone."""

@@ -31,22 +31,28 @@ class Sentinel:
 
 
 def watch(kind: Any, ended: Callable[[], None]) -> None:
-    """Let each supervisor of the class `kind` hear at once of its process's end, and call `ended` first."""
-    wait = kind.wait
+    """Let each supervisor of the class `kind` hear at once of its process's end, and call `ended` first.
 
-    @functools.wraps(wait)
-    def wakeful(supervisor: Any) -> int:
+    It waits for that when the task runs, and when it has killed it: at the latest since Airflow refused its start.
+    """
+    for name in ("wait", "kill"):
+        setattr(kind, name, _wakeful(getattr(kind, name), ended))
+
+
+def _wakeful(method: Callable[..., Any], ended: Callable[[], None]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def wakeful(supervisor: Any, *arguments: Any, **options: Any) -> Any:
         try:
             sentinel = Sentinel(supervisor.pid)
         except (OSError, AttributeError):
-            return int(wait(supervisor))  # it sleeps, as it does anywhere else
+            return method(supervisor, *arguments, **options)  # it sleeps, as it does anywhere else
         try:
             _register(supervisor.selector, sentinel, ended)
-            return int(wait(supervisor))
+            return method(supervisor, *arguments, **options)
         finally:
             sentinel.close()
 
-    kind.wait = wakeful
+    return wakeful
 
 
 def _register(selector: selectors.BaseSelector, sentinel: Sentinel, ended: Callable[[], None]) -> None:

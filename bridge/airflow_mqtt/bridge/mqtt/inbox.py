@@ -133,7 +133,7 @@ class Inbox:
         self._max = max_message_bytes
         self._max_unpacked = codec.unpacked_limit(max_message_bytes)
         self._quota = Quota(total=_WAITING, each=_WAITING_OF_A_WORKER)
-        self._lanes: dict[str, deque[Raw]] = {}
+        self._lanes: dict[str, list[Raw]] = {}  # most are of one message, for which a deque would be large
         self._turns: deque[str] = deque()  # senders whose next message may be taken
         self._clock = clock
         self._share = Share(pieces=_MESSAGES, size=_BYTES, burst=_BURST)
@@ -179,7 +179,7 @@ class Inbox:
         sender = raw.topic.worker
         lane = self._lanes.get(sender)
         if lane is None:
-            self._lanes[sender] = deque((raw,))
+            self._lanes[sender] = [raw]
             self._line_up(sender)
         else:
             lane.append(raw)
@@ -202,7 +202,7 @@ class Inbox:
         while self._turns and count > 0:
             count -= 1
             sender = self._turns.popleft()
-            raw = self._lanes[sender].popleft()
+            raw = self._lanes[sender].pop(0)
             yield raw
             if not raw.is_large:
                 self.done(raw)

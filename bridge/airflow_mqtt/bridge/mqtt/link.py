@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import aiomqtt
-from paho.mqtt.client import MQTT_ERR_SUCCESS, MQTTMessage
+from paho.mqtt.client import MQTT_ERR_PROTOCOL, MQTT_ERR_SUCCESS
+from paho.mqtt.enums import MQTTErrorCode
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -25,6 +26,7 @@ from tenacity import RetryCallState, wait_random_exponential
 
 from airflow_mqtt.bridge.bounds import Bound, Quota
 from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
+from airflow_mqtt.bridge.mqtt import publications
 from airflow_mqtt.bridge.mqtt.losses import Losses
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.config.bridge import BridgeSettings
@@ -111,11 +113,13 @@ class _Client(aiomqtt.Client):
         self._receive = receive
         self._quota = Quota(each=_UNDER_WAY)
         self._under_way: dict[int, tuple[int, int]] = {}  # number of a message -> bytes of its payload, of its packet
-        self._client.on_message = self._on_message
+        self._is_of_five = options["protocol"] is aiomqtt.ProtocolVersion.V5
+        # paho has no public way to any of these.
+        self._client._handle_publish = self._handle_publish  # type: ignore[method-assign] # noqa: SLF001
         self._client.disable_logger()  # it is asked for each packet, and what is to be said is said here
         self._arrived = b""  # what was read, of which paho has taken what is before `_taken`
         self._taken = 0
-        self._receive_bytes = self._client._sock_recv  # noqa: SLF001  paho has no public way
+        self._receive_bytes = self._client._sock_recv  # noqa: SLF001
         self._client._sock_recv = self._take_bytes  # type: ignore[assignment] # noqa: SLF001
         self._thread = threading.get_ident()
 
@@ -157,9 +161,15 @@ class _Client(aiomqtt.Client):
         else:
             self._limit.acknowledged(packet)
 
-    def _on_message(self, _client: Any, _userdata: Any, message: MQTTMessage) -> None:
-        """Hand a message on at once: aiomqtt would make two tasks for each."""
-        self._receive(message.topic, bytes(message.payload), message.retain)
+    def _handle_publish(self) -> MQTTErrorCode:
+        """Hand a message on at once, in the place of paho: aiomqtt would make two tasks for each."""
+        packet: Any = self._client._in_packet  # noqa: SLF001
+        try:
+            found = publications.parse(packet["command"], packet["packet"], has_properties=self._is_of_five)
+        except ValueError:
+            return MQTT_ERR_PROTOCOL
+        self._receive(found.topic, found.payload, found.retained)
+        return MQTT_ERR_SUCCESS if found.number is None else self._client._send_puback(found.number)  # noqa: SLF001
 
     # --- its socket: aiomqtt goes through the loop for each message that comes, and three times for one that goes ---
 

@@ -76,7 +76,8 @@ async def until(true):
 
 def message(topic, payload):
     """A PUBLISH of QoS 0 (MQTT 5 section 3.3)."""
-    body = len(topic).to_bytes(2, "big") + topic.encode() + b"\0" + payload
+    name = topic.encode()
+    body = len(name).to_bytes(2, "big") + name + b"\0" + payload
     size, length = len(body), b""
     while True:
         size, digit = divmod(size, 128)
@@ -140,3 +141,25 @@ async def test_what_the_socket_does_not_take_is_written_when_it_does(wire):
     wire.link.send([Outgoing("t", b"after", qos=0)])
     await asyncio.sleep(0)
     assert wire.drain() == message("t", b"after") and wire.waits == 1
+
+
+async def test_a_topic_that_is_no_text_ends_no_connection(wire):
+    wire.far.send(
+        message("t\N{LATIN SMALL LETTER E WITH ACUTE}", b"bad").replace(b"\xc3\xa9", b"\xff\xff")
+        + message("t", b"good")
+    )
+    await until(lambda: len(wire.heard) == 2)
+    assert wire.heard[1] == ("t", b"good", False) and not wire.client._disconnected.done()
+
+
+async def test_what_is_no_publication_ends_the_connection(wire):
+    wire.far.send(b"\x30\x02\0\x09")
+    await until(wire.client._disconnected.done)
+    assert wire.client._disconnected.exception() is not None and wire.heard == []
+
+
+async def test_a_message_is_acknowledged_by_its_number(wire):
+    wire.far.send(b"\x32\x06\0\x01t\x01\x02\0")
+    await until(lambda: wire.heard)
+    await asyncio.sleep(0)
+    assert wire.heard == [("t", b"", False)] and wire.drain() == b"\x40\x02\x01\x02"

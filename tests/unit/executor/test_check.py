@@ -104,7 +104,10 @@ def test_workers() -> None:
 
 def test_versions() -> None:
     same = [WorkerFacts("edge-1", lives=True, version="2"), WorkerFacts("edge-2", lives=False, version="1")]
-    assert check.versions("2", "2", same).result is Result.OK
+    assert (
+        check.versions("2", "2", same).says == check.versions("2", "", same).says == "all that have said theirs are 2"
+    )
+    assert check.versions("2", "", same[1:]) == Line("versions", Result.OK, "here it is 2, and nobody has said another")
     line = check.versions("2", "1", [*same, WorkerFacts("edge-3", lives=True, version="1")])
     assert (line.result, "here it is 2, and elsewhere 1: the bridge, edge-3" in line.says) == (Result.WARNING, True)
 

@@ -208,7 +208,9 @@ def versions(ours: str, bridge: str, known: Sequence[WorkerFacts]) -> Line:
         if worker.lives and worker.version and worker.version != ours:
             others.setdefault(worker.version, []).append(worker.name)
     if not others:
-        return Line("versions", Result.OK, f"all that have said theirs are {ours}")
+        is_said = bridge or any(worker.lives and worker.version for worker in known)
+        said = f"all that have said theirs are {ours}" if is_said else f"here it is {ours}, and nobody has said another"
+        return Line("versions", Result.OK, said)
     said = "; ".join(f"{version}: {_some(names)}" for version, names in sorted(others.items()))
     todo = "they understand each other; bring them to one version, the site first (docs/how-to/upgrade.md)"
     return Line("versions", Result.WARNING, f"here it is {ours}, and elsewhere {said}", todo)

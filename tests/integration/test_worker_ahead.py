@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -154,3 +155,19 @@ def test_tasks_of_other_files_are_not_forked_from_it(device: Device) -> None:
     assert Path(f"/proc/{waiting}").exists()
     processes.kill(command)
     device.bridge.event(job, "finished")
+
+
+def test_of_its_sockets_none_is_kept_when_the_sdk_has_them() -> None:
+    """The SDK closes one end by forgetting it, and waits a minute for the other end's end: the slot would be held."""
+    ahead = pytest.importorskip("airflow_mqtt.worker.runner.ahead", reason="Airflow is not installed")
+    supervisor = ahead.supervisor
+    channel, _other = socket.socketpair()
+    made = ahead.Ahead(12345, [socket.socketpair() for _ in range(4)], channel)
+    theirs = [one.fileno() for one, _ in made.pairs]
+    with made.taken():
+        ours = [supervisor.socketpair()[1] for _ in range(4)]
+        assert os.fork() == 12345
+    assert len({one.fileno() for one in ours}) == 4
+    for number in theirs:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(number)

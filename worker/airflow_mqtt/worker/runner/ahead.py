@@ -73,8 +73,9 @@ class Ahead:
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Have the SDK's next start of a task, within this, find the process forked."""
-        pairs = iter(self.pairs)
-        with _instead(lambda: self.pid, lambda: next(pairs)):
+        # None is kept: of what the task's process has, the SDK closes one by forgetting it, and waits a minute for its
+        # end.
+        with _instead(lambda: self.pid, lambda: self.pairs.pop(0)):
             yield
 
 

@@ -313,7 +313,15 @@ class Living:
     def pause(self, name: str, pause: Pause) -> None:
         """Leave a worker alone for a while."""
         self.pauses[name] = pause
-        self._resting.put(name, pause.since + pause.seconds)
+        self._resting.put(name, pause.ends)
+
+    def _end_rest(self, name: str, now: float) -> None:
+        """Let a worker take jobs again, unless it was left alone once more meanwhile, and for longer."""
+        pause = self.pauses.get(name)
+        if pause is not None and pause.lasts(now):
+            self._resting.put(name, pause.ends)
+        else:
+            self.offer(name)
 
     def resume(self, name: str) -> None:
         """It has shown that it takes jobs."""
@@ -415,7 +423,7 @@ class Living:
         names = self._silent.take(now)
         ids = self._due.take(now)
         for name in self._resting.take(now):
-            self.offer(name)
+            self._end_rest(name, now)
         self.unsaid.update(dict.fromkeys(name for name in self._unheeded.take(now) if name in self.workers))
         for id_ in self._held_up.take(now):
             self._go_on(id_)

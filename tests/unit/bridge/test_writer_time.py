@@ -150,6 +150,18 @@ async def test_a_clock_that_is_set_back_ends_no_pause_later():
     assert b.living.jobs["job-1"].state is JobState.DISPATCHED
 
 
+async def test_a_worker_that_was_left_alone_twice_is_given_jobs_when_the_longer_time_is_over():
+    """As when it has answered none of two orders: nothing else may happen that would have it looked at again."""
+    b = Bench(job(), worker(), connected=True)
+    for seconds in (10.0, 20.0):
+        b.living.pause("edge-1", Pause(NOW, seconds))
+    await b.turn(10.0)
+    assert set(b.living.waiting) == {"job-1"}
+    assert b.living.next_deadline == NOW + 20.0
+    await b.turn(10.0)
+    assert b.living.jobs["job-1"].state is JobState.DISPATCHED
+
+
 async def test_a_clock_that_is_set_back_does_not_forget_what_a_worker_is_to_be_told():
     b = Bench(worker(status=status(revision=0), desired=Desired(revision=2)), connected=True)
     told = lambda: len([message for message in b.out if message.topic.endswith("/desired")])  # noqa: E731

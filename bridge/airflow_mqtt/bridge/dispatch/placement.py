@@ -21,9 +21,13 @@ class Pause:
     since: float
     seconds: float
 
+    @property
+    def ends(self) -> float:
+        return self.since + self.seconds
+
     def lasts(self, now: float) -> bool:
         """A clock that was set back does not make it longer."""
-        return self.since <= now < self.since + self.seconds
+        return self.since <= now < self.ends
 
 
 def after_rejection(now: float) -> Pause:

@@ -42,6 +42,7 @@ class _Stream:
     """The packets of one direction of one connection."""
 
     arrow: str
+    pipe: Any
     v5: bool = False
     buffer: bytearray = field(default_factory=bytearray)
     aliases: dict[int, str] = field(default_factory=dict)
@@ -162,8 +163,8 @@ class Wire(Proxy):
 
     def _sent(self, pipe: Any, due: float, data: bytes, sent: int) -> None:
         super()._sent(pipe, due, data, sent)
-        arrow = "->" if pipe.direction is Direction.UP else "<-"
-        stream = self._streams.setdefault(id(pipe), _Stream(arrow))
+        stream = self._stream(pipe)
+        arrow = stream.arrow
         if not stream.v5 and data[:1] == b"\x10":
             self._learn_version(pipe, data)
         for kind, size, payload in stream.feed(data[:sent]):
@@ -176,8 +177,13 @@ class Wire(Proxy):
         version = connect[connect.index(b"MQTT") + 4]
         for other in self._pipes:
             if other.source in (pipe.source, pipe.target):
-                arrow = "->" if other.direction is Direction.UP else "<-"
-                self._streams.setdefault(id(other), _Stream(arrow)).v5 = version == 5
+                self._stream(other).v5 = version == 5
+
+    def _stream(self, pipe: Any) -> _Stream:
+        if id(pipe) not in self._streams:
+            # Kept with it: the next one would get the number of one that is gone, and so what was known of that.
+            self._streams[id(pipe)] = _Stream("->" if pipe.direction is Direction.UP else "<-", pipe)
+        return self._streams[id(pipe)]
 
 
 def _tcp_info(channel: socket.socket) -> bytes:

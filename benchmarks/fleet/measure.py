@@ -48,6 +48,7 @@ def _begin(here: Site, fleet: Fleet, scenario: Scenario, result: Result) -> None
     """Have the bridge lead and the fleet heard; see what both cost when nothing else is to be done."""
     bridge = here.start_bridge()
     _until(lambda: fleet.epoch > 0, "a bridge that leads", 60)
+    _until(here.is_known, "a bridge that knows what waits", scenario.limit)
     began = time.monotonic()
     fleet.holding = bool(scenario.held)
     fleet.connect()

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -75,9 +75,17 @@ class Site:
         query = sa.select(job.queued_at, job.accepted_at, job.finished_at).where(
             job.dag_id == "bench", job.state == "succeeded", job.queued_at >= since
         )
+        return [(row[0], row[1], row[2]) for row in self._rows(query)]
+
+    def is_known(self) -> bool:
+        """Whether the bridge has read all jobs that were queued."""
+        job = tables.job.c
+        return not self._rows(sa.select(job.id).where(job.news).limit(1))
+
+    def _rows(self, query: sa.Select[Any]) -> Sequence[Any]:
         engine = engine_of(self.url)
         with engine.connect() as connection:
-            rows = [(row[0], row[1], row[2]) for row in connection.execute(query)]
+            rows = connection.execute(query).all()
         engine.dispose()
         return rows
 

@@ -279,9 +279,10 @@ def test_whoever_waits_for_it_to_print_may_interrupt_it():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         arguments = command(f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
         waiting = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-        silent.accept()
-        waiting.send_signal(signal.SIGINT)
-        printed, said = waiting.communicate(timeout=60)
+        connection, _ = silent.accept()
+        with connection:
+            waiting.send_signal(signal.SIGINT)
+            printed, said = waiting.communicate(timeout=60)
     assert (waiting.returncode, printed, said) == (130, b"", b"")
 
 

@@ -20,7 +20,7 @@ from worker_bench import FakeBridge, WorkerProcess, workload
 NAME = "edge-1"
 
 if sys.platform != "linux":
-    pytest.skip("only there", allow_module_level=True)
+    pytest.skip("a task's process is forked ahead on Linux only", allow_module_level=True)
 
 
 class Device:

@@ -121,10 +121,7 @@ def test_a_task_imports_nothing_that_its_parent_has_not(
 ) -> None:
     found = tmp_path / "modules"
     (tmp_path / "worker/dags/lean.py").write_text(DAG.format(file=str(found)))
-    order = workload("noop")
-    order["ti"]["dag_id"] = "lean"
-    job = bridge.run("noop", workload=order | {"dag_rel_path": "lean.py"})
-    assert bridge.event(job, "finished").exit_code == 0
+    _run(bridge, "lean")
     wait_for(found.exists, what="the modules of the task")
     anew = set(found.read_text().split()) - _warm(worker)
     assert {name for name in anew if not name.startswith("unusual_prefix_")} == ANEW  # but the Dag file itself
@@ -142,13 +139,9 @@ def test_what_all_tasks_make_alike_is_made_before_they_are(
     process = WorkerProcess(tmp_path / "worker", broker.url(NAME))
     process.env["PYTHONPATH"] = os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")])
     (tmp_path / "worker/dags/counting.py").write_text(COUNTED_DAG)
-    order = workload("noop")
-    order["ti"]["dag_id"] = "counting"
     with running(process):
         bridge.status("idle")
-        job = bridge.run("noop", workload=order | {"dag_rel_path": "counting.py"})
-        assert bridge.event(job, "finished").exit_code == 0
-        bridge.log(job, "made anew: 0, 0 and 0")
+        bridge.log(_run(bridge, "counting"), "made anew: 0, 0 and 0")
 
 
 SITE_DAG = """
@@ -176,13 +169,10 @@ def test_a_device_with_the_configuration_of_its_site_loads_no_reader_of_logs(
     """Our plugin puts it in place there, and each supervisor asks for it: to load it takes 70 ms."""
     process = WorkerProcess(tmp_path / "worker", broker.url(NAME))
     process.env["AIRFLOW__CORE__EXECUTOR"] = "airflow_mqtt.executor.MqttExecutor"
-    (tmp_path / "worker/dags/site.py").write_text(SITE_DAG)
-    order = workload("noop")
-    order["ti"]["dag_id"] = "as_the_site"
+    (tmp_path / "worker/dags/as_the_site.py").write_text(SITE_DAG)
     with running(process):
         bridge.status("idle")
-        job = bridge.run("noop", workload=order | {"dag_rel_path": "site.py"})
-        assert bridge.event(job, "finished").exit_code == 0
+        job = _run(bridge, "as_the_site")
         bridge.log(job, "read by MqttLogIO")
         said = bridge.log(job, " airflow_mqtt.executor.remote_logs")
         assert "airflow_mqtt.executor.log_reader" not in said
@@ -209,6 +199,15 @@ def test_a_spare_has_begun_a_task_and_leaves_nothing_of_it(worker: WorkerProcess
     """It has forked the task's process, which is ended where no task comes."""
     done = subprocess.run([sys.executable, "-c", REHEARSAL], env=worker.env, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[-2] == "True True False False True", done.stderr
+
+
+def _run(bridge: FakeBridge, dag_id: str) -> str:
+    """Run the task of the Dag in the file of its name to its end; return the job."""
+    order = workload("noop")
+    order["ti"]["dag_id"] = dag_id
+    job = bridge.run("noop", workload=order | {"dag_rel_path": f"{dag_id}.py"})
+    assert bridge.event(job, "finished").exit_code == 0
+    return job
 
 
 def _warm(worker: WorkerProcess) -> set[str]:

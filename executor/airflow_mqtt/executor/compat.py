@@ -12,9 +12,10 @@ from airflow.configuration import conf
 from airflow.executors.base_executor import BaseExecutor
 from airflow.models.taskinstance import TaskInstance
 from airflow.utils.session import create_session
-from sqlalchemy import Uuid, select, tuple_, type_coerce, update
+from sqlalchemy import ColumnElement, Uuid, cast, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from airflow_mqtt.database.queries.paging import is_sqlite, sent
 from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.kinds import Kind
 
@@ -61,16 +62,25 @@ def _key(task_instance_id: str) -> Any:
     return parsed if _UUID_KEYS else str(parsed)
 
 
+def _as_key(session: Session, text: ColumnElement[str]) -> ColumnElement[Any]:
+    """Return the id of a task instance as its column has it. PostgreSQL has had its own type for that all along."""
+    if not is_sqlite(session):
+        return cast(text, Uuid)
+    return func.replace(text, "-", "") if _UUID_KEYS else text
+
+
 def dispatches_of(session: Session, task_instance_ids: Collection[str]) -> dict[str, str | None]:
     """Return task instance id -> `external_executor_id` of those that still exist.
 
     A retry gives a task instance a new id, so that one of an earlier try is not found.
     """
-    # Rows of the table and ids as text: to make objects of a thousand takes longer than to find them.
+    # The ids come back as they were sent: to make objects of a thousand takes longer than to find them.
+    table, wanted = sent(session, task_instance_ids)
     columns = TaskInstance.__table__.c
-    key = type_coerce(columns.id, Uuid(as_uuid=False)) if _UUID_KEYS else columns.id
-    statement = select(key, columns.external_executor_id).where(key.in_(task_instance_ids))
-    return dict(session.execute(statement).tuples().all())
+    found = select(wanted, columns.external_executor_id).join_from(
+        table, TaskInstance.__table__, columns.id == _as_key(session, wanted)
+    )
+    return dict(session.execute(found).all())
 
 
 def cleared_dispatches(session: Session, tasks: Collection[tuple[str, str, str, int]]) -> set[str]:

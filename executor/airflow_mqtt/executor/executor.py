@@ -22,7 +22,7 @@ from airflow_mqtt.executor import compat, core, edge_metrics, fleet, log_reader,
 from airflow_mqtt.executor.cli.definition import get_mqtt_cli_commands
 from airflow_mqtt.executor.edge_metrics import EdgeMetrics
 from airflow_mqtt.executor.options import Options, start_within
-from airflow_mqtt.executor.store import Record
+from airflow_mqtt.executor.store import JobReport, Record
 from airflow_mqtt.executor.workload import Dispatch, options_of, row_of, subject_of
 from airflow_mqtt.protocol import kinds
 from airflow_mqtt.protocol.errors import PayloadError, SettingError
@@ -45,7 +45,7 @@ _TASK_INSTANCE_ID: Final = re.compile("[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}
 class _Heard(NamedTuple):
     """One row with what is to be said of it. Without a decision it was set aside."""
 
-    row: Record
+    row: JobReport
     key: Any
     decision: core.Decision | None
 
@@ -257,8 +257,8 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
 
     def _hear(self) -> None:
         with compat.own_session() as session:
-            rolled_back = self._rolled_back(session)
             rows, ends = self._reports(session)
+            rolled_back = self._rolled_back(session, {row.id for row in rows})
             heard = self._understand([row for row in rows if row.id not in self._told] + ends, session)
             self._unsure = {row.id for row in rows}
         # Only what is committed as heard is passed on. Until then it is read again.
@@ -269,7 +269,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         for item in heard:
             self._tell(item)
 
-    def _reports(self, session: Session) -> tuple[list[Record], list[Record]]:
+    def _reports(self, session: Session) -> tuple[list[JobReport], list[JobReport]]:
         """Return the jobs to hear of, which are marked as heard, and those untracked that have ended, which are not.
 
         The end of a callback is told before it is marked as heard, which the next pass does. In between the scheduler
@@ -277,15 +277,16 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         callback is not. The same is done with a connection test.
         """
         mine = (session, self._owner, self._team)
-        rows = list(store.take_reports(*mine, unsure=self._unsure, told=self._told))
+        rows = store.take_reports(*mine, unsure=self._unsure, told=self._told)
         ends = store.untracked_ends(*mine, self._told) if self.supports_callbacks else []
-        return rows, list(ends)
+        return rows, ends
 
-    def _rolled_back(self, session: Session) -> set[str]:
-        """Return the jobs whose transaction the scheduler rolled back: they hold slots."""
-        return self._unconfirmed - store.existing(session, self._unconfirmed) if self._unconfirmed else set()
+    def _rolled_back(self, session: Session, reported: set[str]) -> set[str]:
+        """Return the jobs whose transaction the scheduler rolled back: they hold slots. Those `reported` are there."""
+        doubtful = self._unconfirmed - reported
+        return doubtful - store.existing(session, doubtful) if doubtful else set()
 
-    def _understand(self, rows: Sequence[Record], session: Session) -> list[_Heard]:
+    def _understand(self, rows: Sequence[JobReport], session: Session) -> list[_Heard]:
         tasks = [row for row in rows if row.workload_type == kinds.TASK.workload]
         subjects = [row.subject for row in tasks if _TASK_INSTANCE_ID.fullmatch(row.subject)]
         dispatches = compat.dispatches_of(session, subjects) if subjects else {}
@@ -295,10 +296,11 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
         dispatches |= {row.subject: row.id for row in gone if row.id in cleared}
         return [self._understand_one(row, dispatches) for row in rows]
 
-    def _understand_one(self, row: Record, dispatches: dict[str, str | None]) -> _Heard:
+    def _understand_one(self, row: JobReport, dispatches: dict[str, str | None]) -> _Heard:
         try:
-            job = _job_of(row, newest=_is_newest(row, dispatches))
-            return _Heard(row, _key_of(row), core.decide(job))
+            kind = _kind_of(row)
+            job = _job_of(row, kind, newest=_is_newest(row, kind, dispatches))
+            return _Heard(row, _key_of(row, kind), core.decide(job))
         except Exception as error:
             self.log.error("Job %s is set aside, since its row cannot be understood: %s", row.id, error)
             self.set_aside += 1
@@ -361,7 +363,7 @@ class MqttExecutor(BaseExecutor):  # type: ignore[misc]
             found = store.ownerless(session, self._living_schedulers(session), self._team)
             taken = [job for job in found if store.take_over(session, job.id, job.owner, self._owner)]
         for job in taken:
-            self._remember(_key_of(job), job.id)
+            self._remember(_key_of(job, _kind_of(job)), job.id)
 
     def _end_callbacks(self, now: float) -> None:
         """End callbacks that no worker has started in time, as Airflow does with tasks (`task_queued_timeout`)."""
@@ -436,21 +438,21 @@ def _options(workload: Any) -> tuple[Options, str]:
         return Options(), f"the task's executor_config cannot be read: {type(error).__name__}"
 
 
-def _is_newest(row: Record, dispatches: dict[str, str | None]) -> bool:
+def _is_newest(row: JobReport, kind: Kind, dispatches: dict[str, str | None]) -> bool:
     """Whether Airflow knows the subject of `row` by this dispatch. What is no task is dispatched once.
 
     Raises `ValueError` for a subject that is no task instance's id.
     """
-    if not _kind_of(row).tracked:
+    if not kind.tracked:
         return True
-    if not _TASK_INSTANCE_ID.fullmatch(row.subject):
+    if row.subject not in dispatches and not _TASK_INSTANCE_ID.fullmatch(row.subject):
         raise ValueError(f"{row.subject!r} is no id of a task instance")
     return bool(dispatches.get(row.subject) == row.id)
 
 
-def _job_of(row: Record, *, newest: bool) -> core.Job:
+def _job_of(row: JobReport, kind: Kind, *, newest: bool) -> core.Job:
     """Raises `ValueError` for a row of a version of ours that this one does not know."""
-    return core.Job(row.id, _kind_of(row), JobState(row.state), row.reason, row.final_state, newest)
+    return core.Job(row.id, kind, JobState(row.state), row.reason, row.final_state, newest)
 
 
 def _kind_of(row: Record) -> Kind:
@@ -466,17 +468,16 @@ def _exchanges(row: Record) -> bool:
     return kind is None or kind.exchanged
 
 
-def _is_adoptable(row: Record) -> bool:
+def _is_adoptable(row: JobReport) -> bool:
     """Whether the job lives, or its end still means something to the task instance that waits for it."""
     try:
-        job = _job_of(row, newest=True)
+        job = _job_of(row, _kind_of(row), newest=True)
     except ValueError:
         return False
     return job.state not in TERMINAL or core.decide(job).report is not core.Report.SILENT
 
 
-def _key_of(row: Record) -> Any:
-    kind = _kind_of(row)
+def _key_of(row: Record, kind: Kind) -> Any:
     if not kind.tracked:
         return compat.untracked_key(kind, row.subject)
     return TaskInstanceKey(row.dag_id, row.task_id, row.run_id, row.try_number, row.map_index)

@@ -1,14 +1,15 @@
 """The executor's reads and writes of our tables, each in a session that it is given."""
 
 from collections.abc import Collection, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, and_, func, not_, or_, select, union, update
+from sqlalchemy import Executable, Select, and_, func, not_, or_, select, union, update
 from sqlalchemy.orm import Session
 
 from airflow_mqtt.database import labels, tables
 from airflow_mqtt.database.operations import UNSTARTED, changed, notify
 from airflow_mqtt.database.queries import queues
+from airflow_mqtt.database.queries.paging import among
 from airflow_mqtt.database.records import WORKER_COLUMNS, Worker, understood
 from airflow_mqtt.database.transitions import creation, move
 from airflow_mqtt.executor import fleet
@@ -34,21 +35,26 @@ _UNTRACKED_HAS_ENDED: Final = and_(_IS_UNTRACKED, _job.finished_at.is_not(None))
 
 _WORKER: Final = tuple(_worker[name] for name in WORKER_COLUMNS)
 
-_REPORT_COLUMNS: Final = (
-    _job.id,
-    _job.workload_type,
-    _job.subject,
-    _job.dag_id,
-    _job.run_id,
-    _job.task_id,
-    _job.map_index,
-    _job.try_number,
-    _job.state,
-    _job.reason,
-    _job.final_state,
-    _job.queue,
-    _job.started_at,
-)
+
+class JobReport(NamedTuple):
+    """Columns of a job of which the scheduler may have to hear: for that, a `Record` is slow to read."""
+
+    id: str
+    workload_type: str
+    subject: str
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int
+    try_number: int
+    state: str
+    reason: str
+    final_state: str | None
+    queue: str
+    started_at: float | None
+
+
+_REPORT_COLUMNS: Final = tuple(_job[name] for name in JobReport._fields)
 
 
 def create(session: Session, row: dict[str, Any], *, now: float, by: str) -> None:
@@ -103,12 +109,12 @@ def workers(session: Session, team_name: str, most: int) -> list[Worker]:
 
 def existing(session: Session, job_ids: Collection[str]) -> set[str]:
     """Return those of `job_ids` that are in the table."""
-    return set(session.scalars(select(_job.id).where(_job.id.in_(job_ids))))
+    return set(session.scalars(select(_job.id).where(among(session, _job.id, job_ids))))
 
 
 def take_reports(
     session: Session, owner: str, team_name: str, *, unsure: Collection[str], told: Collection[str]
-) -> Sequence[Record]:
+) -> list[JobReport]:
     """Return the jobs of which this scheduler has to hear something, and mark them as heard.
 
     A row that the bridge is writing at this moment is left for the next pass, so that neither waits for the other.
@@ -124,10 +130,14 @@ def take_reports(
         heard_now = or_(not_(_UNTRACKED_HAS_ENDED), _job.id.in_(told))
         waiting = select(_job.id).where(*mine, _job.report_pending, heard_now)
         if session.scalar(waiting.limit(1)) is None:
-            return ()  # an UPDATE takes SQLite's one lock for writers, also when it changes nothing
+            return []  # an UPDATE takes SQLite's one lock for writers, also when it changes nothing
         which = _job.id.in_(_batch(session, waiting))
     taken = update(tables.job).where(which).values(report_pending=False).returning(*_REPORT_COLUMNS)
-    return session.execute(taken).all()
+    return _job_reports(session, taken)
+
+
+def _job_reports(session: Session, statement: Executable) -> list[JobReport]:
+    return [*map(JobReport._make, session.execute(statement).all())]
 
 
 def _batch(session: Session, jobs: Select[Any]) -> Select[Any]:
@@ -138,20 +148,20 @@ def _batch(session: Session, jobs: Select[Any]) -> Select[Any]:
     return select(named.c.id)
 
 
-def untracked_ends(session: Session, owner: str, team_name: str, told: Collection[str]) -> Sequence[Record]:
+def untracked_ends(session: Session, owner: str, team_name: str, told: Collection[str]) -> list[JobReport]:
     """Return the jobs of this scheduler that Airflow does not track, whose end has to be heard and was not `told`.
 
     They stay to be heard.
     """
     mine = (_job.owner == owner, _job.team_name == team_name)
     waiting = select(*_REPORT_COLUMNS).where(*mine, _job.report_pending, _UNTRACKED_HAS_ENDED, _job.id.not_in(told))
-    return session.execute(waiting.limit(BATCH)).all()
+    return _job_reports(session, waiting.limit(BATCH))
 
 
-def by_id(session: Session, job_ids: Collection[str], team_name: str) -> dict[str, Record]:
+def by_id(session: Session, job_ids: Collection[str], team_name: str) -> dict[str, JobReport]:
     """Return job id -> row of those of `job_ids` that exist."""
     statement = select(*_REPORT_COLUMNS).where(_job.id.in_(job_ids), _job.team_name == team_name)
-    return {row.id: row for row in session.execute(statement)}
+    return {row.id: row for row in _job_reports(session, statement)}
 
 
 def adopt(session: Session, job_ids: Collection[str], owner: str) -> None:

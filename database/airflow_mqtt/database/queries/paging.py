@@ -4,7 +4,22 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import JSON, ColumnElement, Numeric, Select, case, cast, func, select
+import orjson
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    FromClause,
+    Numeric,
+    Select,
+    String,
+    any_,
+    case,
+    cast,
+    column,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
@@ -139,6 +154,34 @@ def text_in(session: Session, document: ColumnElement[Any], key: str) -> ColumnE
     if is_sqlite(session):
         return func.json_extract(document, f"$.{key}")
     return func.json_extract_path_text(cast(document, JSON), key)
+
+
+def items_of(session: Session, document: ColumnElement[Any], name: str) -> tuple[FromClause, ColumnElement[Any]]:
+    """Return the texts of a document that is a list, as a table called `name`, and that table's one column."""
+    if is_sqlite(session):
+        each = func.json_each(document).table_valued("value", name=name)
+        return each, each.c.value
+    listed = func.json_array_elements_text(cast(document, JSON)).table_valued(column("value", String))
+    items = listed.render_derived(name)
+    return items, items.c.value
+
+
+def sent(session: Session, values: Collection[str]) -> tuple[FromClause, ColumnElement[Any]]:
+    """Return texts as a table, and its one column, for a statement that is the same however many they are.
+
+    They travel as one parameter. An `IN` with a thousand of them takes SQLAlchemy and PostgreSQL longer to read than
+    to answer.
+    """
+    return items_of(session, literal(orjson.dumps(list(values)).decode(), String), "sent")
+
+
+def among(session: Session, key: ColumnElement[str], values: Collection[str]) -> ColumnElement[bool]:
+    """Whether `key`, which has an index, is one of `values`, sent as one parameter."""
+    wanted = select(sent(session, values)[1])
+    if is_sqlite(session):
+        return key.in_(wanted)
+    # PostgreSQL takes such a table for one of 100 rows, and may read all rows for it. For an array it uses the index.
+    return key == any_(func.array(wanted.scalar_subquery()))
 
 
 def has_label(session: Session, document: ColumnElement[Any], label: str) -> ColumnElement[bool]:

@@ -12,7 +12,6 @@ from sqlalchemy import (
     String,
     case,
     cast,
-    column,
     func,
     literal,
     select,
@@ -28,6 +27,7 @@ from airflow_mqtt.database.queries.paging import (
     Page,
     has_label,
     is_sqlite,
+    items_of,
     matches,
     number_in,
     order_of,
@@ -126,12 +126,10 @@ def _served_queues(session: Session, documents: Documents) -> tuple[FromClause, 
             (func.json_type(document, "$.queues") == "array", func.json_extract(document, "$.queues"))
             for document in of_row
         ]
-        each = func.json_each(case(*each_list, else_="[]")).table_valued("value")
-        return each, each.c.value
+        return items_of(session, case(*each_list, else_="[]"), "served")
     said = [func.json_extract_path(cast(document, JSON), "queues", type_=JSON) for document in of_row]
     lists = case(*((func.json_typeof(each) == "array", each) for each in said), else_=cast(literal("[]", String), JSON))
-    served = func.json_array_elements_text(lists).table_valued(column("value", String)).render_derived("served")
-    return served, served.c.value
+    return items_of(session, lists, "served")
 
 
 def _slots(session: Session, documents: Documents) -> ColumnElement[Any]:

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from functools import cache
+from functools import cache, lru_cache
 from operator import attrgetter
 from typing import Any, Final, Self, TypeVar, cast
 
@@ -244,7 +244,7 @@ class Worker:
         status, info = orjson.loads(values["status"]), orjson.loads(values["info"])
         return cls(
             name=values["name"],
-            desired=Desired.stored({**orjson.loads(values["desired"]), "revision": values["revision"]}),
+            desired=_desired(values["desired"], values["revision"]),
             state=WorkerState(values["state"]),
             status=WorkerStatus.stored(status) if status else None,
             info=WorkerInfo.stored(info) if info else None,
@@ -307,6 +307,12 @@ class Worker:
     @property
     def may_be_given_jobs(self) -> bool:
         return may_be_given_jobs(self.state, self.note, self.journal, self.info.protocol if self.info else None)
+
+
+@lru_cache(maxsize=1024)
+def _desired(document: str, revision: int) -> Desired:
+    """Return what is desired. One value for all workers of which the same is: of most of a fleet nothing ever was."""
+    return Desired.stored({**orjson.loads(document), "revision": revision})
 
 
 def may_be_given_jobs(state: str, note: str, journal: str, protocol: int | None) -> bool:

@@ -308,5 +308,17 @@ def test_what_another_version_stored_is_brought_within_bounds():
         messages.Desired.stored({"revision": 1, "maintenance": 7})
 
 
+def test_what_is_within_bounds_is_looked_through_once(monkeypatch):
+    """A new leader reads that of a whole fleet before anybody gets a job."""
+    looks = []
+    read = messages.Desired.from_object.__func__
+    monkeypatch.setattr(
+        messages.Desired, "from_object", classmethod(lambda cls, value: looks.append(value) or read(cls, value))
+    )
+    value = {"revision": 1, "slots": 5}
+    assert messages.Desired.stored(value) == messages.Desired(revision=1, slots=5)
+    assert len(looks) == 1 and looks[0] is value  # and as it is: no copy was made
+
+
 def test_a_run_has_no_place_for_a_token():
     assert "token" not in {spec.name for spec in dataclasses.fields(messages.Run)}

@@ -83,8 +83,11 @@ class Message:
     @classmethod
     def stored(cls, value: codec.JsonObject) -> Self:
         """As `from_object`, for what another version may have stored: numbers are brought within their bounds."""
-        known = numbers(cls)
-        return cls.from_object({name: _clamped(item, known.get(name)) for name, item in value.items()})
+        try:
+            return cls.from_object(value)
+        except PayloadError:
+            known = numbers(cls)
+            return cls.from_object({name: _clamped(item, known.get(name)) for name, item in value.items()})
 
 
 def numbers(cls: type[Message]) -> dict[str, Whole | Real]:

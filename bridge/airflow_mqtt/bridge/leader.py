@@ -127,6 +127,7 @@ class Leader:
     async def run(self) -> None:
         """Lead until cancelled. Raises `DeposedError`, and `RefusedError` when a person must mend the database."""
         api = ExecutionApi(self._settings.execution_api_url)
+        gc.set_threshold(*_GARBAGE)  # before all is read: at Python's own pace it is looked through while it grows
         try:
             self._writer = self._make_writer(await self._take_over())
             self._gateway = Gateway(
@@ -230,9 +231,7 @@ class Leader:
             max_message_bytes=settings.max_message_bytes,
             save_interval=save_interval(settings),
         )
-        gc.collect()
         gc.freeze()
-        gc.set_threshold(*_GARBAGE)
         living = writer.living
         log.info(
             "took over %d workers, %d jobs that they hold, and %d that wait",

@@ -157,11 +157,13 @@ class Living:
         living.set_access(snapshot.access)
         living.removals = dict.fromkeys(sorted(snapshot.removals))
         for worker in snapshot.workers:
-            living.put_worker(fleet.noted(worker, least))
-            if living.workers[worker.name] is not worker:  # the leader before had another setting
+            living.workers[worker.name] = noted = fleet.noted(worker, least)
+            if noted is not worker:  # the leader before had another setting
                 living.unsaved[worker.name] = True
         for job in snapshot.jobs:
             living.put_job(job)
+        for worker in living.workers.values():  # now that it is known what they hold: each offers its room once
+            living._let_serve(worker)
         for waiting in snapshot.waiting:
             living.add_waiting(waiting)
         return living
@@ -261,10 +263,13 @@ class Living:
             self._watch_worker(worker)
         if before is not None and fleet.is_placed_alike(before, worker):
             return
-        self._serve(worker)
-        self.unsaid[worker.name] = None
         for job in self.jobs_of(worker.name):
             self._watch_job(job)
+        self._let_serve(worker)
+
+    def _let_serve(self, worker: Worker) -> None:
+        self._serve(worker)
+        self.unsaid[worker.name] = None
         self._watch_worker(worker)
         self.offer(worker.name)
 
@@ -341,8 +346,9 @@ class Living:
 
     def offer(self, name: str) -> None:
         """Note that what a worker can take may have changed."""
-        if room := self.room(name):
-            for group in self.groups.of(name):
+        groups = self.groups.of(name)
+        if groups and (room := self.room(name)):
+            for group in groups:
                 self._offer(name, room, group)
                 self.stirred.add(group)
 
@@ -398,20 +404,21 @@ class Living:
         self._silent.put(worker.name, max(fleet.silent_at(worker), not_before))
 
     def connect(self, now: float) -> None:
-        """There is a new connection to the broker: what was sent on the last one may be lost."""
+        """There is a new connection to the broker: what was sent on the last one may be lost.
+
+        Of workers nothing is looked at: all are judged when they are excused for the time without one.
+        """
         self.connected_since = now
-        self.look_at_all(now)
+        self._bring_forward(now, self._due, self._resting, self._unheeded, self._held_up)
 
     def look_at_all(self, now: float) -> None:
-        """Look at all that lives now, and keep nothing waiting longer than it would from now on: a clock that was set
-        back, or the leader's before us, has made times that would not come.
-        """
-        for id_ in self.jobs:
-            self._due.put(id_, now)
-        for name in self.workers:
-            self._silent.put(name, now)
-        for deadlines in (self._resting, self._unheeded, self._held_up):
-            deadlines.bring_forward(now)
+        """Look now at all that time may do something to: a clock that was set back made times that would not come."""
+        self._bring_forward(now, self._due, self._silent, self._resting, self._unheeded, self._held_up)
+
+    def _bring_forward(self, now: float, *deadlines: Deadlines) -> None:
+        """Keep nothing waiting longer than it would from now on. A job that has no deadline needs none."""
+        for one in deadlines:
+            one.bring_forward(now)
         for ack in self.acks.values():
             ack.due, ack.until = min(ack.due, now + ACK_DELAY), min(ack.until, now + ACK_PATIENCE)
 

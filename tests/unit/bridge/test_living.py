@@ -212,11 +212,23 @@ def test_a_clock_that_was_set_back_makes_all_deadlines_anew():
     assert ([one.id for one in jobs], [one.name for one in workers]) == (["held"], ["edge-1"])
 
 
-def test_with_a_new_connection_all_is_looked_at():
-    """What the leader before us has published by a clock that is ahead too."""
-    living = living_of(worker(), held(state=JobState.DISPATCHED, published_at=NOW + 3600, publishes=1), held("b"))
+def test_with_a_new_connection_all_is_looked_at_to_which_time_may_do_something():
+    """What the leader before us has published by a clock that is ahead too. Most of a fleet runs, and is heard."""
+    waits = held(state=JobState.DISPATCHED, published_at=NOW + 3600, publishes=1)
+    silent = held("silent", "edge-2", state=JobState.RUNNING)
+    gone = worker(name="edge-2", state=WorkerState.UNKNOWN)
+    living = living_of(worker(), gone, waits, silent, *(held(f"b{n}") for n in range(100)))
     living.connect(NOW)
-    assert {one.id for one in living.take_due(NOW)[0]} == {"held", "b"}
+    jobs, workers = living.take_due(NOW)
+    assert ({one.id for one in jobs}, workers) == ({"held", "silent"}, [])
+
+
+def test_a_new_leader_looks_once_for_the_room_of_each_worker():
+    """However many jobs each holds: ten thousand of a fleet are read before anybody gets a job."""
+    fleet = [worker(name=f"edge-{n}", status=status(slots=40)) for n in range(20)]
+    jobs = [held(f"{one.name}-{n}", one.name) for one in fleet for n in range(30)]
+    living = living_of(*fleet, *jobs)
+    assert sorted(living.offers(("default", ()))) == [(-10, n + 1, one.name) for n, one in enumerate(fleet)]
 
 
 # --- drafts -------------------------------------------------------------------------------------------------

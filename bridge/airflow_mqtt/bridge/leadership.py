@@ -123,7 +123,7 @@ class Bridge:
                 raise_unless_transient(error)
                 watch = None
                 log.warning("the database does not answer: %s", brief(error))
-            await pause(stop, settings.lease_ttl / 6)
+            await pause(stop, lease.next_look(watch, settings.lease_ttl, time.monotonic()))
         await self._tell(standby.leave(self._database, settings.instance))
         return None
 

@@ -7,6 +7,7 @@ another machine is ever compared; `database.Database.write` fences a leader that
 
 import time
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Update, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
@@ -17,6 +18,12 @@ from airflow_mqtt.database import tables
 from airflow_mqtt.database.bridges import Word
 from airflow_mqtt.database.connections import session_name
 from airflow_mqtt.database.engine import Database
+
+#: How often a standby looks at the lease while it would last if it were not renewed.
+_LOOKS: Final = 6
+
+#: Seconds between two looks at least.
+_LEAST: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +51,13 @@ def look(before: Watch | None, lease: Lease, now: float) -> Watch:
 def may_take(watch: Watch, lease_ttl: float, now: float) -> bool:
     """Whether the lease is free: given back, or not renewed for `lease_ttl`."""
     return watch.lease.holder == "" or now - watch.since >= lease_ttl
+
+
+def next_look(watch: Watch | None, lease_ttl: float, now: float) -> float:
+    """Return in how many seconds a standby looks at the lease again: not later than that would be free."""
+    often = lease_ttl / _LOOKS
+    left = often if watch is None else watch.since + lease_ttl - now
+    return max(_LEAST, min(often, left)) if left > 0 else often
 
 
 async def read(database: Database) -> Lease:

@@ -235,7 +235,7 @@ class Writer:
         """Run and commit `work`; what is left out of it, since it fails or its rows are held, is taken care of."""
         locked: set[str] = set()
         for attempt in range(_TRIES):
-            draft = self._draft(work, jobs, workers, now, frozenset(locked))
+            draft = self._draft(work, jobs, workers, frozenset(locked))
             outcome = await self._commit(draft)
             if isinstance(outcome, Committed):
                 self._finish(draft, work, outcome)
@@ -248,12 +248,13 @@ class Writer:
         log.warning("%d scripts wait, since others keep changing what they change", len(work))
         self._backlog.put_off(work, now + PUT_OFF)
 
-    def _draft(
-        self, work: list[Work], jobs: list[Job], workers: list[Worker], now: float, locked: frozenset[str]
-    ) -> Draft:
-        """Run all scripts over a new draft. One that fails is taken out of `work`."""
+    def _draft(self, work: list[Work], jobs: list[Job], workers: list[Worker], locked: frozenset[str]) -> Draft:
+        """Run all scripts over a new draft. One that fails is taken out of `work`.
+
+        Its time is now: a connection may have been made since the round began, and what is published on it is no older.
+        """
         while True:
-            draft = Draft(self.living, now)
+            draft = Draft(self.living, self._clock())
             draft.skip = locked
             failed = self._run(draft, work)
             if failed is None:

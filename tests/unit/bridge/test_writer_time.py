@@ -19,6 +19,27 @@ from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, job, status, worker
 from unit.bridge.writer_bench import Bench, accepted
 
+# --- a takeover --------------------------------------------------------------------------------------------
+
+
+async def test_what_is_placed_in_the_round_in_which_a_connection_is_made_is_published_once():
+    """A new leader reads the news while it connects."""
+    b = Bench(worker(), job())
+    read_news = b.ledger.news
+
+    async def connect_meanwhile():
+        b.now += 0.2
+        b.writer.connect(b.now)
+        return await read_news()
+
+    b.ledger.news = connect_meanwhile
+    await b.turn()
+    b.ledger.news = read_news
+    for _ in range(3):
+        await b.turn(later=0.1)
+    assert [one.topic for one in b.out if "/queue/" in one.topic] == ["airflow/v1/queue/default/jobs/edge-1"]
+
+
 # --- the fleet ----------------------------------------------------------------------------------------------
 
 

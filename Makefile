@@ -11,7 +11,7 @@ ARGS ?=
 # Besides the newest, which is in .venv by constraints.txt; each has a constraints-<version>.txt of its own.
 OLDER_AIRFLOWS ?= 3.1.8 3.2.2
 
-.PHONY: help setup demo demo-stop fleet test test-brokers test-simulation test-browser test-fab test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench bench-retention bench-fleet bench-flood env test-compose servers check format clean
+.PHONY: help setup demo demo-stop fleet test test-brokers test-simulation test-browser test-fab test-faults test-all unit contract security integration acceptance test-airflow-matrix simulate simulate-mutants faults bench bench-retention bench-fleet bench-flood bench-pass env test-compose servers check format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 — \2/'
@@ -106,6 +106,9 @@ bench-fleet: setup servers ## one bridge under a simulated fleet: jobs/s, latenc
 
 bench-flood: setup servers ## how much longer the jobs of others take while one device floods the site, in each way
 	@cd tests && PYTHONPATH=../examples ../$(BIN)/python -m security.flood
+
+bench-pass: setup servers ## a scheduler's pass that hears of 1,000 jobs, on both databases; docs/explanation/performance.md (ARGS=--quick)
+	@cd benchmarks && PYTHONPATH=../examples:../tests ../$(BIN)/python -m scheduler_pass $(ARGS)
 
 env: ## write .env (passwords, keys, ports) for compose.yaml; one that is there is kept
 	@python=$$(sh scripts/python) && "$$python" scripts/compose/make_env.py

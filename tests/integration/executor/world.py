@@ -1,6 +1,9 @@
 """Task instances to queue, executors to queue them with, and hands in place of the bridge's."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -9,6 +12,7 @@ from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.event import listen, remove
@@ -21,6 +25,36 @@ _NUMBERS = count(1)
 
 #: Events that bring a queued job where a test wants it.
 TO_RUNNING = (JobEvent.DISPATCH, JobEvent.ACCEPT, JobEvent.START)
+
+_SITE = {
+    "AIRFLOW__CORE__EXECUTOR": "airflow_mqtt.executor.MqttExecutor",
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of these tests, long enough for HS512 to be content with it, really",
+    "AIRFLOW__DATABASE__EXTERNAL_DB_MANAGERS": "airflow_mqtt.executor.db.MqttDBManager",
+}
+
+
+@contextmanager
+def bound_to(home: Path, url: str = "") -> Iterator["World"]:
+    """Airflow in this process, bound to an empty database of PostgreSQL, or to a file in `home`; its tables are made."""
+    changed = {
+        **_SITE,
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.replace("postgresql://", "postgresql+psycopg2://")
+        or f"sqlite:///{home}/airflow.db",
+    }
+    with patch.dict(os.environ, changed):
+        migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+        done = subprocess.run(migrate, env=dict(os.environ), capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
+        from airflow import settings
+
+        settings.configure_vars()
+        settings.configure_orm()
+        yield World(home)
+        settings.dispose_orm()
 
 
 def _queued() -> dict[str, Any]:
@@ -223,6 +257,14 @@ class World:
         with self.session() as session:
             row = {"job_id": job_id, "attempt": attempt, "offset": offset, "data": data}
             session.execute(insert(tables.job_log).values(**row))
+
+    def vacuum(self) -> None:
+        """Do what autovacuum does within a minute. SQLite needs none."""
+        from airflow import settings
+
+        if settings.engine.dialect.name == "postgresql":
+            with settings.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+                connection.exec_driver_sql("VACUUM ANALYZE mqtt_job")
 
     def clear(self) -> None:
         from airflow.jobs.job import Job

@@ -53,7 +53,8 @@ class Draft:
         self.out: list[Outgoing] = []
         self.again: list[Job] = []  # whose orders are published once more
         self.marks: dict[str, dict[str, int]] = {}  # worker -> job -> bytes of its log that will be committed
-        self.answered: dict[str, None] = {}  # workers that get an acknowledgement
+        self.answered: dict[str, int] = {}  # workers that get an acknowledgement, and of how many reports
+        self.awaiting: set[str] = set()  # … those that may do nothing before they have it
         self.births: dict[str, tuple[Born, Any]] = {}  # the newest of each worker, and whose work it is to settle it
         self.asked: set[str] = set()  # workers that are asked to introduce themselves
         self.moved: dict[str, None] = {}
@@ -171,6 +172,12 @@ class Draft:
             if worker.seen_at > 0:
                 self.workers[worker.name] = replaced(worker, seen_at=min(self.now, worker.seen_at + seconds))
 
+    def acknowledge(self, worker: str, *, waits: bool) -> None:
+        """Tell `worker` that one more report has come; `waits`: it may do nothing before it knows that."""
+        self.answered[worker] = self.answered.get(worker, 0) + 1
+        if waits:
+            self.awaiting.add(worker)
+
     def publish(self, *messages: Outgoing) -> None:
         self.out += messages
 
@@ -241,8 +248,11 @@ class Draft:
             living.forget_worker(name)
         for work in self._afterwards:
             work()
-        for name in self.answered:
-            living.acknowledge(name, self.marks.get(name, {}), self.now, at_once=name in self.births)
+        for name, reports in self.answered.items():
+            marks, waits = self.marks.get(name, {}), name in self.awaiting
+            living.acknowledge(name, marks, self.now, reports=reports, waits=waits)
+            if name in self.births:
+                living.acks.send_now(name)
 
 
 #: A job that is given to a worker for the first time, or again.

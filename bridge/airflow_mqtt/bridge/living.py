@@ -6,12 +6,12 @@ Scripts read and change a `draft.Draft` over it. Nothing in `Living` changes bef
 import heapq
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
 from sortedcontainers import SortedList
 
+from airflow_mqtt.bridge.acks import Acks
 from airflow_mqtt.bridge.bounds import Lines, Once
 from airflow_mqtt.bridge.deadlines import Deadlines
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
@@ -31,12 +31,6 @@ _ENDED: Final = 4096
 
 #: Seconds before something is looked at again that was due and could not be done.
 _AGAIN: Final = 0.05
-
-#: Seconds in which acknowledgements of one worker are gathered. Nobody waits for one but to forget what it holds.
-ACK_DELAY: Final = 0.1
-
-#: … and for how long one waits at most for the answers to calls of the worker, to go with them.
-ACK_PATIENCE: Final = 0.8
 
 #: Kind and slots: jobs that are alike to whoever looks for room.
 Size = tuple[str, int]
@@ -84,15 +78,6 @@ def _oldest_of_each_priority(orders: SortedList) -> Iterator[float]:
         position = orders.bisect_left((priority, inf, ""))
 
 
-@dataclass(slots=True)
-class PendingAck:
-    """An acknowledgement that a worker gets at `due`; `marks` are the bytes of log that it says, by job."""
-
-    due: float
-    marks: dict[str, int]
-    until: float  # it waits no longer than this for answers to the worker's calls
-
-
 class Living:
     """Workers, jobs that workers hold, jobs that wait; and what follows from them, kept up to date.
 
@@ -122,9 +107,8 @@ class Living:
         self.unsaid: dict[str, None] = {}  # workers whose desired document may have to be published
         self.removals: dict[str, None] = {}  # workers that an operator wants forgotten
         self.unsaved: dict[str, bool] = {}  # workers of which something is not written yet; true: more than `seen_at`
-        self.acks: dict[str, PendingAck] = {}  # in the order in which they are due
+        self.acks = Acks()
         self.calling: Counter[str] = Counter()  # chains of calls under way, by worker
-        self.urgent: dict[str, None] = {}  # workers that get theirs now: they have introduced themselves
         self.connected_since = 0.0
         self.lines = Lines()
         # Conveniences: a new leader begins without them, and comes to the same end.
@@ -419,8 +403,7 @@ class Living:
         """Keep nothing waiting longer than it would from now on. A job that has no deadline needs none."""
         for one in deadlines:
             one.bring_forward(now)
-        for ack in self.acks.values():
-            ack.due, ack.until = min(ack.due, now + ACK_DELAY), min(ack.until, now + ACK_PATIENCE)
+        self.acks.turn_back(now)
 
     def take_due(self, now: float) -> tuple[list[Job], list[Worker]]:
         """Take out of the heaps what time may have done something to: jobs, and workers that may be silent.
@@ -461,30 +444,13 @@ class Living:
         """Look at `at` whether the worker follows what is desired of it."""
         self._unheeded.put(name, at)
 
-    def acknowledge(self, name: str, marks: Mapping[str, int], now: float, *, at_once: bool) -> None:
-        """Acknowledge what a worker said, together with what it says within `ACK_DELAY`."""
-        ack = self.acks.setdefault(name, PendingAck(now + ACK_DELAY, {}, now + ACK_PATIENCE))
-        ack.marks.update(marks)
-        if at_once:
-            self.urgent[name] = None
+    def acknowledge(self, name: str, marks: Mapping[str, int], now: float, *, reports: int, waits: bool) -> None:
+        """Acknowledge so many more reports of a worker; `waits`: it may do nothing before it hears that."""
+        self.acks.put(name, marks, now, reports=reports, calm=not waits and not marks and name in self.held)
 
     def due_acks(self, now: float) -> list[str]:
-        """The workers whose acknowledgement is due. One that may go with the answer to a call is put off."""
-        due = dict.fromkeys(self.urgent)
-        self.urgent = {}
-        put_off = []
-        for name, ack in self.acks.items():
-            if ack.due > now:
-                break
-            if name not in due and ack.until > now and self.calling[name] and self.gathers(name):
-                put_off.append(name)
-            else:
-                due[name] = None
-        for name in put_off:
-            ack = self.acks.pop(name)
-            ack.due = now + ACK_DELAY
-            self.acks[name] = ack
-        return list(due)
+        """The workers whose acknowledgement is due."""
+        return self.acks.due(now, lambda name: self.calling[name] > 0 and self.gathers(name))
 
     def gathers(self, name: str) -> bool:
         """Whether a worker takes several messages in one."""

@@ -168,8 +168,8 @@ class Writer:
     def next_deadline(self) -> float:
         """When there is something to do if nothing comes in before."""
         times = [self._refresh.next_look, self.living.next_late]
-        if self.living.acks:
-            times.append(next(iter(self.living.acks.values())).due)
+        if (due := self.living.acks.next_due) is not None:
+            times.append(due)
         if (until := self._backlog.put_off_until) is not None:
             times.append(until)
         if self.living.unsaved:

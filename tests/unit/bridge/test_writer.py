@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from airflow_mqtt.bridge import writer as module
+from airflow_mqtt.bridge.acks import CALM
 from airflow_mqtt.bridge.dispatch.reports import Heard
 from airflow_mqtt.bridge.refresh import NEWS_INTERVAL
 from airflow_mqtt.bridge.writer import PUT_OFF
@@ -322,7 +323,7 @@ async def test_nothing_is_said_before_it_has_committed():
         await b.turn()
     assert b.out == []
     for _ in range(3):
-        await b.turn(1.0)
+        await b.turn(CALM)
     assert b.living.jobs["a"].state is JobState.ACCEPTED and b.living.workers["edge-1"].seq == 1
     assert [message for message in b.out if message.topic.endswith("/ack")]
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from airflow_mqtt.bridge import writer as module
+from airflow_mqtt.bridge.acks import CALM, DELAY
 from airflow_mqtt.bridge.dispatch import reports
 from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
@@ -113,6 +114,47 @@ async def test_a_worker_that_an_operator_wants_forgotten_is_so_once_it_is_gone_a
     assert "edge-1" not in b.living.workers and b.ledger.batches[-1].forgotten == ["edge-1"]
 
 
+# --- acknowledgements ----------------------------------------------------------------------------------------
+
+
+def said(b, kind, seq, **values):
+    event = {"type": kind, "journal": "j", "seq": seq, "job": "a", "attempt": 1, "ts": 1.0, **values}
+    b.writer.receive(Heard("edge-1", Event(**event)))
+
+
+def acks(b):
+    return [Ack.decode(message.payload).seq for message in b.out if message.topic.endswith("/ack")]
+
+
+async def until_still(b):
+    """Do what there is to do now."""
+    while b.writer.has_work(b.now):
+        await b.turn()
+
+
+async def test_a_worker_that_goes_on_with_a_job_hears_seldom_and_one_that_has_ended_it_soon():
+    b = Bench(accepted("a", state=JobState.DISPATCHED, published_at=NOW, publishes=1), worker(), connected=True)
+    await until_still(b)
+    said(b, "accepted", 1)
+    await until_still(b)
+    await b.turn(CALM - 0.1)
+    assert acks(b) == []
+    said(b, "finished", 2, outcome="failed", exit_code=1, reason="no")
+    await until_still(b)
+    assert acks(b) == []
+    await b.turn(DELAY)
+    assert acks(b) == [2]
+
+
+async def test_a_gap_is_told_soon_though_the_worker_goes_on():
+    b = Bench(accepted("a", state=JobState.DISPATCHED, published_at=NOW, publishes=1), worker(), connected=True)
+    await until_still(b)
+    said(b, "started", 3)
+    await until_still(b)
+    await b.turn(DELAY)
+    assert acks(b) == [0]
+
+
 # --- a clock that is set back --------------------------------------------------------------------------------
 
 HOUR = 3600.0
@@ -134,7 +176,7 @@ async def test_a_clock_that_is_set_back_holds_up_no_acknowledgement():
     await b.turn()
     assert b.living.acks
     await set_back(b)
-    await b.turn(1.0)
+    await b.turn(CALM)
     assert not b.living.acks and [message for message in b.out if message.topic.endswith("/ack")]
 
 

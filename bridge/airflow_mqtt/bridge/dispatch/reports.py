@@ -116,17 +116,16 @@ class Reports:
         """Return the acknowledgements that are due. They say what has been committed by now."""
         found = []
         for name in living.due_acks(now):
-            ack = living.acks.pop(name, None)
+            marks = living.acks.pop(name)
             worker = living.workers.get(name)
-            if ack is not None and worker is not None and worker.journal:
-                found += self._acks_of(worker, ack.marks)
+            if marks is not None and worker is not None and worker.journal:
+                found += self._acks_of(worker, marks)
         return found
 
     def answers(self, living: Living, name: str, answers: Sequence[JsonObject]) -> list[Outgoing]:
         """Return the message with `answers` to a worker that takes several in one, and with what else it is to hear."""
-        ack = living.acks.pop(name, None)
         worker = living.workers[name]
-        *before, last = self._parts(ack.marks if ack else {})
+        *before, last = self._parts(living.acks.pop(name) or {})
         acks = [self.messages.ack(worker, self.epoch, part) for part in before]
         return [*acks, self.messages.ack(worker, self.epoch, last, answers)]
 
@@ -192,7 +191,7 @@ class Reports:
 
     def _birth(self, draft: Draft, worker: Worker, born: Born) -> None:
         draft.then(lambda: draft.living.refused.pop(worker.name, None))
-        draft.answered[worker.name] = None
+        draft.acknowledge(worker.name, waits=True)
         if born.journal in worker.past_journals:
             self._renew(draft, worker.name, born.journal)
         elif not fleet.is_late(worker, born):
@@ -266,8 +265,9 @@ class Reports:
             if event.journal not in worker.past_journals:
                 self._ask_birth(draft, worker.name, event.journal)
             return
-        draft.answered[worker.name] = None
-        if event.seq != worker.seq + 1:
+        is_next = event.seq == worker.seq + 1
+        draft.acknowledge(worker.name, waits=not is_next)
+        if not is_next:
             return  # known already, or beyond a gap: the acknowledgement says where we are
         self._settle(draft, worker, event)
         draft.save_worker(replaced(worker, seq=event.seq, seen_at=draft.now))
@@ -332,7 +332,7 @@ class Reports:
     def _log(self, draft: Draft, worker: Worker, job_id: str, chunk: LogChunk) -> None:
         """Append a chunk of log, if it is that of the current attempt and continues what is there."""
         job = draft.job(job_id)
-        draft.answered[worker.name] = None
+        draft.acknowledge(worker.name, waits=True)
         marks = draft.marks.setdefault(worker.name, {})
         data = chunk.data
         if job is None or job.worker != worker.name or job.attempt < chunk.attempt:

@@ -103,7 +103,7 @@ async def test_an_acknowledgement_waits_for_an_answer_and_goes_with_it(bench):
 
     bench.answer = slow
     asking = bench.take(written(1))
-    bench.living.acknowledge("edge-1", {"one": 7}, time.time(), at_once=False)
+    bench.living.acknowledge("edge-1", {"one": 7}, time.time(), reports=1, waits=True)
     await asyncio.sleep(0.3)
     assert bench.acks == []
     go.set()

@@ -17,6 +17,7 @@ from airflow_mqtt.bridge.deadlines import Deadlines
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.groups import Groups
+from airflow_mqtt.bridge.roster import Entry, Roster
 from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
 from airflow_mqtt.database.labels import of_kinds
 from airflow_mqtt.database.ledger import Group, Snapshot, Waiting
@@ -100,6 +101,7 @@ class Living:
         self.ended: OrderedDict[str, Job] = OrderedDict()
         self.held: dict[str, dict[str, None]] = {}
         self.used: dict[str, int] = {}
+        self.roster = Roster()
         self.waiting: dict[str, Waiting] = {}
         self.queues: dict[Group, Queue] = {}
         self.stirred: set[Group] = set()
@@ -246,6 +248,8 @@ class Living:
         if before is None or fleet.silent_at(worker) < fleet.silent_at(before):
             self._watch_worker(worker)
         if before is not None and fleet.is_placed_alike(before, worker):
+            if before.clock.note != worker.clock.note:
+                self._count(worker.name)
             return
         for job in self.jobs_of(worker.name):
             self._watch_job(job)
@@ -289,6 +293,7 @@ class Living:
 
     def forget_worker(self, name: str) -> None:
         self.workers.pop(name, None)
+        self._count(name)
         self._drop_offers(*self.groups.forget(name))
         remembered: tuple[dict[str, Any], ...] = (
             self.unallowed, self.removals, self.unsaved, self.unsaid, self.pauses, self.early, self.refused,
@@ -330,11 +335,20 @@ class Living:
 
     def offer(self, name: str) -> None:
         """Note that what a worker can take may have changed."""
+        self._count(name)
         groups = self.groups.of(name)
         if groups and (room := self.room(name)):
             for group in groups:
                 self._offer(name, room, group)
                 self.stirred.add(group)
+
+    def _count(self, name: str) -> None:
+        """Keep the figures of its queues up to date."""
+        worker = self.workers.get(name)
+        if worker is None or worker.state in GONE:
+            self.roster.note(name, None)
+        else:
+            self.roster.note(name, Entry(self.groups.queues_of(name), self.room(name), worker.clock.note))
 
     def room(self, name: str) -> int:
         """Slots in which a worker may be given jobs."""

@@ -25,6 +25,7 @@ def image(living):
         "workers": dict(living.workers), "wishes": set(living.wishes), "removals": set(living.removals),
         "queues": {name: {size: list(o) for size, o in queue.by_size.items()} for name, queue in living.queues.items()},
         "members": {group: set(names) for group, names in living.groups._members.items() if group in living.queues or not group[1]}, "pauses": dict(living.pauses),
+        "roster": {queue: living.roster.of(queue) for queue in living.groups.queues()},
         "unsaved": dict(living.unsaved), "unsaid": set(living.unsaid), "stirred": set(living.stirred),
     }  # fmt: skip
 
@@ -33,7 +34,7 @@ def consistent(living):
     """What follows from jobs and workers is as it would be if it were made anew from them."""
     jobs = [job(**{name: getattr(one, name) for name in Waiting.__slots__}) for one in living.waiting.values()]
     anew = living_of(*jobs, *living.jobs.values(), *living.workers.values())
-    for name in ("jobs", "waiting", "held", "used", "queues", "members", "wishes"):
+    for name in ("jobs", "waiting", "held", "used", "queues", "members", "wishes", "roster"):
         assert image(living)[name] == image(anew)[name], name
     for orders in (o for queue in living.queues.values() for o in queue.by_size.values()):
         assert orders == sorted(orders) and orders

@@ -3,11 +3,10 @@
 from collections import Counter, defaultdict
 
 from airflow_mqtt.bridge.living import Living, Queue
+from airflow_mqtt.bridge.roster import Serving
 from airflow_mqtt.database import notes
 from airflow_mqtt.database.labels import Labels
-from airflow_mqtt.database.records import Worker
 from airflow_mqtt.protocol.messages import QueueStatus
-from airflow_mqtt.protocol.workers import GONE
 
 
 def queue_statuses(living: Living, now: float) -> dict[str, QueueStatus]:
@@ -24,35 +23,34 @@ def queue_statuses(living: Living, now: float) -> dict[str, QueueStatus]:
 
 
 def _status(living: Living, name: str, waiting: dict[Labels, Queue], running: int, now: float) -> QueueStatus:
-    workers = living.members((name, ()))
-    online = [worker for worker in workers if worker.state not in GONE]
+    serving = living.roster.of(name)
     oldest = min((at for group in waiting.values() if (at := group.oldest) is not None), default=None)
     return QueueStatus(
         queued=sum(map(len, waiting.values())),
         running=running,
         oldest_age=0.0 if oldest is None else max(0.0, round(now - oldest, 1)),
-        workers_online=len(online),
-        free_slots=sum(map(living.room, (worker.name for worker in online))),
-        note=_note(living, name, waiting, workers) or _clocks(online),
+        workers_online=serving.online,
+        free_slots=serving.free,
+        note=(_note(living, name, waiting) if waiting else "") or _clocks(serving),
         ts=now,
     )
 
 
-def _clocks(workers: list[Worker]) -> str:
+def _clocks(serving: Serving) -> str:
     """Say whose clock is far off, of workers that are heard."""
-    off = [worker for worker in workers if worker.clock.note]
-    if not off:
+    if not serving.clocks:
         return ""
-    others = f", and {len(off) - 1} more" if len(off) > 1 else ""
-    return f"worker {off[0].name}: {off[0].clock.note}{others}"
+    name, note = next(iter(serving.clocks.items()))
+    others = f", and {len(serving.clocks) - 1} more" if len(serving.clocks) > 1 else ""
+    return f"worker {name}: {note}{others}"
 
 
-def _note(living: Living, name: str, waiting: dict[Labels, Queue], workers: list[Worker]) -> str:
+def _note(living: Living, name: str, waiting: dict[Labels, Queue]) -> str:
     """Say why jobs wait that will not run by themselves."""
     return notes.of_queue(
         name,
         {labels: group.widest for labels, group in waiting.items()},
-        serving=workers,
+        serving=living.members((name, ())),
         fitting=lambda labels: living.members((name, labels)),
         unallowed=lambda: [worker for worker, queues in living.unallowed.items() if name in queues],
     )

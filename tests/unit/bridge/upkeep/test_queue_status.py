@@ -1,4 +1,8 @@
+from dataclasses import replace
+
+from airflow_mqtt.bridge.living import Living
 from airflow_mqtt.bridge.upkeep.queue_status import queue_statuses
+from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.workers import WorkerState
 from bridge_samples import NOW, info, job, living_of, worker
@@ -60,3 +64,24 @@ def test_a_queue_of_which_nothing_is_left_is_none():
     living.take_out("job-1")
     living.forget_worker("edge-1")
     assert queue_statuses(living, NOW) == {}
+
+
+def test_whose_clock_is_off_is_said_while_it_is_heard():
+    off = worker(name="a", clock=Clock(offset=3600.0, heard=True))
+    living = living_of(off, worker(name="b"), worker(name="c", clock=off.clock))
+    assert queue_statuses(living, NOW)["default"].note == "worker a: its clock is 1:00:00 behind, and 1 more"
+    living.put_worker(replace(off, clock=Clock(heard=True)))
+    assert queue_statuses(living, NOW)["default"].note == "worker c: its clock is 1:00:00 behind"
+    living.put_worker(worker(name="c", clock=off.clock, state=WorkerState.OFFLINE))
+    assert queue_statuses(living, NOW)["default"].note == ""
+
+
+def test_the_fleet_is_not_counted_anew(monkeypatch):
+    """Ten thousand workers take a tenth of a second, in which nothing else is done."""
+    living = living_of(*(worker(name=f"w{number}") for number in range(50)))
+    looked = []
+    monkeypatch.setattr(Living, "room", lambda self, name: looked.append(name) or 0)
+    assert queue_statuses(living, NOW)["default"].free_slots == 100
+    living.offer("w1")
+    queue_statuses(living, NOW)
+    assert len(looked) <= 2

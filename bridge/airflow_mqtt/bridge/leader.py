@@ -11,17 +11,18 @@ from typing import Any, Final
 
 from sqlalchemy.engine import make_url
 
+from airflow_mqtt.bridge.alarm import Alarm
 from airflow_mqtt.bridge.calls import heartbeats
 from airflow_mqtt.bridge.calls.execution_api import ExecutionApi
 from airflow_mqtt.bridge.calls.gate import Call
 from airflow_mqtt.bridge.calls.gateway import Gateway
-from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
+from airflow_mqtt.bridge.cancellation import raise_if_cancelled
 from airflow_mqtt.bridge.dispatch import timeouts
 from airflow_mqtt.bridge.dispatch.duties import Duties
 from airflow_mqtt.bridge.dispatch.outage import Outage
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.living import Living
-from airflow_mqtt.bridge.mqtt.inbox import Echo, Inbox, Message, Opened, Other, Raw, Relayed, Stale
+from airflow_mqtt.bridge.mqtt.inbox import Calm, Echo, Inbox, Message, Opened, Other, Raw, Relayed, Stale
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Messages, Outgoing
 from airflow_mqtt.bridge.telemetry import job_spans
@@ -59,6 +60,9 @@ _RETRY: Final = 1.0
 _BURST: Final = 20
 _ROUND_INTERVAL: Final = 0.01
 
+#: Seconds in which statuses are gathered, if nothing else is to be done: each by itself would take a round, and a
+#: quiet fleet says nothing else.
+_GATHERED: Final = 0.25
 
 #: Topics that are remembered to be cleared. What is more, the next connection shows again.
 _STALE: Final = 10_000
@@ -113,7 +117,7 @@ class Leader:
         self._counted = Counts(time.monotonic(), time.process_time(), 0, 0, 0, 0)
         self._vocabulary = Vocabulary()
         self._retention = Retention(database, settings.retention)
-        self._wake = asyncio.Event()
+        self._wake = Alarm()
         self._published: dict[str, QueueStatus] = {}
         self._announcer = home_assistant.Announcer(settings.home_assistant, self._topics)
         self._stale: dict[str, None] = {}  # topics on which the broker has retained what it should not
@@ -227,7 +231,7 @@ class Leader:
             clock=time.time,
             future=asyncio.get_running_loop().create_future,
             publish=self._link.send,
-            wake=self._wake.set,
+            wake=self._wake.ring,
             max_message_bytes=settings.max_message_bytes,
             save_interval=save_interval(settings),
         )
@@ -293,8 +297,10 @@ class Leader:
                     self._link.send([self._status(BridgeState.LEADING)])
             case Stale(name):
                 self._clear(name)
+            case Calm():
+                self._wake.ring_within(_GATHERED)
             case None:
-                self._wake.set()
+                self._wake.ring()
 
     def _clear(self, *topics: str) -> None:
         """Have the broker forget what it retains there. It sends that before it has answered our subscription."""
@@ -322,7 +328,7 @@ class Leader:
             self._hand_on(await asyncio.to_thread(self._inbox.decode, raw))
         finally:
             self._inbox.done(raw)
-            self._wake.set()
+            self._wake.ring()
 
     def _hand_on(self, message: Message | None) -> None:
         assert self._writer is not None
@@ -387,7 +393,7 @@ class Leader:
                     await asyncio.sleep(_RETRY)
             else:
                 until = min(writer.next_deadline - now, self._inbox.rests_until - time.monotonic(), _LOOK)
-                await pause(self._wake, max(0.001, until))
+                await self._wake.wait(max(0.001, until))
             self.alive_at = time.monotonic()
             self._health_file.touch()
 

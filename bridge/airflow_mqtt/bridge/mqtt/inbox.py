@@ -87,6 +87,11 @@ class Stale:
     topic: str
 
 
+@dataclass(frozen=True, slots=True)
+class Calm:
+    """What was kept is a status: what moves jobs are events and calls, so that nobody waits for it."""
+
+
 @dataclass(slots=True)
 class Raw:
     """A message as it arrived. What it costs is known when it has been decoded: in messages, and in bytes."""
@@ -118,6 +123,8 @@ class Relayed:
     worker: str
     message: Telemetry
 
+
+_CALM: Final = Calm()
 
 Message = Heard | Call | Opened | Echo | Other | Relayed
 
@@ -152,8 +159,8 @@ class Inbox:
         """When there is something to take, if nothing arrives before."""
         return self._resting[0][0] if self._resting else math.inf
 
-    def put(self, topic: str, payload: bytes, *, retained: bool) -> Echo | Other | Stale | None:
-        """Keep a message for its turn, if there is room; return what it says when it is of no worker, or stale."""
+    def put(self, topic: str, payload: bytes, *, retained: bool) -> Echo | Other | Stale | Calm | None:
+        """Keep a message for its turn, if there is room; return what it says when it is of no worker, stale, or calm."""
         try:
             parsed = self._topics.parse(topic)
         except PayloadError as error:
@@ -173,7 +180,7 @@ class Inbox:
             self._add(raw)
         else:
             self.dropped["no room"] += 1
-        return None
+        return _CALM if parsed.kind is TopicKind.STATUS else None
 
     def _add(self, raw: Raw) -> None:
         sender = raw.topic.worker

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_mqtt.bridge.calls.gate import Call
 from airflow_mqtt.bridge.mqtt import inbox as module
-from airflow_mqtt.bridge.mqtt.inbox import LARGE, Echo, Inbox, Other, Stale
+from airflow_mqtt.bridge.mqtt.inbox import LARGE, Calm, Echo, Inbox, Other, Stale
 from airflow_mqtt.protocol.messages import MAX_INT32, MAX_SIZE, Born, BridgeStatus, Event, LogChunk, Request
 from airflow_mqtt.protocol.topics import Topics
 from airflow_mqtt.worker.core.logs import CHUNK
@@ -38,7 +38,7 @@ def put(i, level, payload, worker="edge-1", *, retained=False):
 
 def take(i, level, payload, worker="edge-1", *, retained=False):
     """Let a message arrive, and return what it says."""
-    assert put(i, level, payload, worker, retained=retained) is None
+    assert put(i, level, payload, worker, retained=retained) == (Calm() if level == "status" and payload else None)
     return next(iter(decoded(i)), None)
 
 

@@ -14,7 +14,7 @@ from airflow_mqtt.bridge.cancellation import pause
 from airflow_mqtt.bridge.leader import Leader
 from airflow_mqtt.bridge.leadership import LeaseKeeper
 from airflow_mqtt.bridge.lease import Lease
-from airflow_mqtt.bridge.mqtt import link as link_module
+from airflow_mqtt.bridge.mqtt.client import Client
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.bridge.upkeep import wakeup
@@ -54,7 +54,7 @@ class Connection:
     async def subscribe(self, filters, timeout):
         return [1] * len(filters)
 
-    async def publish(self, *message, **options):
+    async def deliver(self, messages):
         self.serving.set()
         await asyncio.Event().wait()
 
@@ -159,13 +159,13 @@ async def test_a_link_that_is_ended_before_connack_leaves_no_client():
 async def test_a_link_that_is_ended_while_it_connects_leaves_no_client(monkeypatch):
     """The thread that connects cannot be cancelled."""
     goes_on = threading.Event()
-    connects = link_module._Client._client_connect
+    connects = Client._client_connect
 
     def late(client):
         goes_on.wait(60)
         connects(client)
 
-    monkeypatch.setattr(link_module._Client, "_client_connect", late)
+    monkeypatch.setattr(Client, "_client_connect", late)
     async with ConnAck() as broker:
         link = Link(broker.settings, Topics("airflow"), will=Outgoing("t", b""))
         task = asyncio.create_task(link.run(lambda *message: None, nothing, lambda: None))

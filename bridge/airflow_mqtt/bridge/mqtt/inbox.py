@@ -160,7 +160,7 @@ class Inbox:
         return self._resting[0][0] if self._resting else math.inf
 
     def put(self, topic: str, payload: bytes, *, retained: bool) -> Echo | Other | Stale | Calm | None:
-        """Keep a message for its turn, if there is room; return what it says when it is of no worker, stale, or calm."""
+        """Keep a message for its turn, if there is room; return what it says, if nobody has to wait its turn."""
         try:
             parsed = self._topics.parse(topic)
         except PayloadError as error:

@@ -9,24 +9,17 @@ import logging
 import os
 import socket
 import ssl
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
-from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final
 
 import aiomqtt
-from paho.mqtt.client import MQTT_ERR_PROTOCOL, MQTT_ERR_SUCCESS
-from paho.mqtt.enums import MQTTErrorCode
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 from paho.mqtt.subscribeoptions import SubscribeOptions
 from tenacity import RetryCallState, wait_random_exponential
 
-from airflow_mqtt.bridge.bounds import Bound, Quota
 from airflow_mqtt.bridge.cancellation import pause, raise_if_cancelled
-from airflow_mqtt.bridge.mqtt import publications
+from airflow_mqtt.bridge.mqtt.client import Client, Receive
 from airflow_mqtt.bridge.mqtt.losses import Losses
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.config.bridge import BridgeSettings
@@ -36,9 +29,6 @@ from airflow_mqtt.protocol.packets import PacketLimit
 from airflow_mqtt.protocol.topics import RETAINED, TopicKind, Topics
 
 log = logging.getLogger(__name__)
-
-#: Seconds within which the broker must acknowledge a publication.
-_ACK_TIMEOUT: Final = 20.0
 
 #: Seconds from CONNECT to CONNACK. A NATS cluster that has just lost a node takes its time.
 _HANDSHAKE_TIMEOUT: Final = 20.0
@@ -57,10 +47,6 @@ ECHO_TIMEOUT: Final = 25.0
 #: Reason codes of a SUBACK from here on are failures (MQTT 5 section 3.9.3, MQTT 3.1.1 section 3.9.3).
 _FAILURE: Final = 0x80
 
-#: Reason code of a DISCONNECT (MQTT 5 section 3.14.2.1), and what paho says of a PINGREQ that was not answered.
-_TAKEN_OVER: Final = 0x8E
-_KEEP_ALIVE_TIMEOUT: Final = 0x8D
-
 #: Reason codes of a CONNACK, as paho shows those of both versions: bad user name or password, not authorized.
 _DENIED: Final = frozenset({0x86, 0x87})
 
@@ -69,13 +55,6 @@ _DENIED: Final = frozenset({0x86, 0x87})
 _SHORT: Final = 1.0
 
 _KEEPALIVE: Final = 20
-
-#: What is on its way to the broker and not acknowledged. What is dropped past it is sent again later. It is the only
-#: bound: with one of paho's own (`max_inflight_messages`), each PUBACK looks through all that wait for theirs.
-_UNDER_WAY: Final = Bound(50_000, 64 * 1024 * 1024)
-
-#: Bytes that are read at once. What they hold is handed on without a break: some dozens of messages.
-_READ: Final = 8 * 1024
 
 _VERSIONS: Final = {
     "5": (aiomqtt.ProtocolVersion.V5,),
@@ -86,8 +65,6 @@ _VERSIONS: Final = {
 #: Topics of which it is said that what should go there is too large for the broker.
 _MAX_SAID: Final = 100
 
-Receive = Callable[[str, bytes, bool], None]
-
 
 class DeafError(aiomqtt.MqttError):
     """The connection stands, but our own messages do not come back."""
@@ -95,186 +72,6 @@ class DeafError(aiomqtt.MqttError):
 
 class DeniedError(aiomqtt.MqttError):
     """The broker grants this account no subscription that the bridge needs."""
-
-
-class _Client(aiomqtt.Client):
-    """Notices a connection that ends before CONNACK (aiomqtt 2 would wait for the whole timeout), and leaves none open.
-
-    When connecting is cancelled or takes too long, aiomqtt keeps the socket and answers for it: a second client of our
-    id. So it does when DISCONNECT cannot be written.
-    """
-
-    def __init__(self, *arguments: Any, receive: Receive, limit: PacketLimit, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._limit = limit
-        self.taken_over = False
-        self.learnt = False  # its end may be due to a packet that was too large
-        self._abandoned = False
-        self._receive = receive
-        self._quota = Quota(each=_UNDER_WAY)
-        self._under_way: dict[int, tuple[int, int]] = {}  # number of a message -> bytes of its payload, of its packet
-        self._is_of_five = options["protocol"] is aiomqtt.ProtocolVersion.V5
-        # paho has no public way to any of these.
-        self._client._handle_publish = self._handle_publish  # type: ignore[method-assign] # noqa: SLF001
-        self._client.disable_logger()  # it is asked for each packet, and what is to be said is said here
-        self._arrived = b""  # what was read, of which paho has taken what is before `_taken`
-        self._taken = 0
-        self._receive_bytes = self._client._sock_recv  # noqa: SLF001
-        self._client._sock_recv = self._take_bytes  # type: ignore[assignment] # noqa: SLF001
-        self._thread = threading.get_ident()
-
-    def send(self, message: Outgoing, properties: Properties | None) -> bool:
-        """Publish without waiting for the PUBACK; return whether there was room for one message more to wait for it.
-
-        `aiomqtt.Client.publish` makes a task and an event for each message and counts all that wait, which costs more
-        than all else that the bridge does for it.
-        """
-        size = len(message.payload)
-        if message.qos and not self._quota.enter(None, size):
-            return False
-        try:
-            info = self._client.publish(message.topic, message.payload, message.qos, message.retain, properties)
-        except BaseException:
-            if message.qos:
-                self._quota.leave(None, size)
-            raise
-        if message.qos and info.rc == MQTT_ERR_SUCCESS and not info.is_published():
-            self._under_way[info.mid] = (size, packets.size_of(message.topic, message.payload))
-        elif message.qos:
-            self._quota.leave(None, size)
-        return True
-
-    @property
-    def under_way(self) -> int:
-        return len(self._under_way)
-
-    def _on_publish(self, *arguments: Any) -> None:
-        found = self._under_way.pop(arguments[2], None)
-        if found is None:
-            self._limit.acknowledged(0)
-            super()._on_publish(*arguments)
-            return
-        size, packet = found
-        self._quota.leave(None, size)
-        if _value(arguments[3]) == packets.TOO_LARGE:
-            self._limit.refused(packet)
-        else:
-            self._limit.acknowledged(packet)
-
-    def _handle_publish(self) -> MQTTErrorCode:
-        """Hand a message on at once, in the place of paho: aiomqtt would make two tasks for each."""
-        packet: Any = self._client._in_packet  # noqa: SLF001
-        try:
-            found = publications.parse(packet["command"], packet["packet"], has_properties=self._is_of_five)
-        except ValueError:
-            return MQTT_ERR_PROTOCOL
-        self._receive(found.topic, found.payload, found.retained)
-        return MQTT_ERR_SUCCESS if found.number is None else self._client._send_puback(found.number)  # noqa: SLF001
-
-    # --- its socket: aiomqtt goes through the loop for each message that comes, and three times for one that goes ---
-
-    def _on_socket_open(self, client: Any, userdata: Any, sock: Any) -> None:
-        super()._on_socket_open(client, userdata, sock)
-        self._loop.call_soon_threadsafe(self._loop.add_reader, sock.fileno(), self._read)  # in the place of aiomqtt's
-
-    def _read(self) -> None:
-        """Hand on all that has been read with one look at the socket."""
-        try:
-            while self._client.loop_read() == MQTT_ERR_SUCCESS and self._has_arrived():
-                pass
-        except Exception as error:
-            self._break(error)
-
-    def _has_arrived(self) -> bool:
-        """Whether there is more to hand on, of which no loop would tell us."""
-        if self._taken < len(self._arrived):
-            return True
-        sock: Any = self._client.socket()
-        return isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
-
-    def _take_bytes(self, size: int) -> bytes:
-        """Return the next bytes, `size` at most. paho asks for one, and for one more: a look at the socket each."""
-        if self._taken >= len(self._arrived):
-            self._arrived, self._taken = self._receive_bytes(max(size, _READ)), 0
-        taken = self._arrived[self._taken : self._taken + size]
-        self._taken += len(taken)
-        return taken
-
-    def _on_socket_register_write(self, client: Any, userdata: Any, sock: Any) -> None:
-        """Write at the next turn of the loop what is there by then; wait for the socket only when it takes no more."""
-        if threading.get_ident() == self._thread:
-            self._loop.call_soon(self._write, sock)
-        else:  # the one that connects
-            super()._on_socket_register_write(client, userdata, sock)
-
-    def _write(self, sock: Any) -> None:
-        try:
-            self._client.loop_write()
-        except Exception as error:
-            self._break(error)
-        if self._client.socket() is sock and self._client.want_write():
-            super()._on_socket_register_write(self._client, None, sock)
-
-    def _break(self, error: Exception) -> None:
-        """It is usually a sign that the connection broke."""
-        if not self._disconnected.done():
-            self._disconnected.set_exception(error)
-
-    async def until_lost(self) -> None:
-        """Wait until the connection has ended; raise `MqttError` from what aiomqtt noticed."""
-        await asyncio.wait([self._disconnected])
-        raise aiomqtt.MqttError("the connection ended") from self._disconnected.exception()
-
-    async def __aenter__(self) -> Self:
-        try:
-            return await super().__aenter__()
-        except BaseException:
-            self._abandoned = True
-            self._loop.call_soon(self._hang_up)  # after what the connecting thread has scheduled
-            raise
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        try:
-            await super().__aexit__(kind, error, traceback)
-        finally:
-            self._hang_up()
-
-    def _client_connect(self) -> None:
-        """In a thread, which no cancellation ends."""
-        super()._client_connect()
-        if self._abandoned:
-            self._loop.call_soon_threadsafe(self._hang_up)
-
-    def _hang_up(self) -> None:
-        self._client._sock_close()  # noqa: SLF001  paho has no public way
-
-    def _on_connect(self, *arguments: Any) -> None:
-        if not self._connected.done():
-            self._limit.connected(getattr(arguments[4], "MaximumPacketSize", None))
-        super()._on_connect(*arguments)
-
-    def _on_disconnect(self, *arguments: Any) -> None:
-        self._learn(_value(arguments[3]))
-        if not self._connected.done():
-            self._connected.set_exception(aiomqtt.MqttError("the connection ended before CONNACK"))
-        super()._on_disconnect(*arguments)
-
-    def _learn(self, code: int) -> None:
-        """Take from the end of a connection what it says of the broker; 0 is our own end."""
-        self.taken_over = self.taken_over or code == _TAKEN_OVER
-        largest = max((packet for _, packet in self._under_way.values()), default=0)
-        if code == packets.TOO_LARGE:
-            self._limit.refused(largest)
-            self.learnt = True
-        elif code not in (0, _KEEP_ALIVE_TIMEOUT):
-            self.learnt = self._limit.cut_off(largest) or self.learnt
-        self._under_way.clear()
-
-
-def _value(code: Any) -> int:
-    return int(getattr(code, "value", code or 0))
 
 
 class Link:
@@ -294,11 +91,9 @@ class Link:
         self._dropped = Counter[str]() if dropped is None else dropped
         self._topics = topics
         self._will = will
-        self._client: _Client | None = None
+        self._client: Client | None = None
         self._v5 = False
-        self._expiries: dict[int, Properties] = {}
         self._echoed = asyncio.Event()
-        self._lost = asyncio.Event()
         self._said: set[str] = set()  # in this outage, which ends when we have heard ourselves
         self._short_ones = 0  # connections in a row that ended right after CONNACK
         self._losses = Losses()
@@ -328,7 +123,6 @@ class Link:
                     versions.rotate(1)
             finally:
                 self._client = None
-                self._lost.set()
                 lost()
             raise_if_cancelled()
             if made_at is not None and not client.learnt:
@@ -354,11 +148,11 @@ class Link:
         self._said.clear()
         self._short_ones = 0
 
-    def _connect(self, version: aiomqtt.ProtocolVersion, receive: Receive) -> _Client:
+    def _connect(self, version: aiomqtt.ProtocolVersion, receive: Receive) -> Client:
         settings, url = self._settings, self._settings.broker_url
         self._v5 = version is aiomqtt.ProtocolVersion.V5
         will = aiomqtt.Will(self._will.topic, self._will.payload, self._will.qos, self._will.retain)
-        return _Client(
+        return Client(
             url.host,
             url.port,
             username=url.username,
@@ -377,7 +171,7 @@ class Link:
             limit=self.limit,
         )
 
-    async def _serve(self, client: _Client, connected: Callable[[], None]) -> None:
+    async def _serve(self, client: Client, connected: Callable[[], None]) -> None:
         filters = self._topics.of_bridge(telemetry=self._telemetry)
         filters[self._topics.bridge_echo(self._settings.instance)] = TopicKind.BRIDGE_ECHO
         raise_if_cancelled()
@@ -387,7 +181,7 @@ class Link:
             asked: list[tuple[str, Any]] = [(name, self._how(kind)) for name, kind in filters.items()]
             _check(filters, await client.subscribe(asked, timeout=_SUBSCRIBE_TIMEOUT))
             raise_if_cancelled()
-            self._client, self._lost = client, asyncio.Event()
+            self._client = client
             connected()
             group.create_task(self._echo(client), name="listen to ourselves")
             await stands
@@ -401,7 +195,7 @@ class Link:
         )
         return SubscribeOptions(qos=1, retainHandling=handling)
 
-    async def _echo(self, client: aiomqtt.Client) -> None:
+    async def _echo(self, client: Client) -> None:
         """Raise `DeafError` when what we publish to ourselves does not arrive.
 
         A connection may stand and deliver nothing (a broker that lost our subscriptions, a half-open path): Celery's
@@ -411,7 +205,7 @@ class Link:
         heard = False
         while True:
             self._echoed.clear()
-            await client.publish(topic, b"{}", qos=1, timeout=_ACK_TIMEOUT)
+            await client.deliver([Outgoing(topic, b"{}")])
             raise_if_cancelled()
             if not await pause(self._echoed, ECHO_TIMEOUT):
                 raise DeafError("connected, but nothing is received")
@@ -437,7 +231,7 @@ class Link:
             if not self._fits(message):
                 continue
             try:
-                if client.send(message, self._properties(message)):
+                if client.send(message):
                     self.sent += 1
                     self.sent_bytes += len(message.payload)
                 else:
@@ -467,48 +261,12 @@ class Link:
         client = self._client
         if client is None or not messages:
             return not messages
-        under_way = asyncio.gather(
-            *(self._publish_one(client, message) for message in messages if self._fits(message)),
-            return_exceptions=True,
-        )
-        if not await self._finished(under_way):
-            log.warning("the connection was lost while %d messages were published", len(messages))
-            return False
-        failed = [result for result in under_way.result() if isinstance(result, BaseException)]
-        for error in failed[:1]:
-            log.warning("%d of %d messages were not published: %s", len(failed), len(messages), error)
-        return not failed
-
-    async def _finished(self, under_way: "asyncio.Future[list[BaseException | None]]") -> bool:
-        """Wait for publications, but not longer than their connection stands: aiomqtt would wait for their PUBACKs."""
-        lost = asyncio.ensure_future(self._lost.wait())
-        under_way.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else may look
         try:
-            waited: set[asyncio.Future[Any]] = {under_way, lost}
-            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            return under_way.done()
-        finally:
-            lost.cancel()
-            under_way.cancel()
-
-    async def _publish_one(self, client: aiomqtt.Client, message: Outgoing) -> None:
-        await client.publish(
-            message.topic,
-            message.payload,
-            message.qos,
-            message.retain,
-            properties=self._properties(message),
-            timeout=_ACK_TIMEOUT,
-        )
-
-    def _properties(self, message: Outgoing) -> Properties | None:
-        if not self._v5 or message.expiry is None:
-            return None
-        properties = self._expiries.get(message.expiry)
-        if properties is None:
-            properties = self._expiries[message.expiry] = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            properties.MessageExpiryInterval = message.expiry
-        return properties
+            await client.deliver([message for message in messages if self._fits(message)])
+        except (aiomqtt.MqttError, OSError, ValueError) as error:
+            log.warning("%d messages were not published: %s", len(messages), error)
+            return False
+        return True
 
 
 def _speaks_another(error: BaseException, *, proven: bool) -> bool:

@@ -1,13 +1,15 @@
 """What the link has given to its connection, and the broker has not acknowledged yet."""
 
+import asyncio
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
-from paho.mqtt.client import MQTT_ERR_NO_CONN, MQTT_ERR_SUCCESS
 
 from airflow_mqtt.bridge.bounds import Bound
+from airflow_mqtt.bridge.mqtt import client
 from airflow_mqtt.bridge.mqtt import link as module
+from airflow_mqtt.bridge.mqtt.control_packets import packet_at
 from airflow_mqtt.bridge.mqtt.link import Link
 from airflow_mqtt.bridge.mqtt.outbox import Outgoing
 from airflow_mqtt.protocol.topics import Topics
@@ -16,16 +18,22 @@ MIB = 1024 * 1024
 
 
 class Paho:
-    """As much of paho's client as `_Client.send` asks for. It acknowledges nothing by itself."""
+    """As much of paho's client as sending asks for. It acknowledges nothing by itself."""
 
     def __init__(self):
-        self.published, self.rc = [], MQTT_ERR_SUCCESS
+        self.packets, self.stands = [], True
 
-    def publish(self, topic, payload, qos, retain, properties):
-        if "#" in topic:
-            raise ValueError("Publish topic cannot contain wildcards.")
-        self.published.append(topic)
-        return SimpleNamespace(rc=self.rc, mid=len(self.published), is_published=lambda: qos == 0)
+    def socket(self):
+        return self if self.stands else None
+
+    def _packet_queue(self, command, packets, mid, qos):
+        self.packets.append(packets)
+
+    def loop_write(self):
+        pass
+
+    def want_write(self):
+        return False
 
 
 class Wire:
@@ -47,7 +55,15 @@ class Wire:
 
     def acknowledge(self, *numbers):
         for number in numbers:
-            self.client._on_publish(None, None, number, None, None)
+            self.client._take_puback(number.to_bytes(2, "big"))
+
+    async def published(self):
+        """How many messages went out."""
+        await asyncio.sleep(0)
+        written, at, count = b"".join(self.paho.packets), 0, 0
+        while at < len(written):
+            at, count = packet_at(written, at).end, count + 1
+        return count
 
     @property
     def held(self):
@@ -56,7 +72,7 @@ class Wire:
 
 @pytest.fixture
 async def wire(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(module, "_UNDER_WAY", Bound(10, 100))
+    monkeypatch.setattr(client, "UNDER_WAY", Bound(10, 100))
     return Wire()
 
 
@@ -74,7 +90,7 @@ async def test_it_is_bounded_by_bytes(wire):
 async def test_it_is_bounded_by_count_and_the_rest_is_tried(wire):
     """What is dropped is sent again later, by whoever waits for an answer; what fits behind it is not kept back."""
     assert not wire.send(0, count=12)
-    assert (wire.held, wire.dropped["not sent"], len(wire.paho.published)) == ((10, 0), 2, 10)
+    assert (wire.held, wire.dropped["not sent"], await wire.published()) == ((10, 0), 2, 10)
 
 
 async def test_what_no_broker_acknowledges_is_not_counted(wire):
@@ -83,7 +99,7 @@ async def test_what_no_broker_acknowledges_is_not_counted(wire):
 
 
 async def test_what_the_connection_did_not_take_leaves_no_trace(wire):
-    wire.paho.rc = MQTT_ERR_NO_CONN
+    wire.paho.stands = False
     wire.send(40, count=50)
     assert wire.held == (0, 0) and wire.client._under_way == {}
 
@@ -92,7 +108,7 @@ async def test_what_mqtt_has_no_form_for_stops_nothing_and_takes_no_room(wire, c
     for _ in range(50):
         assert not wire.send(40, topic="a/#")
     assert wire.held == (0, 0)
-    assert wire.send(40) and "wildcards" in caplog.text
+    assert wire.send(40) and "no topic" in caplog.text
 
 
 async def test_an_acknowledgement_that_nobody_waits_for_is_let_be(wire):
@@ -104,8 +120,59 @@ async def test_an_acknowledgement_that_nobody_waits_for_is_let_be(wire):
 async def test_without_a_connection_nothing_is_sent(wire):
     wire.link._client = None
     assert not wire.send(1)
-    assert wire.paho.published == []
+    assert await wire.published() == 0
 
 
 def test_the_bound_is_one_that_a_device_like_ours_can_hold():
-    assert Bound(50_000, 64 * MIB) == module._UNDER_WAY
+    assert Bound(50_000, 64 * MIB) == client.UNDER_WAY
+
+
+async def test_a_number_that_is_in_use_is_not_given_again(wire, monkeypatch):
+    """The broker acknowledges in no order, and there are 65,535 of them."""
+    monkeypatch.setattr(client, "_LAST_NUMBER", 5)
+    wire.send(1, count=4)
+    wire.acknowledge(1, 2, 4)
+    wire.send(1, count=4)
+    assert sorted(wire.client._under_way) == [1, 2, 3, 4, 5]
+
+
+# --- what somebody waits for --------------------------------------------------------------------------------
+
+
+async def delivering(wire, count=2):
+    task = asyncio.ensure_future(wire.link.publish([Outgoing("t", b"x")] * count))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_who_waits_hears_when_all_is_acknowledged(wire):
+    task = await delivering(wire)
+    wire.acknowledge(2)
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    wire.acknowledge(1)
+    assert await task and wire.held == (0, 0)
+
+
+async def test_who_waits_hears_of_the_connections_end(wire, caplog):
+    task = await delivering(wire)
+    wire.client._disconnected.set_result(None)
+    assert not await task
+    assert "2 messages were not published: not acknowledged by the broker: the connection ended" in caplog.text
+    wire.acknowledge(1)  # that came late, and nobody waits any more
+
+
+async def test_who_waits_does_not_wait_for_ever(wire, monkeypatch, caplog):
+    monkeypatch.setattr(client, "_ACK_TIMEOUT", 0.01)
+    assert not await (await delivering(wire))
+    assert "none within 0.01 s" in caplog.text
+
+
+async def test_who_waits_hears_that_there_is_no_room(wire, caplog):
+    assert not await (await delivering(wire, 11))
+    assert "too much is under way" in caplog.text
+
+
+async def test_nothing_waits_for_what_no_broker_acknowledges(wire):
+    assert await wire.link.publish([Outgoing("t", b"x", qos=0)])
+    assert await wire.link.publish([])

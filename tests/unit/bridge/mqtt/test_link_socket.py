@@ -163,3 +163,36 @@ async def test_a_message_is_acknowledged_by_its_number(wire):
     await until(lambda: wire.heard)
     await asyncio.sleep(0)
     assert wire.heard == [("t", b"", False)] and wire.drain() == b"\x40\x02\x01\x02"
+
+
+async def test_what_is_published_together_is_written_with_one_call(wire, monkeypatch):
+    calls, send = [], wire.client._client._sock_send
+    monkeypatch.setattr(wire.client._client, "_sock_send", lambda data: calls.append(1) or send(data))
+    wire.link.send(Outgoing("t", b"%d" % number) for number in range(50))
+    wire.far.send(b"".join(b"\x32\x06\x00\x01t" + bytes([0, number]) + b"\x00" for number in range(1, 50)))
+    await until(lambda: len(wire.heard) == 49)
+    await asyncio.sleep(0)
+    assert len(calls) <= 2
+    assert wire.drain().count(b"\x40\x02\x00") == 49  # and so are the PUBACKs
+
+
+async def test_what_is_pahos_comes_through_between_messages(wire):
+    """A PINGRESP, in two pieces, and the broker's DISCONNECT with its reason."""
+    wire.client._client._ping_t = 1.0
+    wire.far.send(message("t", b"1") + b"\xd0")
+    await until(lambda: wire.heard)
+    wire.far.send(b"\x00" + message("t", b"2"))
+    await until(lambda: len(wire.heard) == 2)
+    assert wire.client._client._ping_t == 0
+    wire.far.send(message("t", b"3") + b"\xe0\x02\x8e\x00" + message("t", b"4"))
+    await until(wire.client._disconnected.done)
+    assert len(wire.heard) >= 3 and wire.client.taken_over
+
+
+@pytest.mark.parametrize(
+    "nonsense", [b"\x30\xff\xff\xff\xff\x01", b"\x36\x05\x00\x01t\x00\x01", b"\x40\x01\x00", b"\x30\x02\x00\x09"]
+)
+async def test_what_is_no_mqtt_ends_the_connection(wire, nonsense):
+    wire.far.send(nonsense)
+    await until(wire.client._disconnected.done)
+    assert wire.client._disconnected.exception() is not None

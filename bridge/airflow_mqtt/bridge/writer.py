@@ -194,6 +194,7 @@ class Writer:
         self._now = now
         await self._make_sure()
         await self._refresh.read_news(now)
+        await self._place_ahead(now)
         work = self._backlog.take(now, BATCH)
         is_asked, self._is_asked = self._is_asked, False
         jobs, workers = self._take_due(now)
@@ -221,6 +222,21 @@ class Writer:
             self.living.watch(jobs, workers, now)
             self.living.watch_late(late, now)
 
+    async def _place_ahead(self, now: float) -> None:
+        """Give out what waits before the fleet is excused for what could not be heard, which is a write to each worker.
+
+        They are as they were when they could be heard last. What cannot be placed so, the round itself places; and all,
+        when some of it should have begun: that fails first.
+        """
+        living = self.living
+        if not (self.connected and self.outage.unheard and living.stirred) or living.next_late <= now:
+            return
+        draft = Draft(self.living, self._clock())
+        self._duties.place(draft)
+        outcome = await self._commit(draft)
+        if isinstance(outcome, Committed):
+            self._finish(draft, [], outcome)
+
     def _take_due(self, now: float) -> tuple[list[Job], list[Worker]]:
         return self.living.take_due(now) if self.connected else ([], [])
 
@@ -239,6 +255,7 @@ class Writer:
             outcome = await self._commit(draft)
             if isinstance(outcome, Committed):
                 self._finish(draft, work, outcome)
+                self._note_duties(draft)
                 for id_ in sorted(locked):
                     self.living.hold_up(id_, now + PUT_OFF)
                 return
@@ -326,13 +343,6 @@ class Writer:
         draft.apply(committed.dispatched)
         self.tally.batch(draft, committed, len(work), self._clock() - draft.now)
         self.outage.unheard -= draft.excused
-        self._refresh.judged.clear()
-        if draft.followed:
-            self._refresh.look_for_news()  # what was withdrawn comes back as news
-        if draft.saves_all:
-            self._saved_at = draft.now
-        if draft.now >= self._old_at + _OLD_WORKERS_INTERVAL:
-            self._old_at = draft.now
         self._publish(self._messages(draft, committed))
         for one in work:
             if one.future is not None and not one.future.done():
@@ -340,6 +350,16 @@ class Writer:
         if draft.again:
             self.resend(draft.again)
         self._publish(self.reports.acks(self.living, draft.now))
+
+    def _note_duties(self, draft: Draft) -> None:
+        """Note what of a round's duties is done."""
+        self._refresh.judged.clear()
+        if draft.followed:
+            self._refresh.look_for_news()  # what was withdrawn comes back as news
+        if draft.saves_all:
+            self._saved_at = draft.now
+        if draft.now >= self._old_at + _OLD_WORKERS_INTERVAL:
+            self._old_at = draft.now
 
     def _messages(self, draft: Draft, committed: Committed) -> list[Outgoing]:
         out = list(draft.out)

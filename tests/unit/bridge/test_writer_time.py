@@ -11,6 +11,7 @@ from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.dispatch.reports import Heard, Reports
 from airflow_mqtt.bridge.mqtt.outbox import Messages
 from airflow_mqtt.bridge.refresh import NEWS_INTERVAL
+from airflow_mqtt.database.ledger import News
 from airflow_mqtt.protocol.clocks import Clock
 from airflow_mqtt.protocol.jobs import JobState
 from airflow_mqtt.protocol.messages import Ack, Desired, Event
@@ -39,6 +40,44 @@ async def test_what_is_placed_in_the_round_in_which_a_connection_is_made_is_publ
     for _ in range(3):
         await b.turn(later=0.1)
     assert [one.topic for one in b.out if "/queue/" in one.topic] == ["airflow/v1/queue/default/jobs/edge-1"]
+
+
+async def test_a_new_leader_gives_out_what_waits_before_it_excuses_the_fleet():
+    """Which is a write to each worker, while devices wait."""
+    fleet = [worker(name=f"edge-{n}", seen_at=NOW - 60, status=status(interval=10)) for n in range(50)]
+    b = Bench(*fleet, job(), connected=True)
+    b.writer.outage.unheard = 60.0
+    await b.turn()
+    first, second = b.ledger.batches
+    assert [change.id for change in first.changes] == ["job-1"]
+    assert (first.excused, first.workers, first.positions) == (0.0, [], {})
+    assert second.excused == 60.0 and not second.changes
+    assert all(one.state is WorkerState.IDLE and one.seen_at == NOW for one in b.living.workers.values())
+    await b.turn(later=1)
+    assert len(b.ledger.batches) == 2
+
+
+async def test_a_new_leader_places_no_job_that_should_have_begun():
+    b = Bench(worker(), job(id="late", not_after=NOW - 1), job(id="b"), connected=True)
+    b.writer.outage.unheard = 60.0
+    await b.turn()
+    assert {id_: row.state for id_, row in b.ledger.rows.items()} == {
+        "late": JobState.FAILED, "b": JobState.DISPATCHED
+    }  # fmt: skip
+
+
+async def test_a_wish_that_a_new_leader_has_read_is_not_lost_over_what_it_places_first():
+    away = worker(desired=Desired(revision=1, maintenance=True))
+    b = Bench(worker(), job(), connected=True)
+    b.writer.outage.unheard = 60.0
+    b.ledger.news = lambda: news(away)
+    await b.turn()
+    assert [len(batch.changes) for batch in b.ledger.batches] == [1, 0]
+    assert b.living.workers["edge-1"].state is WorkerState.MAINTENANCE_REQUEST
+
+
+async def news(*workers):
+    return News([], list(workers), frozenset(), more=False)
 
 
 # --- the fleet ----------------------------------------------------------------------------------------------

@@ -101,7 +101,7 @@ def _note_times(times: list[tuple[float, float, float]], result: Result) -> None
 
 
 def _take_over(here: Site, fleet: Fleet, scenario: Scenario, result: Result) -> None:
-    """Kill the leader while jobs run, and see when the next one is accepted. The lease's own time is in it."""
+    """Kill the leader while jobs run, and see when the next one is accepted: since the kill, and since the lease."""
     holding = here.queue_jobs(scenario.held, scenario.queues)
     try:
         _until(lambda: fleet.running >= scenario.held, "jobs that run", scenario.limit)
@@ -116,8 +116,10 @@ def _take_over(here: Site, fleet: Fleet, scenario: Scenario, result: Result) -> 
     killed = time.time()
     adding = here.queue_jobs(scenario.jobs, scenario.queues)
     try:
+        _until(lambda: "leading with epoch" in standby.log.read_text(), "a leader", scenario.limit)
+        led = time.time()
         _until(lambda: fleet.accepted_at > killed, "a job after the takeover", scenario.limit)
-        result.takeover_s = round(fleet.accepted_at - killed, 1)
+        result.takeover_s, result.led_s = round(fleet.accepted_at - killed, 1), round(fleet.accepted_at - led, 1)
         _until(lambda: fleet.ended >= scenario.jobs, "the end of all jobs", scenario.limit)
         _until(lambda: fleet.unacknowledged == 0, "the last acknowledgement", scenario.limit)
     finally:

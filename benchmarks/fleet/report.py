@@ -29,6 +29,7 @@ class Result:
     idle_percent: float | None = None
     memory_mib: int | None = None
     takeover_s: float | None = None
+    led_s: float | None = None
     refused: int = 0
     error: str = ""
 
@@ -47,7 +48,7 @@ def percentile(values: Iterable[float], share: float) -> float:
 _COLUMNS: Final = (
     "row", "jobs", "jobs/s", "queued → accepted p50", "p99",
     *(f"{part}, ms/job" for part in PARTS),
-    "bridge while idle", "bridge's memory", "fleet heard in", "takeover",
+    "bridge while idle", "bridge's memory", "fleet heard in", "takeover", "once it leads",
 )  # fmt: skip
 
 
@@ -70,6 +71,7 @@ def _cells(result: Result) -> list[str]:
         cell(result.memory_mib, " MiB"),
         cell(result.heard_s, " s"),
         cell(result.takeover_s, " s"),
+        cell(result.led_s, " s"),
     ]
 
 

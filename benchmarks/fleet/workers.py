@@ -67,7 +67,7 @@ class Fleet:
 
     `account` is a user name and password that may speak for all of them; None where anybody may.
 
-    While `holding` is true, jobs that have started do not end. `accepted_at` is when a job was accepted last.
+    While `holding` is true, jobs that have started do not end. `accepted_at` is when a device took a job last.
     """
 
     def __init__(
@@ -86,6 +86,8 @@ class Fleet:
         self._stop = threading.Event()
         self._ready = threading.Event()
         self._beating: threading.Thread | None = None
+        self._led = threading.Event()  # by a new bridge, to which all introduce themselves
+        self._introducing: threading.Thread | None = None
         self._client = mqtt.Client(CallbackAPIVersion.VERSION2, "fleet", protocol=mqtt.MQTTv311)
         self._client.max_inflight_messages_set(0)  # no bound, or each PUBACK looks through all that wait
         self._client.max_queued_messages_set(0)
@@ -103,8 +105,10 @@ class Fleet:
 
     def close(self) -> None:
         self._stop.set()
-        if self._beating is not None:
-            self._beating.join(10)
+        self._led.set()
+        for thread in (self._beating, self._introducing):
+            if thread is not None:
+                thread.join(10)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -127,6 +131,8 @@ class Fleet:
                 self._introduce(worker)
         self._beating = threading.Thread(target=self._beat, name="heartbeats", daemon=True)
         self._beating.start()
+        self._introducing = threading.Thread(target=self._introduce_all, name="births", daemon=True)
+        self._introducing.start()
 
     def _beat(self) -> None:
         """Spread the heartbeats of all workers over the interval."""
@@ -139,6 +145,14 @@ class Fleet:
                 due = began + INTERVAL * number / len(self.workers)
                 if self._stop.wait(max(0.0, due - time.monotonic())):
                     return
+
+    def _introduce_all(self) -> None:
+        """Have all introduce themselves to each leader. Orders are heard meanwhile: each device has its own time."""
+        while self._led.wait() and not self._stop.is_set():
+            self._led.clear()
+            for worker in self.workers.values():
+                with self._lock:
+                    self._introduce(worker)
 
     def _say_status(self, worker: Worker) -> None:
         running = len(worker.held)
@@ -223,9 +237,10 @@ class Fleet:
         if said["state"] != "leading" or said["epoch"] <= self.epoch:
             return
         self.epoch = said["epoch"]
-        for worker in self.workers.values():
-            if worker.births:  # to each new leader anew
-                self._introduce(worker)
+        if self._introducing is not None:
+            for worker in self.workers.values():
+                worker.heard = False
+            self._led.set()
 
     def _take_ack(self, worker: Worker, said: dict[str, Any]) -> None:
         if said["journal"] != worker.journal or said["epoch"] < self.epoch:

@@ -27,7 +27,7 @@ MEASURED = Result(
     "20", "20 workers", jobs=5000, jobs_per_s=312.5, accepted_p50_ms=40, accepted_p99_ms=1200,
     processor_ms={"bridge": 1.5, "broker": 0.2}, idle_percent=0.5, memory_mib=80, heard_s=0.1,
 )  # fmt: skip
-TAKEN_OVER = Result("takeover", "a <takeover> & more", jobs=100, takeover_s=3.1, refused=2)
+TAKEN_OVER = Result("takeover", "a <takeover> & more", jobs=100, takeover_s=3.1, led_s=0.9, refused=2)
 FAILED = Result("2000", "2,000 workers", error="TimeoutError: waited 240 s in vain for the end of all jobs")
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -55,10 +55,10 @@ def test_the_table_has_a_cell_for_each_column_and_says_what_was_not_measured():
     lines = table([MEASURED, TAKEN_OVER, FAILED]).splitlines()
     assert len({line.count("|") for line in lines}) == 1
     assert (
-        "| 20 workers | 5,000 | 312.5 | 40 ms | 1,200 ms | 1.5 | 0.2 | - | - | - | 0.5 % | 80 MiB | 0.1 s | - |"
+        "| 20 workers | 5,000 | 312.5 | 40 ms | 1,200 ms | 1.5 | 0.2 | - | - | - | 0.5 % | 80 MiB | 0.1 s | - | - |"
         in lines
     )
-    assert "3.1 s" in lines[3]
+    assert "| 3.1 s | 0.9 s |" in lines[3]
     assert "(2 calls refused)" in lines[3]
     assert "in vain" in lines[4]
     assert all(f"{part}, ms/job" in lines[0] for part in PARTS)

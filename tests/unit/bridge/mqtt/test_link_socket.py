@@ -1,6 +1,7 @@
 """How the link's connection reads and writes: many messages with one look at the socket, and none of them twice."""
 
 import asyncio
+import itertools
 import socket
 from types import SimpleNamespace
 
@@ -91,6 +92,18 @@ async def test_what_came_together_is_handed_on_with_one_look(wire):
     await until(lambda: wire.heard)
     assert [payload for _, payload, _ in wire.heard] == [b"%d" % number for number in range(40)]
     assert wire.looks <= 2
+
+
+async def test_everybody_else_has_a_turn_while_more_comes_than_is_read_at_once(wire):
+    """As when a fleet introduces itself: a loop that reads on stands still, and PostgreSQL ends its transactions."""
+    piece = message("t", b"x" * 300)
+    there = wire.far.send(piece * 300) // len(piece)
+    turns = [0]
+    while turns[-1] < there:
+        await asyncio.sleep(0)
+        turns.append(len(wire.heard))
+    steps = [after - before for before, after in itertools.pairwise(turns)]
+    assert there > 200 and max(steps) <= 1 + 8 * 1024 // len(piece)  # and the one that had begun
 
 
 async def test_what_comes_in_pieces_is_put_together(wire):

@@ -3,7 +3,7 @@
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -43,7 +43,7 @@ Receive = Callable[[str, bytes, bool], None]
 
 
 class _Sent(NamedTuple):
-    """A message that waits for its PUBACK: the bytes of its payload and of its packet, and whoever waits for that."""
+    """A message that waits for its PUBACK: bytes of its payload and its packet; and what tells whoever waits, too."""
 
     size: int
     packet: int
@@ -86,16 +86,30 @@ class Client(aiomqtt.Client):
 
         Raises `ValueError` for what MQTT has no form for.
         """
-        return self._send(message, None)
+        if self._client.socket() is None:
+            return True  # the end of the connection is about to be heard of, and what matters is sent again
+        if message.qos == 0:
+            self._write_soon(self._packet(message, None))
+            return True
+        size = len(message.payload)
+        if not self._quota.enter(None, size):
+            return False
+        try:
+            self._put_under_way(message, None)
+        except BaseException:
+            self._quota.leave(None, size)
+            raise
+        return True
 
-    async def deliver(self, messages: Iterable[Outgoing]) -> None:
-        """Publish `messages` in their order, and wait for their PUBACKs. Raises `MqttError`, and `ValueError`."""
-        all_known = []
-        for message in messages:
-            known = self._loop.create_future()
-            all_known.append(known)
-            if not self._send(message, known):
-                raise aiomqtt.MqttError("too much is under way already")
+    async def deliver(self, messages: Sequence[Outgoing]) -> None:
+        """Publish `messages` with QoS 1, in their order, and wait for their PUBACKs. Raises `MqttError`, `ValueError`.
+
+        There is always room for them: they are few, and tell whether the connection is good.
+        """
+        all_known: list[asyncio.Future[None]] = [self._loop.create_future() for _ in messages]
+        if self._client.socket() is not None:
+            for message, known in zip(messages, all_known, strict=True):
+                self._put_under_way(message, known)
         waiting = asyncio.gather(*all_known)
         try:
             ends: set[asyncio.Future[Any]] = {waiting, self._disconnected}
@@ -106,26 +120,11 @@ class Client(aiomqtt.Client):
         finally:
             waiting.cancel()
 
-    def _send(self, message: Outgoing, known: "asyncio.Future[None] | None") -> bool:
-        if self._client.socket() is None:
-            return True  # the end of the connection is about to be heard of, and what matters is sent again
-        if message.qos == 0:
-            self._write_soon(self._packet(message, None))
-            if known is not None:
-                known.set_result(None)
-            return True
-        size = len(message.payload)
-        if not self._quota.enter(None, size):
-            return False
+    def _put_under_way(self, message: Outgoing, known: "asyncio.Future[None] | None") -> None:
         number = self._next_number()
-        try:
-            packet = self._packet(message, number)
-        except BaseException:
-            self._quota.leave(None, size)
-            raise
-        self._under_way[number] = _Sent(size, len(packet), known)
+        packet = self._packet(message, number)
+        self._under_way[number] = _Sent(len(message.payload), len(packet), known)
         self._write_soon(packet)
-        return True
 
     def _packet(self, message: Outgoing, number: int | None) -> bytes:
         return control_packets.publish(
@@ -153,8 +152,9 @@ class Client(aiomqtt.Client):
         found = self._under_way.pop(number, None)
         if found is None:
             return
-        self._quota.leave(None, found.size)
-        if found.known is not None and not found.known.done():
+        if found.known is None:
+            self._quota.leave(None, found.size)
+        elif not found.known.done():
             found.known.set_result(None)
         if reason == packets.TOO_LARGE:
             self._limit.refused(found.packet)
@@ -236,7 +236,10 @@ class Client(aiomqtt.Client):
     def _write_soon(self, packet: bytes) -> None:
         """Write `packet` at the next turn of the loop, with what else is there by then."""
         if not self._unwritten:
-            self._loop.call_soon(self._write, self._client.socket())
+            sock = self._client.socket()
+            if sock is None:
+                return
+            self._loop.call_soon(self._write, sock)
         self._unwritten.append(packet)
 
     def _hand_over(self) -> None:

@@ -197,9 +197,10 @@ async def test_what_is_pahos_comes_through_between_messages(wire):
     wire.far.send(b"\x00" + message("t", b"2"))
     await until(lambda: len(wire.heard) == 2)
     assert wire.client._client._ping_t == 0
-    wire.far.send(message("t", b"3") + b"\xe0\x02\x8e\x00" + message("t", b"4"))
+    wire.far.send(message("t", b"3") + b"\xe0\x02\x8e\x00" + b"\x32\x06\x00\x01t\x00\x01\x00")
     await until(wire.client._disconnected.done)
     assert len(wire.heard) >= 3 and wire.client.taken_over
+    assert not wire.client._unwritten  # there is nothing to acknowledge what came behind it
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -35,6 +36,9 @@ _READ_AT_MOST: Final = 256 * 1024
 
 #: Bytes of packets that are written at once, if they are not one packet.
 _WRITTEN: Final = 64 * 1024
+
+#: Where paho notes when it has heard something, in 2.1 and 2.2: a PINGRESP may come behind much else.
+_HEARD_AT: Final = ("_last_msg_in", "_last_bytes_received")
 
 #: The highest number of a message that waits for its PUBACK.
 _LAST_NUMBER: Final = 65_535
@@ -193,6 +197,8 @@ class Client(aiomqtt.Client):
             self._client._loop_rc_handle(MQTT_ERR_CONN_LOST)  # noqa: SLF001
             return False
         self._unread += data
+        for name in _HEARD_AT:
+            setattr(self._client, name, time.monotonic())
         try:
             self._take_packets()
         except ValueError:

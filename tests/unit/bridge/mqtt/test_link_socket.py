@@ -3,9 +3,11 @@
 import asyncio
 import itertools
 import socket
+import time
 from types import SimpleNamespace
 
 import pytest
+from paho.mqtt.enums import _ConnectionState
 
 from airflow_mqtt.bridge.mqtt import link as module
 from airflow_mqtt.bridge.mqtt.link import Link
@@ -201,6 +203,18 @@ async def test_what_is_pahos_comes_through_between_messages(wire):
     await until(wire.client._disconnected.done)
     assert len(wire.heard) >= 3 and wire.client.taken_over
     assert not wire.client._unwritten  # there is nothing to acknowledge what came behind it
+
+
+async def test_who_is_heard_lives_though_its_pingresp_waits_behind_much_else(wire):
+    """paho ends a connection of which it has read nothing in the keep-alive, and it is we who read."""
+    paho = wire.client._client
+    paho._keepalive, paho._state = 20, _ConnectionState.MQTT_CS_CONNECTED
+    paho._ping_t = paho._last_msg_in = paho._last_bytes_received = time.monotonic() - 100
+    paho._last_msg_out = time.monotonic()
+    wire.far.send(message("t", b"1"))
+    await until(lambda: wire.heard)
+    paho._check_keepalive()
+    assert paho.socket() is not None and not wire.client._disconnected.done()
 
 
 @pytest.mark.parametrize(

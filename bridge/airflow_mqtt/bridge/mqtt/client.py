@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
@@ -36,9 +35,6 @@ _READ_AT_MOST: Final = 256 * 1024
 
 #: Bytes of packets that are written at once, if they are not one packet.
 _WRITTEN: Final = 64 * 1024
-
-#: Where paho notes when it has heard something, in 2.1 and 2.2: a PINGRESP may come behind much else.
-_HEARD_AT: Final = ("_last_msg_in", "_last_bytes_received")
 
 #: The highest number of a message that waits for its PUBACK.
 _LAST_NUMBER: Final = 65_535
@@ -81,6 +77,7 @@ class Client(aiomqtt.Client):
         self._missing = 0  # bytes of the packet that has begun, at least
         self._unwritten: list[bytes] = []  # packets that the next turn of the loop writes
         self._is_writing = False
+        self._is_waiting = False  # for the socket to take more
         self._thread = threading.get_ident()
 
     # --- messages -----------------------------------------------------------------------------------------
@@ -115,6 +112,7 @@ class Client(aiomqtt.Client):
             for message, known in zip(messages, all_known, strict=True):
                 self._put_under_way(message, known)
         waiting = asyncio.gather(*all_known)
+        waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else may look
         try:
             ends: set[asyncio.Future[Any]] = {waiting, self._disconnected}
             await asyncio.wait(ends, timeout=_ACK_TIMEOUT, return_when=asyncio.FIRST_COMPLETED)
@@ -127,7 +125,7 @@ class Client(aiomqtt.Client):
     def _put_under_way(self, message: Outgoing, known: "asyncio.Future[None] | None") -> None:
         number = self._next_number()
         packet = self._packet(message, number)
-        self._under_way[number] = _Sent(len(message.payload), len(packet), known)
+        self._under_way[number] = _Sent(len(message.payload), packets.size_of(message.topic, message.payload), known)
         self._write_soon(packet)
 
     def _packet(self, message: Outgoing, number: int | None) -> bytes:
@@ -197,8 +195,7 @@ class Client(aiomqtt.Client):
             self._client._loop_rc_handle(MQTT_ERR_CONN_LOST)  # noqa: SLF001
             return False
         self._unread += data
-        for name in _HEARD_AT:
-            setattr(self._client, name, time.monotonic())
+        self._client._ping_t = 0.0  # noqa: SLF001  it lives: a PINGRESP may come behind much else
         try:
             self._take_packets()
         except ValueError:
@@ -283,8 +280,14 @@ class Client(aiomqtt.Client):
             self._break(error)
         finally:
             self._is_writing = False
-        if self._client.socket() is sock and self._client.want_write():
-            super()._on_socket_register_write(self._client, None, sock)
+        is_behind = self._client.socket() is sock and self._client.want_write()
+        if is_behind and not self._is_waiting:
+            self._is_waiting = True
+            self._loop.add_writer(sock.fileno(), self._write, sock)
+
+    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        self._is_waiting = False
+        super()._on_socket_unregister_write(client, userdata, sock)
 
     # --- its end ------------------------------------------------------------------------------------------
 

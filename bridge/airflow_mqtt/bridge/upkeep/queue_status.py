@@ -40,7 +40,7 @@ def _clocks(serving: Serving) -> str:
     """Say whose clock is far off, of workers that are heard."""
     if not serving.clocks:
         return ""
-    name, note = next(iter(serving.clocks.items()))
+    name, note = min(serving.clocks.items())
     others = f", and {len(serving.clocks) - 1} more" if len(serving.clocks) > 1 else ""
     return f"worker {name}: {note}{others}"
 

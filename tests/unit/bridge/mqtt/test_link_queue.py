@@ -1,9 +1,12 @@
 """What the link has given to its connection, and the broker has not acknowledged yet."""
 
 import asyncio
+import contextlib
+import gc
 from collections import Counter
 from types import SimpleNamespace
 
+import aiomqtt
 import pytest
 
 from airflow_mqtt.bridge.bounds import Bound
@@ -160,6 +163,21 @@ async def test_who_waits_hears_of_the_connections_end(wire, caplog):
     assert not await task
     assert "2 messages were not published: not acknowledged by the broker: the connection ended" in caplog.text
     wire.acknowledge(1)  # that came late, and nobody waits any more
+
+
+async def test_nothing_is_said_of_a_future_that_nobody_reads(wire):
+    said = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context["message"]))
+    delivery = asyncio.ensure_future(wire.client.deliver([Outgoing("t", b"x")] * 2))
+    await asyncio.sleep(0)
+    wire.client._disconnected.set_result(None)
+    with contextlib.suppress(aiomqtt.MqttError):
+        await delivery
+    for _ in range(5):
+        await asyncio.sleep(0)
+    del delivery
+    gc.collect()
+    assert said == []
 
 
 async def test_who_waits_does_not_wait_for_ever(wire, monkeypatch, caplog):

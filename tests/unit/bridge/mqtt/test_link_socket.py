@@ -191,6 +191,19 @@ async def test_what_is_published_together_is_written_with_one_call(wire, monkeyp
     assert wire.drain().count(b"\x40\x02\x00") == 49  # and so are the PUBACKs
 
 
+async def test_it_waits_for_the_socket_no_longer_than_there_is_something_to_write(wire):
+    """Else its loop would turn round and round: a socket takes something nearly always."""
+    wire.link.send(Outgoing("t", b"z" * 10_000, qos=0) for _ in range(200))
+    await until(lambda: wire.waits)
+    wire.link.send([Outgoing("t", b"one more", qos=0)])  # it tries again, beside the one that waits
+    async with asyncio.timeout(60):
+        while wire.client._client.want_write():
+            wire.drain()
+            await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not asyncio.get_running_loop().remove_writer(wire.near.fileno())
+
+
 async def test_what_is_pahos_comes_through_between_messages(wire):
     """A PINGRESP, in two pieces, and the broker's DISCONNECT with its reason."""
     wire.client._client._ping_t = 1.0

@@ -277,7 +277,8 @@ def test_what_cannot_be_written_is_no_traceback(broker, fleet, end):
 
 def test_whoever_waits_for_it_to_print_may_interrupt_it():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        arguments = command(f"mqtt://127.0.0.1:{silent.getsockname()[1]}")
+        # As from a terminal: what a shell starts in the background, as these tests may be, ignores SIGINT.
+        arguments = ["env", "--default-signal=INT", *command(f"mqtt://127.0.0.1:{silent.getsockname()[1]}")]
         waiting = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
         connection, _ = silent.accept()
         with connection:

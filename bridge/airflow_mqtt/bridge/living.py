@@ -5,11 +5,8 @@ Scripts read and change a `draft.Draft` over it. Nothing in `Living` changes bef
 
 import heapq
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import inf
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
-
-from sortedcontainers import SortedList
 
 from airflow_mqtt.bridge.acks import Acks
 from airflow_mqtt.bridge.bounds import Lines, Once
@@ -17,6 +14,7 @@ from airflow_mqtt.bridge.deadlines import Deadlines
 from airflow_mqtt.bridge.dispatch import fleet, timeouts
 from airflow_mqtt.bridge.dispatch.placement import Pause
 from airflow_mqtt.bridge.groups import Groups
+from airflow_mqtt.bridge.queues import Queue
 from airflow_mqtt.bridge.roster import Entry, Roster
 from airflow_mqtt.database.access import LISTED, OPEN, Access, in_force
 from airflow_mqtt.database.labels import of_kinds
@@ -33,50 +31,8 @@ _ENDED: Final = 4096
 #: Seconds before something is looked at again that was due and could not be done.
 _AGAIN: Final = 0.05
 
-#: Kind and slots: jobs that are alike to whoever looks for room.
-Size = tuple[str, int]
-
 #: (minus free slots, a number that grows, worker): the freest comes first, and of those that has waited longest.
 Offer = tuple[int, int, str]
-
-
-class Queue:
-    """The jobs of one group that wait: those of each size in the order of placement."""
-
-    def __init__(self) -> None:
-        self.by_size: dict[Size, SortedList] = {}
-
-    def __len__(self) -> int:
-        return sum(map(len, self.by_size.values()))
-
-    def add(self, waiting: Waiting) -> None:
-        self.by_size.setdefault((waiting.kind, waiting.slots), SortedList()).add(waiting.order)
-
-    def remove(self, waiting: Waiting) -> None:
-        size = (waiting.kind, waiting.slots)
-        orders = self.by_size[size]
-        orders.remove(waiting.order)
-        if not orders:
-            del self.by_size[size]
-
-    @property
-    def oldest(self) -> float | None:
-        """When the job was queued that has waited longest."""
-        return min((at for orders in self.by_size.values() for at in _oldest_of_each_priority(orders)), default=None)
-
-    @property
-    def widest(self) -> int:
-        """The most slots that one of the jobs needs."""
-        return max((slots for _, slots in self.by_size), default=0)
-
-
-def _oldest_of_each_priority(orders: SortedList) -> Iterator[float]:
-    """Of each priority the first: a queue may be long, and has few of them."""
-    position = 0
-    while position < len(orders):
-        priority, at, _ = orders[position]
-        yield at
-        position = orders.bisect_left((priority, inf, ""))
 
 
 class Living:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from airflow_mqtt.bridge.draft import Draft
-    from airflow_mqtt.bridge.living import Living, Offer, Size
+    from airflow_mqtt.bridge.living import Living, Offer
+    from airflow_mqtt.bridge.queues import Size
     from airflow_mqtt.database.ledger import Group
 
 #: Jobs that are placed in one batch; the next follows at once.

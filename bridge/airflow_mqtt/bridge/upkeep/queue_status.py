@@ -2,7 +2,8 @@
 
 from collections import Counter, defaultdict
 
-from airflow_mqtt.bridge.living import Living, Queue
+from airflow_mqtt.bridge.living import Living
+from airflow_mqtt.bridge.queues import Queue
 from airflow_mqtt.bridge.roster import Serving
 from airflow_mqtt.database import notes
 from airflow_mqtt.database.labels import Labels
